@@ -1,0 +1,15 @@
+"""Experiments with recurrent cells that keep memory: the auxiliary memory unit beside its classical rivals.
+
+The cells can be used alone, in the call convention of torch.nn.LSTM: `from amu_experiments import AMU, LSTM, GRU, RNN`.
+"""
+
+import importlib
+
+__all__ = ["AMU", "GRU", "LSTM", "RNN"]
+
+
+def __getattr__(name: str):
+    # A cell is imported when it is first asked for: torch takes seconds, and the command line must answer at once.
+    if name in __all__:
+        return getattr(importlib.import_module(f"amu_experiments.cells.{name.lower()}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""From stored trials to statements: statistics, tables, figures, report; never trains."""

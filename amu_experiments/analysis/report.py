@@ -1,0 +1,127 @@
+"""The command amu-report: reads every run kept so far, writes tables, figures and a page that holds them."""
+
+import argparse
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import yaml
+
+from amu_experiments.analysis.figures import Picture, pictures
+from amu_experiments.analysis.tables import Comparison, Table, compare, flat, tables
+from amu_experiments.config import SCHEMA_VERSION
+from amu_experiments.overrides import conf_dir
+from amu_experiments.store import Result, read_result
+
+PARTS = ("tables", "figures")
+
+
+class ReportError(ValueError):
+    """There are no results to report on; the message says where was looked and what to do."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0, or 1 where there is nothing to report."""
+    parser = argparse.ArgumentParser("amu-report", description=__doc__)
+    parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/report"), help="where to write (%(default)s)")
+    parser.add_argument("--task", help="only the runs of this task")
+    parser.add_argument("--only", choices=PARTS, help="write this half alone, without the page")
+    options = parser.parse_args(argv)
+    parts = PARTS if options.only is None else (options.only,)
+    try:
+        lines = write_report(options.results_dir, options.out, options.task, parts)
+    except ReportError as error:
+        print(f"amu-report: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0
+
+
+def write_report(
+    results_dir: str | Path, out_dir: str | Path, task: str | None = None, parts: Collection[str] = PARTS
+) -> list[str]:
+    """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF), and with both report.md.
+
+    Args:
+        results_dir: the folder of runs, results/runs.
+        out_dir: made where it is missing; files of the same name are replaced.
+        task: a task's name, to leave out the others.
+        parts: "tables", "figures" or both.
+
+    Returns:
+        Lines to print: the tables in short, and what was written where.
+
+    Raises:
+        ReportError: no finished run was found.
+    """
+    results_dir, out_dir = Path(results_dir), Path(out_dir)
+    results, left_out = read_all(results_dir)
+    if not results:
+        told = f"no finished runs in {results_dir}; train some first, such as amu-run task=adding"
+        raise ReportError("\n".join([told, *left_out]))
+    if task is not None:
+        names = sorted({result.task for result in results})
+        results = [result for result in results if result.task == task]
+        if not results:
+            raise ReportError(f"no runs of the task {task} in {results_dir}; there are {', '.join(names)}")
+    published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
+    page, lines = ["# Comparison of the stored runs\n", *(f"{problem}\n" for problem in left_out)], []
+    for comparison in compare(results):
+        made_tables = tables(comparison, published) if "tables" in parts else []
+        made_pictures = pictures(comparison) if "figures" in parts else []
+        for table in made_tables:
+            _write_table(table, out_dir / "tables")
+            lines += [table.name, "", table.plain()]
+        for picture in made_pictures:
+            picture.save(out_dir / "figures")
+        page.append(_section(comparison, made_tables, made_pictures))
+    if set(parts) == set(PARTS):
+        (out_dir / "report.md").write_text("\n".join(page), encoding="utf-8")
+        return [*lines, *left_out, f"Captions, tables and figures: {out_dir / 'report.md'}"]
+    return [*lines, *left_out, *(f"Written: {out_dir / part}" for part in parts)]
+
+
+def read_all(results_dir: Path) -> tuple[list[Result], list[str]]:
+    """Every finished result that can be used, and a line about each of those that cannot."""
+    results, left_out = [], []
+    for folder in sorted(path.parent for path in results_dir.glob("*/*/*/config.yaml")):
+        try:
+            result = read_result(folder)
+            if result is not None:
+                _check(result)
+                results.append(result)
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            left_out.append(f"Left out: {folder} ({type(error).__name__}: {' '.join(str(error).split())})")
+    return results, left_out
+
+
+def _check(result: Result) -> None:
+    """ValueError where a result is of another schema, or lacks a section or column that every one has."""
+    if not isinstance(result.config, dict):
+        raise ValueError("config.yaml holds no configuration")
+    version = result.config.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"made with schema version {version}, this is {SCHEMA_VERSION}")
+    lacking = {"task", "model", "training"} - set(result.config)
+    lacking |= {"trial", "status", "sequences", "seconds", "parameters"} - set(result.trials)
+    lacking |= {"trial", "sequences"} - set(result.history)
+    if lacking:
+        raise ValueError(f"no {', '.join(sorted(lacking))}")
+
+
+def _write_table(table: Table, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
+        (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
+
+
+def _section(comparison: Comparison, made_tables: list[Table], made_pictures: list[Picture]) -> str:
+    # The criteria stand in the captions, where they belong to what was measured.
+    settings = {key: value for key, value in flat(comparison.task).items() if not key.startswith("criteria.")}
+    named = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
+    parts = [f"## {comparison.name}\n", f"Task: {named}.\n"]
+    parts += [table.markdown() for table in made_tables]
+    for picture in made_pictures:
+        parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{picture.caption}\n")
+    return "\n".join(parts)

@@ -1,0 +1,131 @@
+"""Statistics of trials as pure functions on arrays: censored times to a criterion, and final metrics.
+
+R is the number of trials. A time to a criterion is a pair of arrays: `times` (R,), in sequences, and `solved`
+(R,), true where the criterion was met at that time and false where the trial was watched until then without
+meeting it (right-censored). Infinity stands for "not reached" in a time and for "worst of all" in a metric,
+NaN for what one trial alone cannot tell.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 5000
+"""Bootstrap resamples; always drawn from the same seed, so that a table is the same each time it is made."""
+
+
+class Estimate(NamedTuple):
+    """A value with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def share_solved(times: np.ndarray, solved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Kaplan-Meier estimate of the share of trials that have met the criterion after so many sequences.
+
+    Args:
+        times: (R,) sequences until the criterion was met or the trial was no longer watched.
+        solved: (R,) bool, whether it was met.
+
+    Returns:
+        The distinct times (D,), ascending, and the share solved from each of them on (D,), between 0 and 1.
+    """
+    curve = stats.ecdf(_censored(times, solved)).cdf
+    return curve.quantiles, curve.probabilities
+
+
+def success(solved: np.ndarray) -> Estimate:
+    """The share of trials that met the criterion, k/n, with its Wilson interval; `solved` is (R,) bool."""
+    result = stats.binomtest(int(np.sum(solved)), len(solved))
+    interval = result.proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(result.statistic, interval.low, interval.high)
+
+
+def median_time(times: np.ndarray, solved: np.ndarray) -> Estimate:
+    """Median time to the criterion with a bootstrap percentile interval that takes censoring into account.
+
+    The median is the first time at which the Kaplan-Meier share solved is a half or more, infinity where it
+    never is. For the interval, trials (time and solved together) are drawn with replacement. Its upper end,
+    or both ends, may be infinite; of one trial it is NaN.
+
+    Args:
+        times: (R,) as in `share_solved`.
+        solved: (R,) bool.
+    """
+    drawn = _resamples(len(times))
+    low, high = _percentile_interval(_median_times(times[drawn], solved[drawn]), len(times))
+    return Estimate(float(_median_times(times, solved)), low, high)
+
+
+def median(values: np.ndarray) -> Estimate:
+    """Median of a metric (R,) with a bootstrap percentile interval; values may be infinite."""
+    low, high = _percentile_interval(np.median(values[_resamples(len(values))], axis=-1), len(values))
+    return Estimate(float(np.median(values)), low, high)
+
+
+def logrank(times: np.ndarray, solved: np.ndarray, other_times: np.ndarray, other_solved: np.ndarray) -> float:
+    """Two-sided p-value of the log-rank test that two groups of trials solve at the same rate.
+
+    It is 1 where the test has nothing to go by (no trial of either group met the criterion, or all of both at
+    the same time): the two curves are then the same.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = stats.logrank(_censored(times, solved), _censored(other_times, other_solved)).pvalue
+    return 1.0 if np.isnan(p) else float(p)
+
+
+def mann_whitney(values: np.ndarray, others: np.ndarray) -> float:
+    """Two-sided p-value of the Mann-Whitney test on two groups' metrics (R1,), (R2,), which may be infinite.
+
+    It goes by ranks alone. It is 1 where all values of both groups are the same.
+    """
+    if np.unique(np.concatenate([values, others])).size == 1:
+        return 1.0
+    return float(stats.mannwhitneyu(values, others, alternative="two-sided").pvalue)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Adjusts m p-values (m,) for being m tests, so that the chance of any false alarm is kept (Holm 1979).
+
+    With p sorted ascending, p_(i), i = 1..m: adjusted_(i) = max over j <= i of min(1, (m - j + 1) p_(j)).
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values, kind="stable")
+    steps = np.arange(len(p_values), 0, -1) * p_values[order]
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return adjusted
+
+
+def _censored(times: np.ndarray, solved: np.ndarray) -> stats.CensoredData:
+    return stats.CensoredData.right_censored(times, ~np.asarray(solved, dtype=bool))
+
+
+def _median_times(times: np.ndarray, solved: np.ndarray) -> np.ndarray:
+    """Kaplan-Meier medians along the last axis of arrays (..., R); scipy has one sample at a time."""
+    # Of equal times, those of a criterion met come first: a trial lost at that time was still at risk.
+    order = np.lexsort((~solved, times), axis=-1)
+    times, solved = np.take_along_axis(times, order, -1), np.take_along_axis(solved, order, -1)
+    at_risk = np.arange(times.shape[-1], 0, -1)
+    unsolved = np.cumprod(1 - solved / at_risk, axis=-1)
+    reached = unsolved <= 0.5 + 1e-9  # a half of ten trials is a product of five rounded numbers
+    first = np.take_along_axis(times, reached.argmax(-1)[..., None], -1)[..., 0]
+    return np.where(reached.any(-1), first, np.inf)
+
+
+def _resamples(trials: int) -> np.ndarray:
+    """Places of trials drawn with replacement, (RESAMPLES, R)."""
+    return np.random.default_rng(0).integers(trials, size=(RESAMPLES, trials))
+
+
+def _percentile_interval(estimates: np.ndarray, trials: int) -> tuple[float, float]:
+    if trials == 1:
+        return np.nan, np.nan
+    beyond = round((1 - CONFIDENCE) / 2 * RESAMPLES)
+    # Order statistics, not points between two: half-way to infinity would be infinity.
+    low, high = np.sort(estimates)[[beyond, -1 - beyond]]
+    return float(low), float(high)

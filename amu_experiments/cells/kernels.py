@@ -1,0 +1,628 @@
+"""Fused CPU scans: a recurrence, its gradient and the whole of a training step as compiled loops over trials.
+
+A cell gives its step and the adjoint of its step as two small functions that read like its equations; `scans` puts
+the products with the weight matrices, the loop over time, the readout, the loss, the clipping and the optimiser
+around them. Sizes are captured as constants, so that the short inner loops vectorise. Everything about one trial
+is computed by one thread in a fixed order: a trial's numbers depend neither on the rest of the stack nor on the
+number of threads.
+
+Shapes: R trials, B sequences, T time steps, I input features, K net inputs, H recurrent entries of the state,
+S state entries, A cell outputs, O readout outputs, P parameters of a trial. Data lie sequence by sequence,
+(R, B, T, I).
+"""
+
+import functools
+import hashlib
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numba import njit, prange
+from numba.core.caching import FunctionCache
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+
+LOSSES = {"squared_error": 0, "cross_entropy": 1}
+SQUASHES = {"linear": 0, "logistic": 1, "softmax": 2}
+OPTIMIZERS = {"adam": 0, "rmsprop": 1, "sgd": 2}
+
+# Contraction lets a product and a sum become one instruction. Nothing here may assume that values are finite:
+# a trial that diverges must be seen to diverge.
+_EXACT = {"contract", "nsz"}
+# Sums in any order the compiler likes, always the same one.
+_REORDERED = {"contract", "nsz", "reassoc"}
+
+
+class _Separate(CompilerBase):
+    """Numba's usual pipeline, with the promise that no two array arguments of a function overlap.
+
+    Without it the compiler must assume that writing one array changes another, and leaves the loops scalar.
+    """
+
+    def define_pipelines(self):
+        self.state.flags.noalias = True
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+STRETCH = 128
+"""Time steps whose errors are kept at once in training: few enough to stay in the fastest cache."""
+
+compiled = functools.partial(njit, fastmath=_EXACT, error_model="numpy", forceinline=True, pipeline_class=_Separate)
+f32 = np.float32
+
+
+@compiled
+def tanh(x):
+    """tanh of a float32 as x P(x^2) / Q(x^2), relative error below 4e-7; vectorises.
+
+    The coefficients minimise the largest relative error on [-8, 8] (rational fit by iteratively reweighted least
+    squares); beyond, tanh differs from +-1 by less than 3e-7. NaN stays NaN.
+    """
+    x = f32(8.0) if x > f32(8.0) else x
+    x = f32(-8.0) if x < f32(-8.0) else x
+    u = x * x
+    p = f32(1.5230370e-08) * u + f32(2.1894630e-05)
+    p = (p * u + f32(3.5715962e-03)) * u + f32(1.3444497e-01)
+    p = p * u + f32(1.0)
+    q = f32(8.5224281e-07) * u + f32(3.4112888e-04)
+    q = (q * u + f32(2.6164435e-02)) * u + f32(4.6777824e-01)
+    q = q * u + f32(1.0)
+    return x * p / q
+
+
+@compiled
+def sigmoid(x):
+    """1 / (1 + exp(-x)) of a float32, absolute error below 3e-7."""
+    return f32(0.5) + f32(0.5) * tanh(f32(0.5) * x)
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What a cell gives to get fused scans.
+
+    The state of a sequence is one row of S entries, of which the first H go through weight_hh.
+
+    step(net, rec, extra, old, new, tape, y): from net = W x(t) + U h(t-1) + b (K,) and the old state (S,), write the
+        new state (S,), the output y (A,), and what the adjoint will need into tape. With `splits`, net is
+        W x(t) + b alone and rec (K,) is U h(t-1). extra: the parameters after the bias. May overwrite net.
+    adjoint(dy, dstate, extra, old, new, tape, dnet, drec, dextra): from the error of the output dy (A,) and of the
+        new state dstate (S,), write the error of the net inputs dnet (K,) and turn dstate into the error of the
+        old state, less what comes through weight_hh, which the scan adds; add to dextra. With `splits`, also write
+        drec, the error of U h(t-1).
+    recurrent_error: False where no error goes back through weight_hh (truncated gradients).
+    """
+
+    name: str
+    step: Callable
+    adjoint: Callable
+    inputs: int
+    rows: int
+    recurrent: int
+    state: int
+    tape: int
+    outputs: int
+    extra: int = 0
+    splits: bool = False
+    recurrent_error: bool = True
+    constants: tuple = ()
+    """Whatever else `step` and `adjoint` capture, so that compiled code is told apart."""
+
+
+class Scans(NamedTuple):
+    """The compiled drivers of one recurrence; their docstrings stand in `_make`."""
+
+    outputs: int
+    tape: int
+    forward: Callable
+    backward: Callable
+    train: Callable
+    predict: Callable
+
+
+class _Cache(FunctionCache):
+    """Numba's on-disk cache under a key that names what was compiled.
+
+    Numba's own key hashes the functions that a closure captures by an identity that is new in every process, and
+    does not see when the file they stand in changes.
+    """
+
+    def __init__(self, function, key):
+        super().__init__(function)
+        self._key = key
+
+    def _index_key(self, signature, codegen):
+        return signature, codegen.magic_tuple(), self._key
+
+
+def _add_rows(rows: int, width: int) -> Callable:
+    """out[:width] += sum over j < rows of factors[j] * matrix[j, :width], four rows at a time."""
+    whole = rows - rows % 4
+
+    @compiled
+    def add_rows(out, factors, matrix):
+        for j in range(0, whole, 4):
+            a, b, c, d = factors[j], factors[j + 1], factors[j + 2], factors[j + 3]
+            for k in range(width):
+                out[k] += (a * matrix[j, k] + b * matrix[j + 1, k]) + (c * matrix[j + 2, k] + d * matrix[j + 3, k])
+        for j in range(whole, rows):
+            a = factors[j]
+            for k in range(width):
+                out[k] += a * matrix[j, k]
+
+    return add_rows
+
+
+def _add_outer(rows: int, width: int) -> Callable:
+    """out[:rows, :width] += sum over t < steps of left[t, :rows]^T right[t, :width], four steps at a time."""
+
+    @compiled
+    def add_outer(out, left, right, steps):
+        whole = steps - steps % 4
+        for t in range(0, whole, 4):
+            for i in range(rows):
+                a, b, c, d = left[t, i], left[t + 1, i], left[t + 2, i], left[t + 3, i]
+                for k in range(width):
+                    out[i, k] += (a * right[t, k] + b * right[t + 1, k]) + (c * right[t + 2, k] + d * right[t + 3, k])
+        for t in range(whole, steps):
+            for i in range(rows):
+                a = left[t, i]
+                for k in range(width):
+                    out[i, k] += a * right[t, k]
+
+    return add_outer
+
+
+@njit(fastmath=_REORDERED, error_model="numpy")
+def _squared_norm(vector):
+    total = f32(0.0)
+    for i in range(vector.size):
+        total += vector[i] * vector[i]
+    return total
+
+
+@njit(fastmath=_REORDERED, error_model="numpy")
+def _dot(a, b):
+    total = f32(0.0)
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@compiled
+def _loss(net, target, loss, squash, scale, dnet):
+    """One answer's loss, its gradient times `scale` in dnet, and the largest absolute error of its outputs."""
+    size = net.size
+    value = f32(0.0)
+    worst = f32(0.0)
+    if loss == 1:
+        top = net[0]
+        for o in range(1, size):
+            top = max(top, net[o])
+        total = f32(0.0)
+        for o in range(size):
+            dnet[o] = np.exp(net[o] - top)
+            total += dnet[o]
+        log_total = np.log(total) + top
+        for o in range(size):
+            share = dnet[o] / total
+            value += target[o] * (log_total - net[o])
+            worst = max(worst, abs(share - target[o]))
+            dnet[o] = scale * (share - target[o])
+        return value, worst
+    for o in range(size):
+        out = net[o]
+        slope = f32(1.0)
+        if squash == 1:
+            out = f32(1.0) / (f32(1.0) + np.exp(-out))
+            slope = out * (f32(1.0) - out)
+        error = out - target[o]
+        value += error * error
+        worst = max(worst, abs(error))
+        dnet[o] = scale * f32(2.0) * error * slope
+    return value, worst
+
+
+@compiled
+def _update(p, g, first, second, optimizer, rate, momentum, updates):
+    """One optimiser step of one trial, all (P,); first and second are its memory; as torch.optim computes it."""
+    size = p.size
+    if optimizer == 0:
+        step = f32(rate / (1.0 - 0.9**updates))
+        correction = f32(1.0 / np.sqrt(1.0 - 0.999**updates))
+        for i in range(size):
+            first[i] += f32(0.1) * (g[i] - first[i])
+            second[i] = f32(0.999) * second[i] + f32(0.001) * g[i] * g[i]
+            p[i] -= step * first[i] / (np.sqrt(second[i]) * correction + f32(1e-8))
+    elif optimizer == 1:
+        for i in range(size):
+            second[i] = f32(0.99) * second[i] + f32(0.01) * g[i] * g[i]
+            first[i] = momentum * first[i] + g[i] / (np.sqrt(second[i]) + f32(1e-8))
+            p[i] -= rate * first[i]
+    else:
+        for i in range(size):
+            first[i] = momentum * first[i] + g[i]
+            p[i] -= rate * first[i]
+
+
+def scans(recurrence: Recurrence, purpose: str) -> Scans:
+    """The drivers of a recurrence, compiled, or taken from the cache on disk, for "layer" or "training".
+
+    Compiling takes seconds, once per machine and set of sizes; whoever waits is told.
+    """
+    made = _make(recurrence, hashlib.sha256(_description(recurrence).encode()).hexdigest())
+    notice = threading.Timer(1.0, _tell, [recurrence])
+    notice.start()
+    try:
+        _compile(made, recurrence, purpose)
+    finally:
+        notice.cancel()
+    return made
+
+
+def _tell(recurrence: Recurrence) -> None:
+    print(
+        f"Compiling the {recurrence.name} cell with {recurrence.outputs} units and {recurrence.inputs} inputs "
+        "(some seconds, once on this machine) ...",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _compile(made: Scans, recurrence: Recurrence, purpose: str) -> None:
+    """Call the drivers with an empty stack: numba compiles at the first call with arguments of new types."""
+
+    def empty(*shape):
+        return np.zeros((0, *shape), f32)
+
+    x, lengths = empty(0, 0, recurrence.inputs), np.zeros((0, 0), np.int64)
+    states, tape, y = (
+        empty(0, 0, recurrence.state),
+        empty(0, 0, recurrence.tape),
+        empty(0, 0, recurrence.outputs),
+    )
+    if purpose == "layer":
+        made.forward(empty(0), x, lengths, states, tape, y)
+        made.backward(empty(0), x, lengths, states, tape, y, empty(0, recurrence.state), empty(0, 0), x)
+    else:
+        one, done = f32(1.0), np.zeros(0, np.int64)
+        outputs = empty(0, 0, 1)
+        made.predict(empty(0), x, lengths, False, outputs)
+        made.train(
+            empty(0),
+            empty(0),
+            x,
+            lengths,
+            outputs,
+            1,
+            False,
+            0,
+            0,
+            0,
+            one,
+            one,
+            one,
+            0,
+            empty(0),
+            empty(0),
+            empty(0),
+            done,
+        )
+
+
+def _description(recurrence: Recurrence) -> str:
+    sizes = {k: v for k, v in vars(recurrence).items() if k not in ("step", "adjoint")}
+    source = inspect.getsource(inspect.getmodule(recurrence.step.py_func))
+    return f"{sizes}\n{source}\n{inspect.getsource(inspect.getmodule(scans))}"
+
+
+def _make(recurrence: Recurrence, key: str) -> Scans:
+    step, adjoint = recurrence.step, recurrence.adjoint
+    I, K, H, S = recurrence.inputs, recurrence.rows, recurrence.recurrent, recurrence.state
+    N, A, E = recurrence.tape, recurrence.outputs, recurrence.extra
+    splits, recurrent_error = recurrence.splits, recurrence.recurrent_error
+    # Where the parameters lie in a trial's row.
+    hh, bias, extra, end = K * I, K * (I + H), K * (I + H + 1), K * (I + H + 1) + E
+
+    add_input = _add_rows(I, K)
+    add_recurrent = _add_rows(H, K)
+    add_back = _add_rows(K, H)
+    add_to_input = _add_rows(K, I)
+    outer_input = _add_outer(I, K)
+    outer_recurrent = _add_outer(H, K)
+
+    @compiled
+    def transpose(p, weight_ih, weight_hh):
+        """The weight matrices of a trial's parameters, by columns: what the loops over net inputs read."""
+        for k in range(K):
+            for i in range(I):
+                weight_ih[i, k] = p[k * I + i]
+            for j in range(H):
+                weight_hh[j, k] = p[hh + k * H + j]
+
+    @compiled
+    def run(p, weight_ih, weight_hh, x, length, states, tape, y, net, rec):
+        """Forward over one sequence: states (T + 1, S) from states[0] on, tape (T, N), y (T, A)."""
+        for t in range(length):
+            old, new = states[t], states[t + 1]
+            for k in range(K):
+                net[k] = p[bias + k]
+            add_input(net, x[t], weight_ih)
+            if splits:
+                for k in range(K):
+                    rec[k] = f32(0.0)
+                add_recurrent(rec, old, weight_hh)
+            else:
+                add_recurrent(net, old, weight_hh)
+            step(net, rec, p[extra:end], old, new, tape[t], y[t])
+
+    @compiled
+    def sweep(p, x, length, states, tape, dy, dstate, dnet, drec, g_ih, g_hh, g):
+        """Backward over one sequence: from dy (T, A) and dstate (S,) add to the gradients, matrices by columns.
+
+        Goes in stretches of dnet's length, whose weight gradients are summed up while they are in the cache. On
+        return dnet and drec hold the first stretch; the same sequence of sums is made whatever T is.
+        """
+        weight_hh = p[hh:bias].reshape((K, H))
+        for stop in range(length, 0, -dnet.shape[0]):
+            first = max(stop - dnet.shape[0], 0)
+            steps = stop - first
+            for t in range(steps - 1, -1, -1):
+                now = first + t
+                through = drec[t] if splits else drec[0]
+                adjoint(
+                    dy[now],
+                    dstate,
+                    p[extra:end],
+                    states[now],
+                    states[now + 1],
+                    tape[now],
+                    dnet[t],
+                    through,
+                    g[extra:end],
+                )
+                if recurrent_error:
+                    add_back(dstate, through if splits else dnet[t], weight_hh)
+            outer_input(g_ih, x[first:stop], dnet, steps)
+            outer_recurrent(g_hh, states[first:stop], drec if splits else dnet, steps)
+            for t in range(steps):
+                for k in range(K):
+                    g[bias + k] += dnet[t, k]
+
+    @compiled
+    def scatter(g_ih, g_hh, g):
+        for k in range(K):
+            for i in range(I):
+                g[k * I + i] = g_ih[i, k]
+            for j in range(H):
+                g[hh + k * H + j] = g_hh[j, k]
+
+    @compiled
+    def read(p, y, net):
+        """The readout: net (O,) from the cell's output y (A,)."""
+        size = net.size
+        for o in range(size):
+            net[o] = p[end + size * A + o] + _dot(p[end + o * A : end + (o + 1) * A], y)
+
+    @compiled
+    def read_back(p, y, dnet, dy, g):
+        """Error of the readout: set dy (A,), add to the readout's part of g."""
+        size = dnet.size
+        for a in range(A):
+            dy[a] = f32(0.0)
+        for o in range(size):
+            d = dnet[o]
+            g[end + size * A + o] += d
+            for a in range(A):
+                g[end + o * A + a] += d * y[a]
+                dy[a] += d * p[end + o * A + a]
+
+    @compiled
+    def train_trial(
+        p,
+        memory,
+        x,
+        lengths,
+        targets,
+        batch,
+        every,
+        loss,
+        squash,
+        optimizer,
+        rate,
+        momentum,
+        clip,
+        updates,
+        losses,
+        errors,
+        norms,
+    ):
+        T, O = x.shape[1], targets.shape[2]
+        states = np.zeros((T + 1, S), f32)
+        tape = np.empty((T, N), f32)
+        y, dy = np.empty((T, A), f32), np.zeros((T, A), f32)
+        dnet, drec = np.empty((STRETCH, K), f32), np.empty((STRETCH if splits else 1, K), f32)
+        net, rec, dstate = np.empty(K, f32), np.empty(K, f32), np.empty(S, f32)
+        out, dout = np.empty(O, f32), np.empty(O, f32)
+        g, start = np.empty(p.size, f32), np.zeros(S, f32)
+        weight_ih, weight_hh = np.empty((I, K), f32), np.empty((H, K), f32)
+        g_ih, g_hh = np.empty((I, K), f32), np.empty((H, K), f32)
+
+        for update in range(norms.size):
+            transpose(p, weight_ih, weight_hh)
+            g[:] = f32(0.0)
+            g_ih[:] = f32(0.0)
+            g_hh[:] = f32(0.0)
+            healthy = True
+            for b in range(update * batch, (update + 1) * batch):
+                length = lengths[b]
+                states[0] = start
+                run(p, weight_ih, weight_hh, x[b], length, states, tape, y, net, rec)
+                answers = length if every else 1
+                scale = f32(1.0) / f32(answers * batch)
+                total, worst = f32(0.0), f32(0.0)
+                for answer in range(answers):
+                    t = answer if every else length - 1
+                    read(p, y[t], out)
+                    value, error = _loss(out, targets[b, answer], loss, squash, scale, dout)
+                    read_back(p, y[t], dout, dy[t], g)
+                    total += value
+                    worst = max(worst, error)
+                losses[b] = total / f32(answers)
+                errors[b] = worst
+                healthy = healthy and np.isfinite(total)
+                dstate[:] = f32(0.0)
+                sweep(p, x[b], length, states, tape, dy, dstate, dnet, drec, g_ih, g_hh, g)
+                if not every:
+                    dy[length - 1] = f32(0.0)
+            scatter(g_ih, g_hh, g)
+            norm = np.sqrt(_squared_norm(g))
+            norms[update] = norm
+            if not (healthy and np.isfinite(norm)):
+                return update
+            if norm > clip:
+                shrink = clip / norm
+                for i in range(g.size):
+                    g[i] *= shrink
+            _update(p, g, memory[: p.size], memory[p.size :], optimizer, rate, momentum, updates + update + 1)
+        return norms.size
+
+    @njit(parallel=True, nogil=True)
+    def train(
+        parameters,
+        memory,
+        x,
+        lengths,
+        targets,
+        batch,
+        every,
+        loss,
+        squash,
+        optimizer,
+        rate,
+        momentum,
+        clip,
+        updates,
+        losses,
+        errors,
+        norms,
+        done,
+    ):
+        """Update every trial on consecutive batches: parallel over trials, each by itself.
+
+        parameters (R, P) and memory (R, 2P) are changed in place; x (R, n, T, I), lengths (R, n), targets
+        (R, n, T or 1, O); losses, errors (R, n) and norms (R, n / batch) are written; done (R,) is the number of
+        updates made, fewer than n / batch where the loss or the gradient was not finite.
+        """
+        for r in prange(parameters.shape[0]):
+            done[r] = train_trial(
+                parameters[r],
+                memory[r],
+                x[r],
+                lengths[r],
+                targets[r],
+                batch,
+                every,
+                loss,
+                squash,
+                optimizer,
+                rate,
+                momentum,
+                clip,
+                updates,
+                losses[r],
+                errors[r],
+                norms[r],
+            )
+
+    @compiled
+    def predict_some(p, x, lengths, every, outputs):
+        T = x.shape[1]
+        states, start = np.zeros((T + 1, S), f32), np.zeros(S, f32)
+        tape, y = np.empty((T, N), f32), np.empty((T, A), f32)
+        net, rec = np.empty(K, f32), np.empty(K, f32)
+        weight_ih, weight_hh = np.empty((I, K), f32), np.empty((H, K), f32)
+        transpose(p, weight_ih, weight_hh)
+        for b in range(x.shape[0]):
+            states[0] = start
+            run(p, weight_ih, weight_hh, x[b], lengths[b], states, tape, y, net, rec)
+            if every:
+                for t in range(lengths[b]):
+                    read(p, y[t], outputs[b, t])
+            else:
+                read(p, y[lengths[b] - 1], outputs[b, 0])
+
+    @njit(parallel=True, nogil=True)
+    def predict(parameters, x, lengths, every, outputs):
+        """The readout before squashing, in outputs (R, B, T or 1, O): parallel over trials and sequences."""
+        R, B = lengths.shape
+        pieces = (B + 31) // 32
+        for job in prange(R * pieces):
+            r, first = job // pieces, job % pieces * 32
+            last = min(first + 32, B)
+            predict_some(parameters[r], x[r, first:last], lengths[r, first:last], every, outputs[r, first:last])
+
+    @njit(parallel=True, nogil=True)
+    def forward(parameters, x, lengths, states, tape, y):
+        """states (R, B, T + 1, S) from states[:, :, 0] on, tape (R, B, T, N) and y (R, B, T, A): parallel over both."""
+        R, B = lengths.shape
+        for job in prange(R * B):
+            r, b = job // B, job % B
+            net, rec = np.empty(K, f32), np.empty(K, f32)
+            weight_ih, weight_hh = np.empty((I, K), f32), np.empty((H, K), f32)
+            transpose(parameters[r], weight_ih, weight_hh)
+            run(
+                parameters[r],
+                weight_ih,
+                weight_hh,
+                x[r, b],
+                lengths[r, b],
+                states[r, b],
+                tape[r, b],
+                y[r, b],
+                net,
+                rec,
+            )
+
+    @njit(parallel=True, nogil=True)
+    def backward(parameters, x, lengths, states, tape, dy, dstate, gradients, dx):
+        """Gradients (R, G, P) of groups of sequences, to be summed over G, and dx; dstate (R, B, S) is changed."""
+        R, B = lengths.shape
+        T, G = x.shape[2], gradients.shape[1]
+        for job in prange(R * G):
+            r, group = job // G, job % G
+            g, p = gradients[r, group], parameters[r]
+            dnet, drec = np.empty((T, K), f32), np.empty((T if splits else 1, K), f32)
+            g_ih, g_hh = np.zeros((I, K), f32), np.zeros((H, K), f32)
+            weight_ih = p[:hh].reshape((K, I))
+            for b in range(group, B, G):
+                length = lengths[r, b]
+                sweep(
+                    p,
+                    x[r, b],
+                    length,
+                    states[r, b],
+                    tape[r, b],
+                    dy[r, b],
+                    dstate[r, b],
+                    dnet,
+                    drec,
+                    g_ih,
+                    g_hh,
+                    g,
+                )
+                for t in range(length):
+                    add_to_input(dx[r, b, t], dnet[t], weight_ih)
+            scatter(g_ih, g_hh, g)
+
+    for driver in (forward, backward, train, predict):
+        driver._cache = _Cache(driver.py_func, key)
+    return Scans(A, N, forward, backward, train, predict)
+
+
+def set_threads(threads: int | None) -> None:
+    """How many threads the scans use (None: all cores)."""
+    numba.set_num_threads(min(threads or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS))

@@ -1,0 +1,153 @@
+"""The command amu-run: answers questions and mistakes at once, and has Hydra run a job or a sweep of them.
+
+Nothing heavy is imported before a job really starts.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from hydra.version import setbase
+from omegaconf import DictConfig
+
+from amu_experiments.config import ConfigurationError, check, plain
+from amu_experiments.overrides import GROUPS, Composer, choices, conf_dir, forced, load_all
+
+HELP = """\
+amu-run trains recurrent networks on a sequence task, many trials side by side, and keeps what happened.
+
+Usage: amu-run task=TASK [model=MODEL] [experiment=EXPERIMENT] [key=value ...]
+
+  amu-run task=japanese_vowels model=amu           a stack of trials
+  amu-run task=adding model=lstm trials=30         thirty; those that are there already are not trained again
+  amu-run task=adding model=lstm model.units=5     any key can be set, those of the model and the task too
+  amu-run -m task=adding model=amu,lstm,gru,rnn    a sweep: every combination, one after another
+  amu-run task=adding model=lstm --cfg job         show every key of a run with its value, train nothing
+  amu-report                                       compare all that has been trained
+
+{groups}
+
+Keys and their defaults, of which a task may set its own:
+
+{keys}
+
+Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/, model/ or experiment/ in it),
+--version, --shell-completion install=bash, --hydra-help.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, or 1 where a run failed, 2 for a wrong command, 130 if interrupted."""
+    try:
+        flags = _flags(sys.argv[1:] if arguments is None else arguments)
+        if flags.help or flags.version:
+            print(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
+            return 0
+        if not (flags.hydra_help or flags.shell_completion):
+            load_all(flags.overrides, flags.multirun, flags.config_dir)
+            flags.overrides = forced(flags.overrides)
+        return _hand_over(flags)
+    except ConfigurationError as error:
+        print(f"amu-run: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("amu-run: interrupted", file=sys.stderr)
+        return 130
+
+
+def _job(composed: DictConfig) -> None:
+    """What Hydra runs, once or for each combination of a sweep, perhaps in a process of its launcher's."""
+    context = HydraConfig.get()
+    sweeping = context.mode == RunMode.MULTIRUN
+    if sweeping:
+        overrides = [line.lstrip("+") for line in context.overrides.task]
+        print(f"[{context.job.num}]", *overrides, flush=True)
+    try:
+        reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
+        config = check(plain(composed), reference)
+        from amu_experiments.training import run
+
+        run(config)
+    except Exception as error:
+        if not sweeping and not _expected(error):
+            raise
+        told = f"amu-run: {' '.join(str(error).split())}" if _expected(error) else traceback.format_exc()
+        print(told.rstrip(), file=sys.stderr)
+        if not sweeping:
+            raise SystemExit(1) from None
+        # Hydra goes on with the other jobs, then shows this one line.
+        raise CompactHydraException("amu-run: not every job of the sweep succeeded (errors above)") from None
+
+
+def _expected(error: Exception) -> bool:
+    """Whether an error tells the user what to mend; any other is a fault of the code, to be shown in full."""
+    own = type(error).__module__.startswith("amu_experiments.")
+    return isinstance(error, OSError) or (isinstance(error, ValueError) and own)
+
+
+def _hand_over(flags: argparse.Namespace) -> int:
+    """Let Hydra go on with the command, as hydra.main does; its exit status."""
+    setbase("1.3")
+    with tempfile.TemporaryDirectory(prefix="amu-run-") as notes:
+        if flags.multirun:
+            # Hydra keeps notes of a sweep, which nobody needs: the store tells what was run.
+            flags.overrides.insert(0, f"hydra.sweep.dir='{notes}'")
+        try:
+            _run_hydra(flags, get_args_parser(), _job, str(conf_dir()), "config")
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ConfigurationError(f"{message}; keys are written key=value, and amu-run --help tells which there are")
+
+
+def _flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """Hydra's own flags; ConfigurationError for any other, and for those that would go round the checks."""
+    parser = _Parser("amu-run", parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
+    parser.add_argument("--version", action="store_true")
+    flags = parser.parse_intermixed_args(arguments)
+    for name in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(flags, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigurationError(f"{flag}: does not work here; files of your own go with --config-dir")
+    actions = {"--cfg": flags.cfg, "--info": flags.info, "--multirun": flags.multirun, "--run": flags.run}
+    asked = [flag for flag, value in actions.items() if value]
+    if len(asked) > 1:
+        raise ConfigurationError(f"{' and '.join(asked)}: only one of them at a time")
+    if flags.resolve and not flags.cfg:
+        raise ConfigurationError("--resolve: goes with --cfg only")
+    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
+        raise ConfigurationError(f"--config-dir {flags.config_dir}: no such folder")
+    return flags
+
+
+def _help(config_dir: str | None) -> str:
+    groups = []
+    for group in GROUPS:
+        files = choices(group, config_dir)
+        width = max(map(len, files), default=0)
+        lines = [f"  {name:{width}}  {_description(file)}".rstrip() for name, file in files.items()]
+        if lines:
+            groups.append("\n".join([f"{group}=", *lines]))
+    text = (conf_dir() / "config.yaml").read_text()
+    keys = re.search(r"^trials:.*?(?=^task:)", text, re.MULTILINE | re.DOTALL).group()
+    return HELP.format(groups="\n\n".join(groups), keys=keys.strip())
+
+
+def _description(file: Path) -> str:
+    """The first sentence of a yaml file's comments."""
+    comments = [line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#")]
+    text = " ".join(comment for comment in comments if not comment.startswith("@package"))
+    return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")

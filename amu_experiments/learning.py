@@ -1,0 +1,151 @@
+"""Learning from a stretch of sequences: loss, gradient, clipping and optimiser, each trial by itself.
+
+`learn` has two ways to compute the same thing: the compiled driver of kernels.py, and plain torch, which works for
+every cell on every device and is what the compiled one is tested against.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amu_experiments.network import Network, to_torch
+from amu_experiments.tasks.task import Sequences, Task
+
+
+@dataclass
+class Optimizer:
+    """Adam, RMSprop or SGD with momentum on a stack of flat parameters (R, P), as torch.optim defines them.
+
+    memory: (R, 2P): first the running mean of gradients, or the momentum; then that of their squares.
+    updates: how many were made.
+    """
+
+    kind: str
+    learning_rate: float
+    momentum: float
+    clip_norm: float
+    memory: Tensor
+    updates: int = 0
+
+    def step(self, parameters: Tensor, gradient: Tensor) -> None:
+        """One update, in place; `gradient` (R, P) is already clipped."""
+        first, second = self.memory.chunk(2, dim=1)
+        if self.kind == "adam":
+            first.lerp_(gradient, 0.1)
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            correction = (1 - 0.999**self.updates) ** 0.5
+            rate = self.learning_rate / (1 - 0.9**self.updates)
+            parameters.addcdiv_(first, second.sqrt().div_(correction).add_(1e-8), value=-rate)
+        elif self.kind == "rmsprop":
+            second.mul_(0.99).addcmul_(gradient, gradient, value=0.01)
+            first.mul_(self.momentum).addcdiv_(gradient, second.sqrt().add_(1e-8))
+            parameters.add_(first, alpha=-self.learning_rate)
+        else:
+            first.mul_(self.momentum).add_(gradient)
+            parameters.add_(first, alpha=-self.learning_rate)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was seen while learning from n sequences in n / batch updates.
+
+    losses: (R, n) each sequence's loss; errors: (R, n) the largest absolute error of its outputs; norms:
+    (R, n / batch) the gradient's norm before clipping; updates: (R,) how many updates were made, fewer than asked
+    for where a loss or a gradient was not finite: that trial has diverged, and its entries after are meaningless.
+    """
+
+    losses: np.ndarray
+    errors: np.ndarray
+    norms: np.ndarray
+    updates: np.ndarray
+
+
+def learn(network: Network, optimizer: Optimizer, task: Task, sequences: Sequences, batch_size: int) -> Learned:
+    """Update every trial on consecutive batches of its sequences (R, n, ...); n is a multiple of batch_size."""
+    R, n = sequences.lengths.shape
+    learned = Learned(
+        np.zeros((R, n), np.float32),
+        np.zeros((R, n), np.float32),
+        np.zeros((R, n // batch_size), np.float32),
+        np.full(R, n // batch_size),
+    )
+    scans = network.scans()
+    if scans is None:
+        _learn_in_torch(network, optimizer, task, sequences, batch_size, learned)
+    else:
+        _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned)
+    return learned
+
+
+def _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned):
+    from amu_experiments.cells.kernels import LOSSES, OPTIMIZERS, SQUASHES
+
+    scans.train(
+        network.flat.numpy(),
+        optimizer.memory.numpy(),
+        sequences.inputs,
+        sequences.lengths,
+        sequences.targets,
+        batch_size,
+        task.answer == "every",
+        LOSSES[task.loss],
+        SQUASHES[task.squash],
+        OPTIMIZERS[optimizer.kind],
+        np.float32(optimizer.learning_rate),
+        np.float32(optimizer.momentum),
+        np.float32(optimizer.clip_norm),
+        optimizer.updates,
+        learned.losses,
+        learned.errors,
+        learned.norms,
+        learned.updates,
+    )
+    optimizer.updates += learned.norms.shape[1]
+
+
+def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
+    every = task.answer == "every"
+    healthy = torch.ones(len(learned.updates), dtype=torch.bool, device=network.flat.device)
+    for update in range(learned.norms.shape[1]):
+        part = np.s_[:, update * batch_size : (update + 1) * batch_size]
+        inputs, lengths, targets = to_torch(sequences, network.flat.device, part)
+        network.gradient.zero_()
+        losses, errors = loss_and_error(network(inputs, lengths, every), targets, lengths, task)
+        losses.mean(dim=1).sum().backward()
+        norms = network.gradient.norm(dim=1)
+        learned.losses[part] = losses.detach().cpu().numpy()
+        learned.errors[part] = errors.cpu().numpy()
+        learned.norms[:, update] = norms.cpu().numpy()
+
+        fine = losses.isfinite().all(dim=1) & norms.isfinite()
+        learned.updates[(healthy & ~fine).cpu().numpy()] = update
+        healthy &= fine
+        before = None if healthy.all() else (network.flat.clone(), optimizer.memory.clone())
+        network.gradient.mul_((optimizer.clip_norm / norms).clamp(max=1.0).unsqueeze(1))
+        optimizer.updates += 1
+        optimizer.step(network.flat, network.gradient)
+        if before is not None:
+            network.flat[~healthy] = before[0][~healthy]
+            optimizer.memory[~healthy] = before[1][~healthy]
+
+
+def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Each sequence's loss and largest absolute output error, both (R, B), from the readout (R, B, T or 1, O).
+
+    The loss of an answer is the squared error summed over outputs, or the cross-entropy of the softmax with target
+    probabilities; a sequence's is the mean over its answers.
+    """
+    answers = lengths_RB if task.answer == "every" else torch.ones_like(lengths_RB)
+    counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)
+    if task.loss == "cross_entropy":
+        outputs = net.softmax(dim=-1)
+        each = -(targets * F.log_softmax(net, dim=-1)).sum(dim=-1)
+    else:
+        outputs = torch.sigmoid(net) if task.squash == "logistic" else net
+        each = ((outputs - targets) ** 2).sum(dim=-1)
+    losses = torch.where(counts, each, 0.0).sum(dim=-1) / answers
+    errors = torch.where(counts, (outputs - targets).abs().amax(dim=-1), 0.0).amax(dim=-1)
+    return losses, errors.detach()

@@ -1,0 +1,143 @@
+"""A network is a cell and a linear readout, for a stack of trials whose parameters lie in one flat tensor."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amu_experiments.cells import cell_class
+from amu_experiments.cells.cell import Cell
+from amu_experiments.tasks.task import Sequences, Task, random_generator
+
+_NOT_CELL_OPTIONS = ("cell", "units", "parameters")
+
+
+class Network(nn.Module):
+    """Cell and readout of R trials; all parameters are views of `flat` (R, P), all gradients of `gradient` (R, P).
+
+    One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A),
+    its bias (O,). Trials leave the stack by dropping their rows.
+    """
+
+    def __init__(self, cell: Cell, output_size: int, device: str = "cpu"):
+        super().__init__()
+        self.cell = cell
+        self.readout_weight = nn.Parameter(torch.empty(cell.trials, output_size, cell.hidden_size))
+        self.readout_bias = nn.Parameter(torch.empty(cell.trials, output_size))
+        flat = torch.cat([p.detach().flatten(1) for p in self._ordered()], dim=1)
+        self.hold(flat.to(device))
+
+    def _ordered(self) -> list[nn.Parameter]:
+        names = self.cell.shapes(1, 1, **self.cell.options)
+        return [getattr(self.cell, name) for name in names] + [self.readout_weight, self.readout_bias]
+
+    def hold(self, flat: Tensor) -> None:
+        """Take this tensor (R, P) as the parameters; R may differ from what it was."""
+        self.flat = flat
+        self.gradient = torch.zeros_like(flat)
+        self.cell.trials = flat.shape[0]
+        parameters = self._ordered()
+        sizes = [p.shape[1:].numel() for p in parameters]
+        pieces = zip(parameters, flat.split(sizes, 1), self.gradient.split(sizes, 1), strict=True)
+        for parameter, piece, gradient in pieces:
+            shape = parameter.shape[1:]
+            parameter.grad = None  # torch checks a gradient's shape against the data it is set beside
+            parameter.data = piece.unflatten(1, shape)
+            parameter.grad = gradient.unflatten(1, shape)
+
+    def initialise(self, trials: Sequence[int]) -> None:
+        """Draw every trial's initial parameters, from its seed alone; the readout as torch.nn.Linear does."""
+        generators = [random_generator(trial, "weights") for trial in trials]
+        self.cell.initialise(generators)
+        bound = 1 / np.sqrt(self.cell.hidden_size)
+        with torch.no_grad():
+            for r, rng in enumerate(generators):
+                for parameter in (self.readout_weight, self.readout_bias):
+                    values = rng.uniform(-bound, bound, parameter.shape[1:]).astype(np.float32)
+                    parameter[r] = torch.from_numpy(values)
+
+    def forward(self, x_RTBI: Tensor, lengths_RB: Tensor, every: bool) -> Tensor:
+        """The readout before squashing, (R, B, T, O), or (R, B, 1, O) at each sequence's own last step."""
+        y_RTBA, _ = self.cell(x_RTBI, None, lengths_RB)
+        y_RBTA = y_RTBA.transpose(1, 2)
+        if not every:
+            index = (lengths_RB - 1)[:, :, None, None].expand(-1, -1, 1, y_RBTA.shape[-1])
+            y_RBTA = y_RBTA.gather(2, index)
+        R, B, T, _ = y_RBTA.shape
+        weight = self.readout_weight.transpose(1, 2)
+        return torch.baddbmm(self.readout_bias[:, None], y_RBTA.flatten(1, 2), weight).view(R, B, T, -1)
+
+    def predict(self, sequences: Sequences, every: bool, chunk: int = 512) -> np.ndarray:
+        """The readout before squashing, as `forward` gives it, of all sequences (R, B, ...), without gradients."""
+        R, B, T, _ = sequences.inputs.shape
+        size = self.readout_bias.shape[1]
+        outputs = np.zeros((R, B, T if every else 1, size), np.float32)
+        scans = self.scans()
+        if scans is not None:
+            scans.predict(self.flat.numpy(), sequences.inputs, sequences.lengths, every, outputs)
+            return outputs
+        with torch.no_grad():
+            for first in range(0, B, chunk):
+                part = np.s_[:, first : first + chunk]
+                inputs, lengths, _ = to_torch(sequences, self.flat.device, part)
+                outputs[part] = self(inputs, lengths, every).cpu().numpy()
+        return outputs
+
+    def scans(self):
+        """The compiled drivers, or None where this network runs in torch."""
+        return self.cell.fused_scans("training") if self.flat.device.type == "cpu" else None
+
+
+def to_torch(sequences: Sequences, device, part=np.s_[:]) -> tuple[Tensor, Tensor, Tensor]:
+    """Part of the sequences as tensors: inputs (R, T, B, I), lengths (R, B), targets (R, B, T or 1, O)."""
+    inputs, lengths, targets = (
+        torch.from_numpy(np.ascontiguousarray(array[part])).to(device)
+        for array in (sequences.inputs, sequences.lengths, sequences.targets)
+    )
+    return inputs.transpose(1, 2), lengths, targets
+
+
+def squashed(net: np.ndarray, squash: str) -> np.ndarray:
+    """Outputs (..., O) from the readout: unchanged, logistic, or softmax over the outputs."""
+    if squash == "linear":
+        return net
+    with np.errstate(over="ignore"):
+        if squash == "logistic":
+            return 1 / (1 + np.exp(-net))
+        shifted = np.exp(net - net.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def cell_options(model: dict) -> dict:
+    """The part of a model's configuration that its cell is made with."""
+    return {key: value for key, value in model.items() if key not in _NOT_CELL_OPTIONS}
+
+
+def build(model: dict, task: Task, backend: str, device: str) -> Network:
+    """The network that a configuration describes (its `units` already a number), for a task's stack of trials."""
+    cell = cell_class(model["cell"])(
+        task.input_size, model["units"], trials=len(task.trials), backend=backend, **cell_options(model)
+    )
+    network = Network(cell, task.output_size, device)
+    network.initialise(task.trials)
+    return network
+
+
+def count_parameters(model: dict, task: Task, units: int) -> int:
+    """Parameters of one trial of this model, readout included."""
+    cell = cell_class(model["cell"])(task.input_size, units, trials=1, backend="torch", **cell_options(model))
+    return sum(p.numel() for p in cell.parameters()) + task.output_size * (units + 1)
+
+
+def match_units(model: dict, task: Task) -> int:
+    """The number of units: as configured, or the one whose count comes nearest to `parameters` (the fewer, if tied)."""
+    if model.get("units") is not None:
+        return model["units"]
+    wanted = model["parameters"]
+    units = 1
+    while count_parameters(model, task, units + 1) <= wanted:
+        units += 1
+    over = count_parameters(model, task, units + 1) - wanted
+    under = wanted - count_parameters(model, task, units)
+    return units + 1 if over < under else units

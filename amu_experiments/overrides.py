@@ -1,0 +1,202 @@
+"""From overrides, as they are written on a command line, to checked configurations.
+
+Hydra composes the files in conf/; here its errors, and what it would let pass, become one line each. Nothing
+heavy is imported: a wrong command is answered at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from amu_experiments.config import ConfigurationError, check, did_you_mean, nearest, plain, spell
+
+GROUPS = ("task", "model", "experiment")
+
+
+def conf_dir() -> Path:
+    """The folder of the yaml files: beside the modules where installed, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
+    """The files of a group by the names that choose them, in conf/ and in config_dir, a folder like it."""
+    folders = [Path(folder) / group for folder in (conf_dir(), config_dir) if folder is not None]
+    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
+
+
+def load(*overrides: str) -> dict:
+    """The checked configuration of one run: `load("task=adding", "seed=5")`; ConfigurationError if wrong."""
+    (config,) = load_all(overrides)
+    return config
+
+
+def load_all(overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None) -> list[dict]:
+    """The checked configurations of all runs that a command asks for: one, or every combination of a sweep.
+
+    Raises ConfigurationError, for the first thing that is wrong in any of them.
+    """
+    composer = Composer(config_dir)
+    with composer.ready():
+        parsed = _parse(overrides)
+        for override in parsed:
+            if override.is_interval_sweep():
+                raise ConfigurationError(f"{override.input_line}: sweep over single values, 1,2,5 or range(0,30,10)")
+            if override.is_sweep_override() and not sweep:
+                raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
+        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        if not jobs:
+            raise ConfigurationError("the sweep is empty: one of its keys has no value")
+        return [composer.load(job) for job in jobs]
+
+
+def forced(overrides: Sequence[str]) -> list[str]:
+    """Overrides that are checked, such that Hydra also sets keys that are new in an open group."""
+    keys = [line.partition("=")[0].lstrip("+~") for line in overrides]
+    own = [key not in GROUPS and not key.startswith(("hydra.", "hydra/")) for key in keys]
+    return [f"++{line}" if force else line for line, force in zip(overrides, own, strict=True)]
+
+
+class Composer:
+    """Composes and checks configurations; what the jobs of a sweep have in common is composed once."""
+
+    def __init__(self, config_dir: str | None = None):
+        self.config_dir = config_dir
+        self._search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, dict]] = {}
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Hydra can compose within; where one of its jobs is running it can already."""
+        if GlobalHydra.instance().is_initialized():
+            yield
+        else:
+            with initialize_config_dir(str(conf_dir()), job_name="amu-run", version_base="1.3"):
+                yield
+
+    def load(self, lines: Sequence[str]) -> dict:
+        """The checked configuration that these overrides, none of them a sweep, describe."""
+        overrides = _parse(lines)
+        selecting, setting = [], []
+        for override in overrides:
+            if override.is_hydra_override():
+                selecting.append(override.input_line)
+            elif override.key_or_group in GROUPS:
+                self._check_choice(override)
+                selecting.append(f"{override.key_or_group}={override.get_value_element_as_str()}")
+            else:
+                setting.append(override)
+        if not any(line.startswith(("task=", "experiment=")) for line in selecting):
+            names = ", ".join(choices("task", self.config_dir))
+            raise ConfigurationError(f"no task is given; write task=NAME with one of {names}")
+        composed, groups = self._compose(*sorted(selecting))
+        composed = composed.copy()
+        for override in setting:
+            _set(composed, override)
+        config = check(_resolved(composed), self.reference(groups["task"], groups["model"]))
+        _check_intent(overrides, config)
+        return config
+
+    def reference(self, task: str, model: str) -> dict:
+        """Every key that a run of this task and this model has, with its default.
+
+        Each file says so for its own part: a model's yaml which keys `model` has, a task's those of `task`,
+        and config.yaml all others. So a key misspelt in a task's `training` is found like any other.
+        """
+        config, _ = self._compose("~task", f"model={model}")
+        with_task, _ = self._compose(f"model={model}", f"task={task}")
+        reference = _resolved(config) | {"task": _resolved(with_task)["task"]}
+        for group, choice, key in (("model", model, "cell"), ("task", task, "problem")):
+            if not isinstance(reference[group], dict) or not reference[group].get(key):
+                raise ConfigurationError(f"{group}={choice}: {group}/{choice}.yaml does not set {group}.{key}")
+        return reference
+
+    def _compose(self, *overrides: str) -> tuple[DictConfig, dict]:
+        """What Hydra composes, open to any key, and which file it chose in each group."""
+        if overrides not in self._composed:
+            try:
+                composed = compose("config", [*self._search, *overrides], return_hydra_config=True)
+            except (HydraException, OmegaConfBaseException, YAMLError) as error:
+                raise ConfigurationError(_one_line(error)) from error
+            groups = dict(composed.hydra.runtime.choices)
+            OmegaConf.set_struct(composed, False)
+            del composed["hydra"]
+            self._composed[overrides] = composed, groups
+        return self._composed[overrides]
+
+    def _check_choice(self, override: Override) -> None:
+        group, name = override.key_or_group, override.value()
+        names = choices(group, self.config_dir)
+        if name is None and group == "experiment":
+            return
+        if spell(name) not in names:
+            known = f"choose one of {', '.join(names)}" if names else "there are none"
+            near = did_you_mean(nearest(spell(name), names))
+            raise ConfigurationError(f"{group}={spell(name)}: no such {group}; {known}{near}")
+
+
+def _parse(lines: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them; ConfigurationError for one it cannot read or a key given twice."""
+    loader = GlobalHydra.instance().config_loader()
+    seen: dict[str, str] = {}
+    overrides = []
+    for line in lines:
+        try:
+            (override,) = OverridesParser.create(loader).parse_overrides([line])
+        except HydraException:
+            raise ConfigurationError(
+                f"{' '.join(line.split())}: not understood; write key=value, or key='a value like (this)'"
+            ) from None
+        key = override.key_or_group
+        if key == "hydra.mode":
+            raise ConfigurationError(f"{line}: a sweep is asked for with -m")
+        if override.is_delete() and not override.is_hydra_override():
+            raise ConfigurationError(f"{line}: a key cannot be removed, only set, some of them to null")
+        if override.package is not None:
+            raise ConfigurationError(f"{line}: write {key}={line.partition('=')[2]}")
+        if key in seen:
+            raise ConfigurationError(f"{seen[key]} and {line}: {key} is given twice")
+        seen[key] = line
+        overrides.append(override)
+    return overrides
+
+
+def _set(config: DictConfig, override: Override) -> None:
+    """Set a value as Hydra does, but for a key that is not there too: `check` has more to say about it."""
+    try:
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"{override.input_line}: {_one_line(error)}") from error
+
+
+def _resolved(config: DictConfig) -> dict:
+    try:
+        return plain(config)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(_one_line(error)) from error
+
+
+def _check_intent(overrides: Sequence[Override], config: dict) -> None:
+    """ConfigurationError for what would work but surely was not meant."""
+    for override in overrides:
+        if (override.is_add() or override.is_force_add()) and not override.is_hydra_override():
+            line = override.input_line
+            raise ConfigurationError(f"{line}: keys cannot be added; write {line.lstrip('+')}")
+        units = config["model"]["units"]
+        if override.key_or_group == "model.parameters" and override.value() is not None and units is not None:
+            raise ConfigurationError(f"{override.input_line}: has no effect beside model.units={units}; give one")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,29 @@
+"""The problems, one module each; `make_task` finds the one that a configuration names."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+
+from amu_experiments.registry import find_class
+from amu_experiments.tasks.task import Task
+
+
+def make_task(options: Mapping, trials: Iterable[int]) -> Task:
+    """The task that the section `task` of a configuration describes, for the trials with these numbers.
+
+    Raises ValueError, naming the key and what would be accepted, for an unknown problem, an option that the
+    problem does not have, lacks, or cannot work with.
+    """
+    options = dict(options)
+    problem = options.pop("problem", None)
+    try:
+        kind = find_class("amu_experiments.tasks", str(problem), Task)
+    except ValueError as error:
+        raise ValueError(f"task.problem: {error}") from None
+    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "trials")]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"task.{name} is no option of {problem}, which has {', '.join(known)}")
+    for name in known:
+        if name not in options:
+            raise ValueError(f"task.{name} is missing: {problem} needs {', '.join(known)}")
+    return kind(trials, **options)

@@ -1,0 +1,118 @@
+"""The adding problem: the sum of the two marked values of a long sequence is to be told at its end.
+
+Hochreiter & Schmidhuber 1997, section 5.4 (experiment 4), and the simpler form that is common today (Le,
+Jaitly & Hinton 2015; Arjovsky, Shah & Bengio 2016).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from amu_experiments.tasks.task import (
+    Sequences,
+    Task,
+    check_choice,
+    check_integer,
+    check_number,
+    check_section,
+    read_criteria,
+)
+
+
+class Adding(Task):
+    """Two inputs, a value and a mark; the answer at the last step depends on the two values marked with 1.
+
+    form `modern`: T steps, values uniform in [0, 1], one mark in each half of the sequence, the rest 0; the
+    target is the sum of the two values. Always answering 1 has a mean squared error of 1/6. A worked sequence
+    (T = 6):
+
+        value  0.83  0.21  0.57  0.05  0.94  0.30
+        mark   0     1     0     0     0     1      -> 0.21 + 0.30 = 0.51
+
+    form `1997`: T to T + T/10 steps, values uniform in [-1, 1]; X1 is one of the first ten pairs, X2 one of
+    the first T/2 - 1 pairs still unmarked. The marks are 1 there, -1 at the first and the last pair, 0
+    elsewhere; if the first pair is one of the two marked, its mark is 1 and its value set to 0 (the source
+    has "X1 set to zero", without saying what happens where that pair is X2). The target is 0.5 + (X1 + X2)/4,
+    in [0, 1].
+
+    Metrics, from the error at the last step:
+        mse, mean_error, largest_error   mean squared, mean absolute and largest absolute error
+        wrong                            sequences with an absolute error of at least `tolerance`
+    and in the 1997 form, over the latest `window` training sequences, each answered before it was learned
+    from:
+        train_error, train_wrong         mean absolute error; sequences with one of at least `tolerance`
+    """
+
+    input_size = 2
+    output_size = 1
+    metrics = ("mse", "mean_error", "largest_error", "wrong")
+
+    def __init__(
+        self,
+        trials,
+        *,
+        form: str,
+        T: int,
+        tolerance: float,
+        window: int,
+        squash: str,
+        validation_size: int,
+        test_size: int,
+        criteria: Mapping,
+    ):
+        super().__init__(trials)
+        self.form = check_choice("form", form, ("modern", "1997"))
+        # In the 1997 form the first ten pairs can be marked, and the last one never is.
+        self.T = check_integer("T", T, least=2 if self.form == "modern" else 11)
+        self.tolerance = check_number("tolerance", tolerance, low=0)
+        if self.form == "1997":
+            self.window = check_integer("window", window, least=1)
+            self.recent_metrics = ("train_error", "train_wrong")
+        self.squash = check_choice("squash", squash, ("linear", "logistic"))
+        if self.form == "modern" and self.squash == "logistic":
+            raise ValueError("task.squash=logistic cannot reach the targets of task.form=modern; use linear")
+        self.validation_size = check_integer("validation_size", validation_size, least=1)
+        self.test_size = check_integer("test_size", test_size, least=1)
+        section = check_section("criteria", criteria, self.form)
+        self.criteria = read_criteria(section, self.metrics + self.recent_metrics)
+
+    def generate(self, rng, count, split):
+        return self._modern(rng, count) if self.form == "modern" else self._1997(rng, count)
+
+    def measure(self, outputs, sequences):
+        errors = np.abs(outputs - sequences.targets)
+        return {
+            "mse": float(np.mean(errors**2)),
+            "mean_error": float(errors.mean()),
+            "largest_error": float(errors.max()),
+            "wrong": int((~(errors < self.tolerance)).sum()),
+        }
+
+    def measure_recent(self, errors):
+        return {"train_error": float(errors.mean()), "train_wrong": int((~(errors < self.tolerance)).sum())}
+
+    def _modern(self, rng: np.random.Generator, count: int) -> Sequences:
+        rows = np.arange(count)
+        marked = rng.integers(0, self.T // 2, count), rng.integers(self.T // 2, self.T, count)
+        inputs = np.zeros((count, self.T, 2), np.float32)
+        inputs[:, :, 0] = rng.random((count, self.T), dtype=np.float32)
+        for position in marked:
+            inputs[rows, position, 1] = 1
+        sums = sum(inputs[rows, position, 0] for position in marked)
+        return Sequences(inputs, np.full(count, self.T), sums[:, None, None])
+
+    def _1997(self, rng: np.random.Generator, count: int) -> Sequences:
+        rows, longest = np.arange(count), self.T + self.T // 10
+        lengths = rng.integers(self.T, longest, size=count, endpoint=True)
+        first = rng.integers(0, 10, count)
+        second = rng.integers(0, self.T // 2 - 1, count)
+        second += second >= first  # counted among the pairs that are still unmarked
+        inputs = np.zeros((count, longest, 2), np.float32)
+        inputs[:, :, 0] = 2 * rng.random((count, longest), dtype=np.float32) - 1
+        inputs[:, self.T :, 0] *= np.arange(self.T, longest) < lengths[:, None]
+        inputs[(first == 0) | (second == 0), 0, 0] = 0
+        inputs[:, 0, 1] = inputs[rows, lengths - 1, 1] = -1
+        for position in (first, second):
+            inputs[rows, position, 1] = 1
+        sums = inputs[rows, first, 0] + inputs[rows, second, 0]
+        return Sequences(inputs, lengths, (0.5 + sums / 4)[:, None, None])

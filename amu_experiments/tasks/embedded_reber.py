@@ -1,0 +1,151 @@
+"""The embedded Reber grammar: predict the next symbol of a string, and remember its second symbol to the end.
+
+Hochreiter & Schmidhuber 1997, section 5.1, after Fahlman 1991 and Smith & Zipser 1989. The criteria rc and
+erc are those of the third-party reimplementation WilliamRo/tframe, there labelled "AMU, 2018".
+"""
+
+from collections.abc import Container, Mapping
+
+import numpy as np
+
+from amu_experiments.tasks.task import Sequences, Task, check_choice, check_integer, one_hot, read_criteria
+
+SYMBOLS = "BTPSXVE"
+
+REBER = ({"T": 1, "P": 2}, {"S": 1, "X": 3}, {"T": 2, "V": 4}, {"X": 2, "S": 5}, {"P": 3, "V": 5}, {"E": 6})
+"""The Reber grammar after its B: for each node, the symbols that may follow and the nodes they lead to."""
+
+
+class EmbeddedReber(Task):
+    r"""Strings of the embedded Reber grammar, read symbol by symbol; the answer to each is the next symbol.
+
+    The Reber grammar, where every fork has probability 0.5, and its embedding:
+
+                   S
+                  .-.
+            T     \ v   X        S
+          .------>[1]----->[3]-------.                    T  Reber  T
+      B   |               / ^        v    E           B .---> string --->. E
+      --->[0]           X/  |P      [5]--->          -->|                |-->
+          |             v   |        ^                  '---> string --->'
+          '------>[2]----->[4]-------'                    P  Reber  P
+            P     / ^   V        V
+                  '-'
+                   T
+
+    A worked string, BT(BTXSE)TE, with the legal next symbols below each symbol that is read:
+
+        read   B   T   B   T   X   S   E   T
+        next   T   B   T   S   X   E   T   E
+               P       P   X   S
+
+    The last two answers (T and E here) are the embedding's: only the one before last needs the second symbol.
+
+    Inputs are one-hot in the order BTPSXVE, targets one-hot the symbol that in fact comes next, at every
+    step. A trial draws its own `strings` training strings, with repetition, and as many test strings, none of
+    them a training string; training goes through the training strings in a new random order each time. The
+    criteria are about these test strings, so they stand in the validation data, followed there by the
+    training strings (l97 is about both); the loss on validation data is the mean over both. A further set,
+    again without training strings, is the test data proper, touched once at the end.
+
+    A position is right when the legal next symbols are the most active outputs. Metrics:
+        wrong_positions        positions that are not right, in all test strings
+        wrong_positions_rc     of these, all but those at the last two positions of a string
+        train_wrong_positions  positions that are not right in all training strings; nan where there are none
+        strings_right          share of test strings with every position right
+    """
+
+    input_size = len(SYMBOLS)
+    output_size = len(SYMBOLS)
+    answer = "every"
+    metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "strings_right")
+
+    def __init__(self, trials, *, strings: int, loss: str, criteria: Mapping):
+        super().__init__(trials)
+        self.strings = check_integer("strings", strings, least=1)
+        self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error"))
+        self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
+        self.criteria = read_criteria(criteria, self.metrics)
+
+    def sets(self, rng):
+        training = [draw_string(rng) for _ in range(self.strings)]
+        seen = set(training)
+        test = [draw_string(rng, seen) for _ in range(self.strings)]
+        further = [draw_string(rng, seen) for _ in range(self.strings)]
+        return {"train": encode(training), "validation": encode(test + training), "test": encode(further)}
+
+    def measure(self, outputs, sequences):
+        steps = np.arange(outputs.shape[1])
+        lengths = sequences.lengths[:, None]
+        wrong = steps < lengths
+        wrong[wrong] = ~_legal_most_active(outputs[wrong], legal_next(sequences.inputs)[wrong])
+        test, training = wrong[: self.strings], wrong[self.strings :]
+        return {
+            "wrong_positions": int(test.sum()),
+            "wrong_positions_rc": int((test & (steps < lengths[: self.strings] - 2)).sum()),
+            "train_wrong_positions": int(training.sum()) if len(training) else float("nan"),
+            "strings_right": float(np.mean(~test.any(axis=1))),
+        }
+
+
+def draw_string(rng: np.random.Generator, excluded: Container[str] = ()) -> str:
+    """A random string of the embedded Reber grammar that is not among the excluded ones."""
+    while True:
+        node, string = 0, ""
+        while _GRAMMAR[node]:
+            ways = list(_GRAMMAR[node].items())
+            symbol, node = ways[rng.integers(2)] if len(ways) == 2 else ways[0]
+            string += symbol
+        if string not in excluded:
+            return string
+
+
+def encode(strings: list[str]) -> Sequences:
+    """Inputs, (B, T, 7) with T one less than the longest string, and the next symbols, both one-hot."""
+    lengths = np.array([len(string) - 1 for string in strings])
+    inputs = np.zeros((len(strings), lengths.max(), len(SYMBOLS)), np.float32)
+    targets = np.zeros_like(inputs)
+    for row, string in enumerate(strings):
+        symbols = one_hot([SYMBOLS.index(symbol) for symbol in string], len(SYMBOLS))
+        inputs[row, : len(string) - 1] = symbols[:-1]
+        targets[row, : len(string) - 1] = symbols[1:]
+    return Sequences(inputs, lengths, targets)
+
+
+def legal_next(inputs: np.ndarray) -> np.ndarray:
+    """Which symbols may follow at each step of one-hot strings, arbitrary past their end: (B, T, 7) bool."""
+    symbols = (inputs @ np.arange(len(SYMBOLS), dtype=np.float32)).astype(np.intp)
+    node = np.zeros(len(inputs), np.intp)
+    nodes = np.empty(symbols.shape, np.intp)
+    for step in range(symbols.shape[1]):
+        node = nodes[:, step] = _NEXT[node, symbols[:, step]]
+    return _LEGAL[nodes]
+
+
+def _legal_most_active(outputs: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    """Whether every legal output is above every other one (nan is not): two (..., 7) -> (...) bool."""
+    least_legal = np.where(legal, outputs, np.inf).min(axis=-1)
+    most_illegal = np.where(legal, -np.inf, outputs).max(axis=-1)
+    return least_legal > most_illegal
+
+
+def _embed() -> list[dict[str, int]]:
+    """The embedded grammar in the form of REBER: node 0 is the start, the last node the end."""
+    branches = {"T": 2, "P": 2 + len(REBER) + 2}
+    before_end = branches["P"] + len(REBER) + 2
+    grammar = [{"B": 1}, dict(branches)]
+    for symbol, start in branches.items():
+        grammar.append({"B": start + 1})
+        grammar += [{way: start + 1 + node for way, node in ways.items()} for ways in REBER]
+        grammar.append({symbol: before_end})
+    return [*grammar, {"E": before_end + 1}, {}]
+
+
+_GRAMMAR = _embed()
+
+_NEXT = np.full((len(_GRAMMAR), len(SYMBOLS)), len(_GRAMMAR) - 1)
+_LEGAL = np.zeros((len(_GRAMMAR), len(SYMBOLS)), bool)
+for _node, _ways in enumerate(_GRAMMAR):
+    for _symbol, _follower in _ways.items():
+        _NEXT[_node, SYMBOLS.index(_symbol)] = _follower
+        _LEGAL[_node, SYMBOLS.index(_symbol)] = True

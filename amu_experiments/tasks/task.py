@@ -1,0 +1,289 @@
+"""What a task is: streams of sequences that depend on the trial alone, a loss, metrics and criteria.
+
+Shapes use the letters R trials, B sequences, T time steps, I input features, O readout outputs; data are
+stored sequence by sequence, (B, T, I), so that the steps of one sequence lie next to each other in memory.
+"""
+
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCK = 250
+"""Sequences drawn with one random generator: enough that starting a generator costs nothing, few enough that
+the blocks of many trials with long sequences fit into memory."""
+
+_STREAMS = {"train": 0, "validation": 1, "test": 2, "sets": 3, "order": 4, "weights": 5}
+
+_COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of one trial, or with a leading trial axis R on every array, of a stack of trials.
+
+    inputs: ([R,] B, T, I) float32, zero after a sequence's end.
+    lengths: ([R,] B) int64, between 1 and T.
+    targets: ([R,] B, T, O) float32 for a task that answers at every step (zero after the end), or
+        ([R,] B, 1, O) for one that answers at each sequence's own last step.
+    """
+
+    inputs: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return self.lengths.shape[-1]
+
+    def take(self, index) -> "Sequences":
+        """The sequences at an index array or a slice; of a stack, the trial at an integer."""
+        return Sequences(self.inputs[index], self.lengths[index], self.targets[index])
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A named condition on the metrics, all parts of which must hold.
+
+    `conditions` maps a metric to a comparison and a bound, as written in a task's yaml:
+    `{wrong: "== 0", mean_error: "< 0.01"}`. ValueError where one cannot be read.
+    """
+
+    name: str
+    conditions: Mapping[str, str]
+
+    def __post_init__(self):
+        self._parts()
+
+    def met(self, metrics: Mapping[str, float]) -> bool:
+        return all(compare(metrics[metric], bound) for metric, compare, bound in self._parts())
+
+    def _parts(self) -> list[tuple]:
+        """(metric, comparison function, bound) of every condition."""
+        parsed = []
+        for metric, condition in self.conditions.items():
+            sign, _, bound = str(condition).strip().partition(" ")
+            try:
+                parsed.append((metric, _COMPARISONS[sign], float(bound)))
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f"task.criteria: {self.name}.{metric}={condition!r} is no condition; write a comparison "
+                    f"({', '.join(_COMPARISONS)}), a space and a number, such as '< 0.01'"
+                ) from None
+        return parsed
+
+
+def read_criteria(section: Mapping[str, Mapping[str, str]], metrics: Collection[str]) -> tuple[Criterion, ...]:
+    """The criteria of a yaml section {name: {metric: condition}}, on these metrics and the loss.
+
+    Raises ValueError for a criterion without conditions, with an unknown metric or one that cannot be read.
+    """
+    known = ("loss", *metrics)
+    criteria = []
+    for name, conditions in section.items():
+        if not isinstance(conditions, Mapping) or not conditions:
+            raise ValueError(f"task.criteria: {name}={conditions!r} has no conditions such as {{{known[1]}: '< 0.01'}}")
+        for metric in conditions:
+            if metric not in known:
+                raise ValueError(
+                    f"task.criteria: {name} names {metric!r}, which is no metric of this task; "
+                    f"it has {', '.join(known)}"
+                )
+        criteria.append(Criterion(name, dict(conditions)))
+    return tuple(criteria)
+
+
+class Task:
+    """A problem for a stack of trials.
+
+    A subclass sets the class or instance attributes below and writes either `generate`, for an endless stream
+    of fresh sequences, or `sets`, for finite sets of sequences. Everything random must come from the
+    generator that these methods are given: it depends on the trial's seed alone, so every model sees the same
+    sequences.
+    """
+
+    input_size: int
+    output_size: int
+    answer: str = "last"
+    """When the readout is compared with the targets: at a sequence's own "last" step or at "every" step."""
+    loss: str = "squared_error"
+    """"squared_error" (summed over the outputs) or "cross_entropy" (softmax against target probabilities);
+    averaged over the steps that count and over the sequences of a batch."""
+    squash: str = "linear"
+    """From readout to outputs: "linear" (no change), "logistic" or "softmax" (with cross_entropy)."""
+    metrics: tuple[str, ...]
+    """Names of what `measure` returns; the loss is not among them, it is always measured."""
+    criteria: tuple[Criterion, ...] = ()
+    select: tuple[str, str] = ("loss", "min")
+    """The validation metric, and its better end, that `training.select=best` goes by."""
+    window: int = 0
+    """How many of the latest training sequences `measure_recent` wants to see (0: it is not called)."""
+    recent_metrics: tuple[str, ...] = ()
+    """Names of what `measure_recent` returns."""
+    validation_size: int = 256
+    test_size: int = 256
+
+    def __init__(self, trials: Iterable[int]):
+        self.trials = list(trials)
+        self._blocks: dict[int, tuple[int, Sequences]] = {}
+        self._sets: dict[int, dict[str, Sequences] | None] = {}
+
+    # What a subclass writes ---------------------------------------------------------------------------------
+
+    def generate(self, rng: np.random.Generator, count: int, split: str) -> Sequences:
+        """`count` fresh sequences (one trial, no trial axis); split is "train", "validation" or "test"."""
+        raise TypeError(f"{type(self).__name__} must define generate() or sets()")
+
+    def sets(self, rng: np.random.Generator) -> dict[str, Sequences] | None:
+        """One trial's finite sets, {"train": ..., "validation": ..., "test": ...}; None where data are
+        endless.
+
+        Training then goes through the training set in a new random order each time.
+        """
+        return None
+
+    def measure(self, outputs: np.ndarray, sequences: Sequences) -> dict[str, float]:
+        """The metrics of one trial from its squashed outputs, (B, T, O) or (B, 1, O) as the targets are."""
+        raise TypeError(f"{type(self).__name__} must define measure()")
+
+    def measure_recent(self, errors: np.ndarray) -> dict[str, float]:
+        """Metrics of one trial's latest `window` training answers.
+
+        errors: (window,) the largest absolute error over the outputs of each sequence at the time it was
+        learned from, oldest first; infinite where fewer sequences than `window` have been seen.
+        """
+        return {}
+
+    # What the trainer calls ---------------------------------------------------------------------------------
+
+    def train_batch(self, first: int, count: int) -> Sequences:
+        """Sequences first .. first + count - 1 of every trial's stream, with a trial axis, padded alike.
+
+        A pure function of (trial seed, position): independent of the model, of the other trials in the stack
+        and of what was asked for before.
+        """
+        return stack([self._train_one(trial, first, count) for trial in self.trials])
+
+    def validation(self) -> Sequences:
+        """Every trial's validation sequences, with a trial axis."""
+        return stack([self._split(trial, "validation") for trial in self.trials])
+
+    def test(self, trials: Iterable[int] | None = None) -> Sequences:
+        """Test sequences of these trials (by default of all in the stack), with a trial axis."""
+        trials = self.trials if trials is None else trials
+        return stack([self._split(trial, "test") for trial in trials])
+
+    def keep(self, index: Sequence[int]) -> None:
+        """Keep the trials at these places of the stack and forget the others."""
+        self.trials = [self.trials[i] for i in index]
+        self._blocks = {trial: block for trial, block in self._blocks.items() if trial in self.trials}
+        self._sets = {trial: sets for trial, sets in self._sets.items() if trial in self.trials}
+
+    # How streams are made -----------------------------------------------------------------------------------
+
+    def _train_one(self, trial: int, first: int, count: int) -> Sequences:
+        sets = self._finite(trial)
+        length = BLOCK if sets is None else len(sets["train"])
+        pieces, position = [], first
+        while position < first + count:
+            number, start = divmod(position, length)
+            stop = min(length, start + first + count - position)
+            pieces.append(self._block(trial, number).take(slice(start, stop)))
+            position += stop - start
+        return join(pieces)
+
+    def _block(self, trial: int, number: int) -> Sequences:
+        """Block `number` of a trial's training stream; of finite data, the training set in a new order."""
+        newest = self._blocks.get(trial)
+        if newest is None or newest[0] != number:
+            sets = self._finite(trial)
+            if sets is None:
+                block = self.generate(random_generator(trial, "train", number), BLOCK, "train")
+            else:
+                block = sets["train"].take(random_generator(trial, "order", number).permutation(len(sets["train"])))
+            # A trial moves forward through its stream: what lies behind the newest block is not needed again.
+            newest = self._blocks[trial] = number, block
+        return newest[1]
+
+    def _finite(self, trial: int) -> dict[str, Sequences] | None:
+        if trial not in self._sets:
+            self._sets[trial] = self.sets(random_generator(trial, "sets"))
+        return self._sets[trial]
+
+    def _split(self, trial: int, split: str) -> Sequences:
+        sets = self._finite(trial)
+        if sets is not None:
+            return sets[split]
+        size = self.validation_size if split == "validation" else self.test_size
+        return self.generate(random_generator(trial, split), size, split)
+
+
+def join(pieces: list[Sequences]) -> Sequences:
+    """One after another, along the sequence axis, padded alike; without a trial axis."""
+    if len(pieces) == 1:
+        return pieces[0]
+    steps = max(piece.inputs.shape[-2] for piece in pieces)
+    answers = max(piece.targets.shape[-2] for piece in pieces)
+    return Sequences(
+        np.concatenate([_fit(piece.inputs, steps) for piece in pieces]),
+        np.concatenate([piece.lengths for piece in pieces]),
+        np.concatenate([_fit(piece.targets, answers) for piece in pieces]),
+    )
+
+
+def stack(trials: list[Sequences]) -> Sequences:
+    """Equally many sequences of every trial, with a leading trial axis; as many steps as the longest has."""
+    lengths = np.stack([trial.lengths for trial in trials])
+    steps = int(lengths.max())
+    # Where only the last step is answered, the targets have one step, whatever the lengths are.
+    answers = steps if max(trial.targets.shape[-2] for trial in trials) > 1 else 1
+    return Sequences(
+        np.stack([_fit(trial.inputs, steps) for trial in trials]),
+        lengths,
+        np.stack([_fit(trial.targets, answers) for trial in trials]),
+    )
+
+
+def _fit(array: np.ndarray, steps: int) -> np.ndarray:
+    """(B, T, _) with as many time steps: padded with zeros, or cut where there is only padding."""
+    missing = steps - array.shape[-2]
+    return array[:, :steps] if missing <= 0 else np.pad(array, [(0, 0), (0, missing), (0, 0)])
+
+
+def one_hot(classes: np.ndarray, size: int) -> np.ndarray:
+    """float32 rows of an identity matrix, one for each class number: (...,) -> (..., size)."""
+    return np.eye(size, dtype=np.float32)[classes]
+
+
+def check_choice(key: str, value, choices: Collection[str]) -> str:
+    """`value` as a string that is one of the choices; ValueError that names the key otherwise."""
+    if str(value) not in choices:
+        raise ValueError(f"task.{key}={value} is not one of {', '.join(choices)}")
+    return str(value)
+
+
+def check_integer(key: str, value, least: int) -> int:
+    """`value` where it is a whole number of at least `least`; ValueError that names the key otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"task.{key}={value} is not a whole number of at least {least}")
+    return value
+
+
+def check_number(key: str, value, low: float, high: float = float("inf")) -> float:
+    """`value` where it is a number with low < value < high; ValueError that names the key otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+        raise ValueError(f"task.{key}={value} is not a number above {low} and below {high}")
+    return float(value)
+
+
+def check_section(key: str, sections: Mapping, name: str):
+    """The part of a yaml mapping that belongs to a variant of the task; ValueError where there is none."""
+    named = {str(section): content for section, content in sections.items()}
+    if name not in named:
+        raise ValueError(f"task.{key} has no section for {name}; it has {', '.join(named)}")
+    return named[name]
+
+
+def random_generator(trial: int, stream: str, number: int = 0) -> np.random.Generator:
+    """The one source of everything random in a trial: a generator for each stream, and each block of it."""
+    return np.random.Generator(np.random.SFC64([trial, _STREAMS[stream], number]))

@@ -1,0 +1,95 @@
+"""The two-sequence problem: the sign of the first N inputs is to be told after some T steps of noise.
+
+Hochreiter & Schmidhuber 1997, section 5.3 (experiments 3a, 3b, 3c), after Bengio et al. 1994.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from amu_experiments.tasks.task import (
+    Sequences,
+    Task,
+    check_choice,
+    check_integer,
+    check_number,
+    check_section,
+    read_criteria,
+)
+
+
+class TwoSequence(Task):
+    """One input, of T to T + T/10 steps; the class is the sign of the first N values, told at the last step.
+
+    A worked sequence (T = 8, N = 3, the rest Gaussian with mean 0 and variance 0.2): class -1, target 0
+
+        -1  -1  -1  0.31  -0.66  0.04  -0.12  0.58   -> 0
+
+    variant `noise_free` (3a): as above. `noisy_input` (3b): Gaussian noise of that variance is added to the
+    first N inputs too. `noisy_target` (3c): the targets are 0.2 and 0.8, in training with Gaussian noise of
+    variance `target_variance` on them; on validation and test data, errors are those to the noise-free
+    target.
+
+    Metrics, from the absolute error at the last step:
+        largest_error, mean_error
+        wrong      sequences with an error of at least `tolerance`: what the source calls misclassified
+        accuracy   share of sequences whose answer is nearer to its own class's target than to the other one's
+    """
+
+    input_size = 1
+    output_size = 1
+    metrics = ("largest_error", "mean_error", "wrong", "accuracy")
+
+    def __init__(
+        self,
+        trials,
+        *,
+        variant: str,
+        T: int,
+        N: int,
+        variance: float,
+        target_variance: float,
+        targets: Mapping[str, Sequence[float]],
+        tolerance: Mapping[str, float],
+        squash: str,
+        validation_size: int,
+        test_size: int,
+        criteria: Mapping,
+    ):
+        super().__init__(trials)
+        self.variant = check_choice("variant", variant, ("noise_free", "noisy_input", "noisy_target"))
+        self.N = check_integer("N", N, least=1)
+        self.T = check_integer("T", T, least=self.N)
+        self.deviation = np.float32(check_number("variance", variance, low=0) ** 0.5)
+        self.target_deviation = check_number("target_variance", target_variance, low=0) ** 0.5
+        self.targets = tuple(check_section("targets", targets, self.variant))
+        self.tolerance = check_number("tolerance", check_section("tolerance", tolerance, self.variant), low=0)
+        self.squash = check_choice("squash", squash, ("linear", "logistic"))
+        self.validation_size = check_integer("validation_size", validation_size, least=1)
+        self.test_size = check_integer("test_size", test_size, least=1)
+        self.criteria = read_criteria(check_section("criteria", criteria, self.variant), self.metrics)
+
+    def generate(self, rng, count, split):
+        longest = self.T + self.T // 10
+        lengths = rng.integers(self.T, longest, size=count, endpoint=True)
+        positive = rng.integers(2, size=count, dtype=bool)
+        inputs = rng.standard_normal((count, longest), dtype=np.float32)
+        inputs *= self.deviation
+        if self.variant != "noisy_input":
+            inputs[:, : self.N] = 0
+        inputs[:, : self.N] += np.where(positive, np.float32(1), np.float32(-1))[:, None]
+        inputs[:, self.T :] *= np.arange(self.T, longest) < lengths[:, None]
+        targets = np.where(positive, *self.targets)
+        if self.variant == "noisy_target" and split == "train":
+            targets = targets + self.target_deviation * rng.standard_normal(count)
+        return Sequences(inputs[:, :, None], lengths, targets.astype(np.float32)[:, None, None])
+
+    def measure(self, outputs, sequences):
+        errors = np.abs(outputs - sequences.targets)
+        half_way = abs(self.targets[0] - self.targets[1]) / 2
+        return {
+            "largest_error": float(errors.max()),
+            "mean_error": float(errors.mean()),
+            "wrong": int((~(errors < self.tolerance)).sum()),
+            "accuracy": float(np.mean(errors < half_way)),
+        }

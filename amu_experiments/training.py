@@ -1,0 +1,391 @@
+"""The loop: trains the missing trials of a configuration, one stack at a time, and keeps what happened.
+
+It knows no model's and no task's name. Everything of a running stack is in `Stack`, which a checkpoint keeps whole:
+a run interrupted at any point and started again gives the rows of an uninterrupted one.
+"""
+
+import importlib.metadata
+import io
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from amu_experiments import store
+from amu_experiments.config import ConfigurationError
+from amu_experiments.learning import Optimizer, learn, loss_and_error
+from amu_experiments.network import build, match_units, squashed
+from amu_experiments.progress import Progress
+from amu_experiments.tasks import make_task
+from amu_experiments.tasks.task import Sequences, Task
+
+SECONDS_BETWEEN_LOOKS = 0.5
+"""How long a stretch of learning may take: signals, the clock and the progress bar are looked at in between."""
+
+BYTES_AT_ONCE = 64 * 2**20
+"""Of training inputs, for all trials of a stretch."""
+
+
+def run(config: dict) -> None:
+    """Train what is missing of the trials asked for, and print a table of all of them."""
+    try:
+        config = prepare(config)
+    except ValueError as error:
+        # What only a look at the data or the machine could tell is a mistake in the configuration all the same.
+        raise ConfigurationError(str(error)) from error
+    wanted = range(config["seed"], config["seed"] + config["trials"])
+    folder = store.folder_of(config)
+    stacks = store.missing_stacks(folder, wanted)
+    missing = sum(map(len, stacks))
+    if missing == 0:
+        print(f"All {len(wanted)} trials asked for exist already: nothing to train.")
+    elif missing < len(wanted):
+        print(f"{len(wanted) - missing} of {len(wanted)} trials exist already; training {missing}.")
+    for trials in stacks:
+        train_stack(config, folder, trials)
+    from amu_experiments.analysis.tables import run_table
+
+    print(run_table(store.read_result(folder)))
+    print(f"Kept in {folder}")
+
+
+def prepare(config: dict) -> dict:
+    """The configuration with its number of units worked out, and this process set up to run it."""
+    if config["device"] != "cpu":
+        try:
+            torch.empty(0, device=config["device"])
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={config['device']}: not to be had here ({str(error).splitlines()[0]})") from None
+        if config["backend"] == "fused":
+            raise ValueError(f"backend=fused runs on the CPU only; device={config['device']} takes torch or auto")
+    threads = config["threads"] or os.cpu_count()
+    torch.set_num_threads(threads)
+    if config["backend"] != "torch" and config["device"] == "cpu":
+        from amu_experiments.cells.kernels import set_threads
+
+        set_threads(threads)
+    units = match_units(config["model"], make_task(config["task"], [0]))
+    return config | {"model": config["model"] | {"units": units}}
+
+
+def train_stack(config: dict, folder: Path, trials: list[int]) -> None:
+    """Train a stack of trials to its end, from its checkpoint if there is one, and write its results."""
+    training = config["training"]
+    path = store.start_stack(folder, config, trials, provenance())
+    stack = Stack(config, trials)
+    if (path / "checkpoint.pt").exists():
+        stack.load((path / "checkpoint.pt").read_bytes())
+        print(f"Going on from the checkpoint at {stack.sequences:,} sequences.")
+    title = f"{folder.parent.parent.name} {folder.parent.name}"
+    progress = Progress(title, len(trials), stack.maximum, stack.sequences, training["stop"])
+    saved = time.monotonic()
+    with postponed_signals() as interrupted:
+        while stack.active:
+            count = stack.learn_some()
+            progress.advance(count, len(stack.active))
+            if stack.evaluation_is_due():
+                stack.evaluate()
+                progress.tell(stack.sequences, stack.solved)
+            if interrupted or time.monotonic() - saved > 60 * training["checkpoint_minutes"]:
+                store.write_bytes(path / "checkpoint.pt", stack.dump())
+                saved = time.monotonic()
+            if interrupted:
+                progress.close()
+                print(f"Stopped at {stack.sequences:,} sequences; the same command goes on from there.")
+                raise KeyboardInterrupt
+    progress.close()
+    store.finish_stack(path, stack.history_table(), stack.trials_table())
+
+
+class Stack:
+    """Trials in training, and what became of those that have ended.
+
+    Arrays with a leading trial axis have a row for each trial still in training, in the order of `active`.
+    """
+
+    def __init__(self, config: dict, trials: list[int]):
+        training = config["training"]
+        self.config, self.training, self.trials, self.active = config, training, trials, list(trials)
+        self.batch_size = training["batch_size"]
+        self.maximum = training["max_sequences"]
+        self.evaluate_every = training["evaluate_every"]
+        self.task: Task = make_task(config["task"], trials)
+        self.network = build(config["model"], self.task, config["backend"], config["device"])
+        flat = self.network.flat
+        self.parameters = flat.shape[1]
+        self.optimizer = Optimizer(
+            training["optimizer"],
+            training["learning_rate"],
+            training["momentum"],
+            training["clip_norm"] or float("inf"),
+            torch.zeros(flat.shape[0], 2 * flat.shape[1], device=flat.device),
+        )
+        self.validation = self.task.validation()
+        self.sequences = 0
+        self.seconds = 0.0
+        self.solved = 0
+        self.per_sequence = None  # seconds, of the whole stack
+        R = len(trials)
+        # Since the last evaluation: losses of sequences, norms of updates.
+        self.losses, self.norms = np.zeros((R, 0), np.float32), np.zeros((R, 0), np.float32)
+        self.window = np.full((R, self.task.window), np.inf, np.float32)
+        self.met = np.full((R, len(self.task.criteria)), -1)
+        self.best = flat.clone()
+        self.best_value = np.full(R, np.inf)
+        self.metrics = np.full((R, len(self.metric_names())), np.nan)
+        self.history: list[list[float]] = []
+        self.results: list[dict] = []
+
+    def metric_names(self) -> list[str]:
+        return ["loss", *self.task.metrics, *self.task.recent_metrics]
+
+    # Learning ---------------------------------------------------------------------------------------------------
+
+    def learn_some(self) -> int:
+        """Learn from the next sequences of the stream, up to the next evaluation; returns how many."""
+        count = min(self._to_next_evaluation(), self._affordable())
+        began = time.monotonic()
+        batch = self.task.train_batch(self.sequences, count)
+        learned = learn(self.network, self.optimizer, self.task, batch, self.batch_size)
+        took = time.monotonic() - began
+        self.per_sequence = took / count
+        self.seconds += took
+        self.losses = np.hstack([self.losses, learned.losses])
+        self.norms = np.hstack([self.norms, learned.norms])
+        if self.task.window:
+            self.window = np.hstack([self.window, learned.errors])[:, -self.task.window :]
+        diverged = learned.updates < count // self.batch_size
+        if diverged.any():
+            self._end(diverged, "diverged", self.sequences + (learned.updates + 1) * self.batch_size)
+        self.sequences += count
+        return count
+
+    def _to_next_evaluation(self) -> int:
+        return min(self.evaluate_every - self.sequences % self.evaluate_every, self.maximum - self.sequences)
+
+    def _affordable(self) -> int:
+        bytes_each = self.validation.inputs[0, 0].nbytes * len(self.active)
+        count = max(BYTES_AT_ONCE // bytes_each, 1)
+        if self.per_sequence is None:
+            count = min(count, 16)
+        else:
+            count = min(count, SECONDS_BETWEEN_LOOKS / self.per_sequence)
+        return max(int(count) // self.batch_size, 1) * self.batch_size
+
+    # Evaluation -------------------------------------------------------------------------------------------------
+
+    def evaluation_is_due(self) -> bool:
+        return bool(self.active) and (self.sequences % self.evaluate_every == 0 or self.sequences == self.maximum)
+
+    def evaluate(self) -> None:
+        """Look at the validation data: a history row for every trial, criteria, the best weights, who is done."""
+        began = time.monotonic()
+        metrics = self._measure(self.validation)
+        for r, measured in enumerate(metrics):
+            measured |= self.task.measure_recent(self.window[r]) if self.task.window else {}
+            for c, criterion in enumerate(self.task.criteria):
+                if self.met[r, c] < 0 and criterion.met(measured):
+                    self.met[r, c] = self.sequences
+        values = np.array([[measured[name] for name in self.metric_names()] for measured in metrics])
+        self._keep_best(values)
+        self.seconds += time.monotonic() - began
+        for r, trial in enumerate(self.active):
+            losses = self.losses[r].mean(dtype=np.float64)
+            norms = self.norms[r].mean(dtype=np.float64)
+            self.history.append([trial, self.sequences, self.seconds, losses, norms, *values[r]])
+        self.losses, self.norms = self.losses[:, :0], self.norms[:, :0]
+        stop = [criterion.name == self.training["stop"] for criterion in self.task.criteria]
+        solved = (self.met[:, stop] >= 0).any(axis=1)
+        broken = ~self.network.flat.isfinite().all(dim=1).cpu().numpy()
+        self._end(broken, "diverged", self.sequences)
+        self._end(solved[~broken], "solved", self.sequences)
+        if self.sequences == self.maximum:
+            self._end(np.ones(len(self.active), bool), "finished", self.sequences)
+
+    def _measure(self, sequences: Sequences) -> list[dict[str, float]]:
+        """The loss and the task's metrics, trial by trial, so that none depends on which others are there."""
+        net = self.network.predict(sequences, self.task.answer == "every")
+        measured = []
+        for r in range(len(net)):
+            one = Sequences(sequences.inputs[r], sequences.lengths[r], sequences.targets[r])
+            losses, _ = loss_and_error(
+                *map(torch.from_numpy, (net[r : r + 1], one.targets[None], one.lengths[None])), self.task
+            )
+            outputs = squashed(net[r], self.task.squash)
+            measured.append({"loss": float(losses.mean())} | self.task.measure(outputs, one))
+        return measured
+
+    def _keep_best(self, values: np.ndarray) -> None:
+        better = np.ones(len(values), bool)
+        if self.training["select"] == "best":
+            metric, end = self.task.select
+            value = values[:, self.metric_names().index(metric)] * (1 if end == "min" else -1)
+            better = value < self.best_value
+            self.best_value[better] = value[better]
+        self.best[better] = self.network.flat[better]
+        self.metrics[better] = values[better]
+
+    # Leaving ----------------------------------------------------------------------------------------------------
+
+    def _end(self, which: np.ndarray, status: str, sequences) -> None:
+        """Take trials out of the stack; a trial that did not diverge sees its test data, now and only now."""
+        if not which.any():
+            return
+        sequences = np.broadcast_to(sequences, which.shape)
+        index = np.flatnonzero(which)
+        tests = self._test(index) if status != "diverged" else [{}] * len(index)
+        for r, test in zip(index, tests, strict=True):
+            met = {
+                f"{criterion.name}_sequences": self.met[r, c] if self.met[r, c] >= 0 else np.nan
+                for c, criterion in enumerate(self.task.criteria)
+            }
+            final = dict(zip(self.metric_names(), self.metrics[r], strict=True))
+            self.results.append(
+                {
+                    "trial": self.active[r],
+                    "status": status,
+                    "sequences": int(sequences[r]),
+                    "seconds": self.seconds,
+                    "parameters": self.parameters,
+                    **met,
+                    **(final if status != "diverged" else {}),
+                    **{f"test_{name}": value for name, value in test.items()},
+                }
+            )
+        self.solved += len(index) * (status == "solved")
+        self._keep(np.flatnonzero(~which))
+
+    def _test(self, index: np.ndarray) -> list[dict[str, float]]:
+        """Test metrics of the trials at these places, with the weights that `training.select` says."""
+        flat = self.network.flat
+        self.network.hold(self.best[index].clone())
+        metrics = self._measure(self.task.test([self.active[r] for r in index]))
+        self.network.hold(flat)
+        return metrics
+
+    def _keep(self, index: np.ndarray) -> None:
+        self.active = [self.active[r] for r in index]
+        self.task.keep(index)
+        self.network.hold(self.network.flat[index].clone())
+        self.optimizer.memory = self.optimizer.memory[index].clone()
+        self.validation = Sequences(
+            self.validation.inputs[index], self.validation.lengths[index], self.validation.targets[index]
+        )
+        self.best = self.best[index].clone()
+        for name in ("losses", "norms", "window", "met", "best_value", "metrics"):
+            setattr(self, name, getattr(self, name)[index])
+
+    # Tables and checkpoints -------------------------------------------------------------------------------------
+
+    def history_table(self) -> pd.DataFrame:
+        columns = ["trial", "sequences", "seconds", "train_loss", "gradient_norm", *self.metric_names()]
+        table = pd.DataFrame(self.history, columns=columns).astype({"trial": int, "sequences": int})
+        return table.sort_values(["trial", "sequences"], ignore_index=True)
+
+    def trials_table(self) -> pd.DataFrame:
+        names = [f"{criterion.name}_sequences" for criterion in self.task.criteria]
+        tests = [f"test_{name}" for name in ("loss", *self.task.metrics)]
+        columns = [
+            "trial",
+            "status",
+            "sequences",
+            "seconds",
+            "parameters",
+            *names,
+            *self.metric_names(),
+            *tests,
+        ]
+        table = pd.DataFrame(self.results).reindex(columns=columns)
+        table[names] = table[names].astype("Int64")
+        return table.sort_values("trial", ignore_index=True)
+
+    _KEPT = (
+        "active",
+        "sequences",
+        "seconds",
+        "solved",
+        "losses",
+        "norms",
+        "window",
+        "met",
+        "best",
+        "best_value",
+        "metrics",
+        "history",
+        "results",
+    )
+
+    def dump(self) -> bytes:
+        """Everything that the rest of the training depends on."""
+        kept = {name: getattr(self, name) for name in self._KEPT}
+        kept = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in kept.items()}
+        kept |= {
+            "flat": self.network.flat,
+            "memory": self.optimizer.memory,
+            "updates": self.optimizer.updates,
+        }
+        kept["history"] = torch.tensor(self.history, dtype=torch.float64)
+        kept["results"] = [
+            {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items()} for row in self.results
+        ]
+        file = io.BytesIO()
+        torch.save(kept, file)
+        return file.getvalue()
+
+    def load(self, data: bytes) -> None:
+        """Go on from what `dump` gave."""
+        kept = torch.load(io.BytesIO(data), weights_only=True, map_location=self.network.flat.device)
+        self._keep(np.array([self.trials.index(trial) for trial in kept["active"]], dtype=int))
+        self.network.hold(kept.pop("flat"))
+        self.optimizer.memory, self.optimizer.updates = kept.pop("memory"), kept.pop("updates")
+        kept["history"] = kept["history"].tolist()
+        for name, value in kept.items():
+            was_array = isinstance(getattr(self, name), np.ndarray)
+            setattr(self, name, value.cpu().numpy() if was_array else value)
+
+
+@contextmanager
+def postponed_signals():
+    """A list that becomes non-empty on Ctrl-C or SIGTERM; a second one stops the process at once."""
+    interrupted: list[int] = []
+
+    def note(number, frame):
+        interrupted.append(number)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    previous = {}
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            previous[each] = signal.signal(each, note)
+    except ValueError:  # not in the main thread: whoever runs this as a part handles signals
+        previous = {}
+    try:
+        yield interrupted
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def provenance() -> dict:
+    """What a stack was made with; none of it changes a trial's identity."""
+    packages = ("amu-experiments", "torch", "numpy", "numba", "hydra-core")
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
+    }

@@ -1,0 +1,7 @@
+"""Writes the tables of amu-report alone; takes its other options."""
+
+import sys
+
+from amu_experiments.analysis.report import main
+
+sys.exit(main(["--only", "tables", *sys.argv[1:]]))

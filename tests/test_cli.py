@@ -1,0 +1,308 @@
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from amu_experiments.cli import main
+from amu_experiments.config import ConfigurationError
+from amu_experiments.overrides import choices, load
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder, in which the commands are given."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The configurations that would have been trained; a seed of 13 fails, 14 is a fault, 15 is Ctrl-C."""
+    configurations = []
+
+    def run(config):
+        configurations.append(config)
+        errors = {
+            13: ConfigurationError("no data\nhere"),
+            14: RuntimeError("a fault"),
+            15: KeyboardInterrupt(),
+        }
+        if config["seed"] in errors:
+            raise errors[config["seed"]]
+
+    training = ModuleType("amu_experiments.training")
+    training.run = run
+    monkeypatch.setitem(sys.modules, "amu_experiments.training", training)
+    return configurations
+
+
+# Mistakes ---------------------------------------------------------------------------------------------------
+
+TOP = "a run has trials, seed, backend, device, threads, results_dir, training, model, task"
+TASKS = f"choose one of {', '.join(choices('task'))}"
+
+WRONG = {
+    "": f"no task is given; write task=NAME with one of {', '.join(choices('task'))}",
+    "task=": f"task=: no such task; {TASKS}",
+    "task=addng": f"task=addng: no such task; {TASKS} (did you mean adding?)",
+    "task=[adding]": f'task=["adding"]: no such task; {TASKS} (did you mean adding?)',
+    "task=adding model=lstn": "no such model; choose one of amu, gru, lstm, rnn (did you mean lstm?)",
+    "task=adding experiment=none/such": "experiment=none/such: no such experiment",
+    "task=adding foo=1": f"foo=1: no such key; {TOP}",
+    "task=adding +foo=1": f"foo=1: no such key; {TOP}",
+    "task=adding ++foo=1": f"foo=1: no such key; {TOP}",
+    "task=adding +trials=3": "+trials=3: keys cannot be added; write trials=3",
+    "task=adding ~trials": "~trials: a key cannot be removed",
+    "task=adding learning_rate=0.1": "did you mean training.learning_rate?",
+    "task=adding trainig.learning_rate=0.1": "did you mean training.learning_rate?",
+    "task=adding training.lerning_rate=0.1": "did you mean training.learning_rate?",
+    "task=adding training={lr:0.1}": "training.lr=0.1: no such key; training has batch_size, ",
+    "task=adding model.hiden=3": "model.hiden=3: no such key; model amu has units, parameters, cell, ",
+    "task=adding model=lstm model.gradient=full": "model.gradient=full: no such key; model lstm has ",
+    "task=adding task.variant=noisy_target": "no such key; task adding has problem, form, ",
+    "task=adding model.cell=lstm": "model.cell=lstm: must be amu here (model=NAME chooses another)",
+    "task=adding trials=ten": "trials=ten: must be a whole number from 1 to 10000",
+    "task=adding trials=": "trials=: must be a whole number from 1 to 10000",
+    "task=adding trials.x=3": 'trials={"x": 3}: must be a whole number from 1 to 10000',
+    "task=adding training.learning_rate=-1": "training.learning_rate=-1: must be a number above 0",
+    "task=adding training.learning_rate=nan": "training.learning_rate=nan: must be a number above 0",
+    "task=adding training.optimizer=adamw": "training.optimizer=adamw: must be one of adam, rmsprop, sgd",
+    "task=adding training.stop=erc": "training.stop=erc: must be one of solved, or null",
+    "task=adding training=null": "training=null: must be a group of keys (batch_size, ",
+    "task=adding model.units=0": "model.units=0: must be a whole number from 1 to 1000000000, or null",
+    "task=adding model.parameters=null": "one of them must be a number",
+    "task=adding model.units=5 model.parameters=100": "has no effect beside model.units=5",
+    "task=adding model.output_in_product=false model.neurons_per_unit=1": "must be 2 or more",
+    "task=adding task.form=2001": "task.form=2001: must be one of modern, 1997",
+    "task=two_sequence task.targets.noise_free=[a,b]": "task.targets.noise_free[0]=a: must be a number",
+    "task=time_series": "task.name=null, task.path=null: give one",
+    "task=adding results_dir=???": "Missing mandatory value: results_dir",
+    "task=adding trials=${seeds}": "Interpolation key 'seeds' not found",
+    "task=adding trials": "trials: not understood; write key=value",
+    "task=adding results_dir=a(b": "results_dir=a(b: not understood; write key=value, or",
+    "task=adding trials=3 trials=4": "trials=3 and trials=4: trials is given twice",
+    "task@x=adding": "task@x=adding: write task=adding",
+    "task=adding hydra.foo=3": "Could not override 'hydra.foo'.",
+    "task=adding hydra/launcher=cluster": "Could not find 'hydra/launcher/cluster'",
+    "task=adding model=amu,lstm": "model=amu,lstm: several values are a sweep; add -m",
+    "task=adding hydra.mode=MULTIRUN": "a sweep is asked for with -m",
+    "-m task=adding,addng": f"task=addng: no such task; {TASKS} (did you mean adding?)",
+    "-m task=adding training.learning_rate=0.1,-1": "training.learning_rate=-1: must be a number above 0",
+    "-m task=adding model=amu,lstm model.neurons_per_unit=2": "model lstm has units, ",
+    "-m task=adding seed=interval(0,1)": "sweep over single values",
+    "-m task=adding model=glob(x*)": "the sweep is empty",
+    "task=adding --trials 3": "unrecognized arguments: --trials 3; keys are written key=value",
+    "task=adding --cfg everything": "invalid choice: 'everything'",
+    "task=adding --cfg job -m": "--cfg and --multirun: only one of them at a time",
+    "task=adding --resolve": "--resolve: goes with --cfg only",
+    "task=adding --config-name=mine": "--config-name: does not work here",
+    "task=adding --config-dir=none": "--config-dir none: no such folder",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_wrong_command_gets_one_line_and_leaves_nothing(command, trained, folder, capsys):
+    assert main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("amu-run: ")
+    assert err.count("\n") == 1
+    assert WRONG[command] in err
+    assert trained == []
+    assert list(folder.iterdir()) == []
+
+
+def test_answers_come_without_heavy_imports(folder):
+    script = """
+import sys
+from amu_experiments.cli import main
+assert main(["--help"]) == 0
+assert main(["task=addng"]) == main(["task=adding", "model.hiden=3"]) == 2
+assert main(["task=adding", "--cfg", "job"]) == 0
+print(sorted({"torch", "numpy", "numba", "pandas", "scipy", "matplotlib", "aeon"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(done.stderr.splitlines()) == 2
+
+
+# Answers ----------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_choice_and_every_key(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for group in ("task", "model"):
+        assert f"\n{group}=\n" in text
+        for name in choices(group):
+            assert f"\n  {name} " in text
+    config = load("task=adding")
+    for key in ["trials", "seed", "backend", "device", "threads", "results_dir", *config["training"]]:
+        assert f"{key}: " in text
+    assert "hydra:" not in text
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"amu-run {version('amu-experiments')}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("task=adding --cfg job", "trials: 10"),
+        ("--cfg job task=adding -p model model=lstm", "cell: lstm"),
+        ("--info defaults-tree task=adding", "config:"),
+        ("--hydra-help", "Hydra (1.3"),
+    ],
+)
+def test_the_flags_of_hydra_work(command, line, folder, capsys):
+    assert main(command.split()) == 0
+    assert line in capsys.readouterr().out
+    assert list(folder.iterdir()) == []
+
+
+# Jobs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_gets_the_checked_configuration(trained, folder):
+    overrides = [
+        "task=adding",
+        "task.form=1997",
+        "training.stop=l97",
+        "trials=1e2",
+        "training.learning_rate=1",
+    ]
+    assert main([*overrides, "training.clip_norm=null", "training.batch_size=32"]) == 0
+    (config,) = trained
+    assert config == load(*overrides, "training.clip_norm=null", "training.batch_size=32")
+    assert config["trials"] == 100
+    assert config["task"]["form"] == "1997"
+    assert config["training"]["evaluate_every"] % 32 == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_a_criterion_of_ones_own(trained):
+    assert main(["task=gun_point", "task.criteria.good.accuracy='> 0.9'", "training.stop=good"]) == 0
+    assert main(["task=gun_point", "task.criteria={good: {accuracy: '> 0.9'}}", "training.stop=good"]) == 0
+    assert trained[0] == trained[1]
+    assert trained[0]["task"]["criteria"] == {"good": {"accuracy": "> 0.9"}}
+
+
+def test_what_is_found_later_is_told_in_a_line(trained, capsys):
+    assert main(["task=adding", "seed=13"]) == 1
+    assert capsys.readouterr().err == "amu-run: no data here\n"
+
+
+def test_a_fault_shows_where_it_is(trained, capsys):
+    assert main(["task=adding", "seed=14"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "RuntimeError: a fault" in err
+
+
+def test_ctrl_c(trained, capsys):
+    assert main(["task=adding", "seed=15"]) == 130
+    assert main(["-m", "task=adding", "seed=1,15,16"]) == 130
+    assert [config["seed"] for config in trained] == [15, 1, 15]
+
+
+def test_a_sweep_runs_every_combination(trained, folder, tmp_path_factory, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("notes")))
+    assert main(["task=adding", "model=amu,lstm", "-m", "seed=range(0,20,10)"]) == 0
+    assert [(c["model"]["cell"], c["seed"]) for c in trained] == [
+        ("amu", 0),
+        ("amu", 10),
+        ("lstm", 0),
+        ("lstm", 10),
+    ]
+    assert "[3] task=adding model=lstm seed=10\n" in capsys.readouterr().out
+    assert list(folder.iterdir()) == []
+    assert list(Path(tempfile.gettempdir()).iterdir()) == []
+
+
+def test_a_job_that_fails_stops_no_other(trained, capsys):
+    assert main(["-m", "task=adding", "seed=13,1,14,2"]) == 1
+    assert [config["seed"] for config in trained] == [13, 1, 14, 2]
+    err = capsys.readouterr().err
+    assert "amu-run: no data here\n" in err
+    assert "RuntimeError: a fault" in err
+    assert "amu-run: not every job of the sweep succeeded (errors above)\n" in err
+
+
+# Files of one's own -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path_factory):
+    """A folder with a task, a model and an experiment of a user's own, and wrong ones."""
+    folder = tmp_path_factory.mktemp("own")
+    files = {
+        "model/leaky": "# A leaky integrator.\ncell: leaky\nleak: 0.5\n",
+        "task/echo": (
+            "# @package _global_\n# Say it again. At the end.\n"
+            "task: {problem: echo, delay: 3}\ntraining: {learning_rate: 0.1}\nmodel: {parameters: 50}\n"
+        ),
+        "experiment/echo/leaky": (
+            "# @package _global_\ndefaults: [override /task: echo, override /model: leaky, _self_]\n"
+            "model: {leak: 0.25}\n"
+        ),
+        "experiment/echo/typo": (
+            "# @package _global_\ndefaults: [override /task: echo, _self_]\ntraining: {learning_rte: 1}\n"
+        ),
+        "task/typo": "# @package _global_\ntask: {problem: echo}\ntraining: {stopp: null}\n",
+        "task/no_package": "task: {problem: echo}\n",
+        "task/no_yaml": "# @package _global_\ntask: [1\n",
+        "model/no_cell": "leak: 0.5\n",
+    }
+    for name, text in files.items():
+        file = folder / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return f"--config-dir={folder}"
+
+
+def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
+    assert main([own, "task=echo", "model=leaky", "model.leak=1", "task.delay=9"]) == 0
+    assert main([own, "experiment=echo/leaky"]) == 0
+    first, second = trained
+    assert first["model"] == {"units": None, "parameters": 50, "cell": "leaky", "leak": 1.0}
+    assert first["task"] == {"problem": "echo", "delay": 9}
+    assert second["model"]["leak"] == 0.25
+    assert second["training"]["learning_rate"] == 0.1
+    capsys.readouterr()
+    assert main([own, "--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert "Say it again\n" in help_text
+    assert "\nexperiment=\n" in help_text
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "task=echo model=leaky model.leek=1",
+            "model leaky has units, parameters, cell, leak (did you mean model.leak?)",
+        ),
+        ("task=echo model=leaky model.leak=all", "model.leak=all: must be a number"),
+        (
+            "experiment=echo/leak",
+            "no such experiment; choose one of echo/leaky, echo/typo (did you mean echo/leaky?)",
+        ),
+        ("experiment=echo/typo", "did you mean training.learning_rate?"),
+        ("task=typo", "training.stopp=null: no such key"),
+        ("task=no_package", "task/no_package.yaml does not set task.problem"),
+        ("task=no_yaml", "no_yaml.yaml"),
+        ("task=echo model=no_cell", "model/no_cell.yaml does not set model.cell"),
+    ],
+)
+def test_mistakes_in_files_of_ones_own(own, trained, command, message, capsys):
+    assert main([own, *command.split()]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert trained == []

@@ -1,0 +1,269 @@
+"""The fused scans against the plain torch form, and what holds for every trial whatever surrounds it."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amu_experiments import AMU, GRU, LSTM, RNN
+from amu_experiments.cells import kernels
+from amu_experiments.learning import Optimizer, learn
+from amu_experiments.network import Network
+from amu_experiments.tasks.task import Sequences
+
+# Sizes are compiled in, so only these are tried; everything else varies from example to example.
+COMPILED = {
+    "amu": (AMU, 2, 3, {}),
+    "amu, one unit": (AMU, 1, 1, {"neurons_per_unit": 2, "output": "memory", "output_in_product": False}),
+    "amu, linear": (AMU, 5, 5, {"output": "linear", "neurons_per_unit": 4}),
+    "amu, full": (AMU, 2, 3, {"gradient": "full"}),
+    "lstm": (LSTM, 3, 5, {}),
+    "lstm, one unit": (LSTM, 1, 1, {}),
+    "gru": (GRU, 3, 5, {}),
+    "rnn": (RNN, 2, 7, {}),
+}
+
+
+def close(ours, theirs):
+    """Equal to 1e-5 of the largest entry, in float32."""
+    scale = max(float(theirs.abs().max()), 1e-3)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * scale)
+
+
+def outputs_and_gradients(cell, x, state, lengths, batch_first):
+    x = x.clone().requires_grad_()
+    state = [s.clone().requires_grad_() for s in state]
+    cell.batch_first = batch_first
+    cell.zero_grad()
+    y, last = cell(x, state, lengths)
+    seen = [y, *((last,) if isinstance(last, torch.Tensor) else last)]
+    weights = torch.Generator().manual_seed(0)
+    sum((torch.randn(t.shape, generator=weights) * t).sum() for t in seen).backward()
+    return seen + [x.grad, *(s.grad for s in state), *(p.grad for p in cell.parameters())]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_fused_equals_torch(name):
+    cell_type, inputs, units, options = COMPILED[name]
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        trials=st.none() | st.integers(1, 3),
+        steps=st.integers(1, 9) | st.just(140),
+        batch=st.integers(1, 9),
+        unequal=st.booleans(),
+        batch_first=st.booleans(),
+        spread=st.sampled_from([0.3, 1.0, 3.0]),
+        seed=st.integers(0, 1000),
+    )
+    def check(trials, steps, batch, unequal, batch_first, spread, seed):
+        torch.manual_seed(seed)
+        fused = cell_type(inputs, units, trials=trials, backend="fused", initial_range=spread, **options)
+        plain = cell_type(inputs, units, trials=trials, backend="torch", **options)
+        plain.load_state_dict(fused.state_dict())
+        R = trials or 1
+        shape = (R, steps, batch) if trials else (batch, steps) if batch_first else (steps, batch)
+        x = torch.randn(*shape, inputs)
+        state = [0.5 * torch.randn(R, batch, size) for size in plain.state_sizes()]
+        lengths = torch.randint(1, steps + 1, (R, batch)) if unequal else None
+        both = (outputs_and_gradients(c, x, state, lengths, batch_first and not trials) for c in (fused, plain))
+        for ours, theirs in zip(*both, strict=True):
+            close(ours, theirs)
+
+    check()
+
+
+def test_tanh_and_sigmoid_are_within_a_millionth():
+    x = np.concatenate([np.linspace(-20, 20, 400_001), [1e-30, -1e-30, np.inf, -np.inf]]).astype(np.float32)
+    exact = x.astype(np.float64)
+    tanh, sigmoid = np.vectorize(kernels.tanh), np.vectorize(kernels.sigmoid)
+    assert np.abs(tanh(x) - np.tanh(exact)).max() < 1e-6
+    with np.errstate(over="ignore"):
+        assert np.abs(sigmoid(x) - 1 / (1 + np.exp(-exact))).max() < 1e-6
+
+
+def test_a_value_that_is_not_a_number_is_not_hidden():
+    assert np.isnan(kernels.tanh(np.float32("nan")))
+    assert np.isnan(kernels.sigmoid(np.float32("nan")))
+
+
+def test_the_compiler_is_not_asked_twice(tmp_path):
+    """What one process compiled, the next takes from the cache on disk, functions captured by closures included."""
+    program = (
+        "import torch; from amu_experiments import RNN; cell = RNN(1, 2, backend='fused'); cell(torch.ones(2, 1, 1));"
+        "print(sum(cell._scans['layer'].forward.stats.cache_misses.values()))"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    missed = [
+        subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert [run.stdout.strip() for run in missed] == ["1", "0"]
+
+
+def test_where_compiling_fails_torch_takes_over_with_one_warning(monkeypatch):
+    def broken(*_):
+        raise OSError("no compiler here")
+
+    monkeypatch.setattr(kernels, "_make", broken)
+    cell = RNN(2, 3)
+    with pytest.warns(RuntimeWarning, match="no compiler here") as caught:
+        first, _ = cell(torch.ones(4, 1, 2))
+        second, _ = cell(torch.ones(4, 1, 2))
+    assert len(caught) == 1
+    assert torch.equal(first, second)
+    with pytest.raises(OSError, match="no compiler here"):
+        RNN(2, 3, backend="fused")(torch.ones(4, 1, 2))
+
+
+def test_a_layer_with_compiled_scans_can_be_copied():
+    cell = RNN(2, 7, backend="fused")
+    x = torch.randn(3, 1, 2)
+    torch.testing.assert_close(copy.deepcopy(cell)(x)[0], cell(x)[0])
+
+
+# A whole training step ------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """The part of a task that learning needs."""
+
+    def __init__(self, answer="last", loss="squared_error", squash="linear"):
+        self.answer, self.loss, self.squash = answer, loss, squash
+
+
+def made_network(backend, trials, outputs=2, cell_type=AMU, **options):
+    inputs, units = (2, 3) if cell_type is AMU else (3, 5)
+    cell = cell_type(inputs, units, trials=len(trials), backend=backend, **options)
+    network = Network(cell, outputs)
+    network.initialise(trials)
+    return network
+
+
+def made_sequences(trials, count, task, inputs=2, outputs=2, steps=7):
+    each = []
+    for trial in trials:
+        rng = np.random.default_rng(trial)
+        lengths = rng.integers(1, steps + 1, count)
+        x = rng.standard_normal((count, steps, inputs), dtype=np.float32)
+        targets = rng.random((count, steps if task.answer == "every" else 1, outputs), dtype=np.float32)
+        if task.loss == "cross_entropy":
+            targets = np.eye(outputs, dtype=np.float32)[targets.argmax(-1)]
+        each.append((x, lengths, targets))
+    return Sequences(*(np.stack(arrays) for arrays in zip(*each, strict=True)))
+
+
+def made_optimizer(network, kind="adam", rate=0.01, clip=1.0):
+    return Optimizer(kind, rate, 0.5, clip, torch.zeros(network.flat.shape[0], 2 * network.flat.shape[1]))
+
+
+ANSWERS = {
+    "last linear": Answers(),
+    "every logistic": Answers("every", squash="logistic"),
+    "every softmax": Answers("every", "cross_entropy", "softmax"),
+}
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+@pytest.mark.parametrize("kind", ["adam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_compiled_learning_equals_torch(answers, kind, batch):
+    task, trials = ANSWERS[answers], [0, 1, 2]
+    seen = []
+    for backend in ("fused", "torch"):
+        network = made_network(backend, trials)
+        optimizer = made_optimizer(network, kind, clip=0.5)
+        sequences = made_sequences(trials, 12, task)
+        learned = learn(network, optimizer, task, sequences, batch)
+        predicted = network.predict(sequences, task.answer == "every")
+        if task.answer == "every":
+            predicted *= (np.arange(7) < sequences.lengths[..., None])[..., None]
+        seen.append(
+            [
+                network.flat,
+                optimizer.memory,
+                *map(torch.from_numpy, vars(learned).values()),
+                torch.from_numpy(predicted),
+            ]
+        )
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop", "sgd"])
+def test_optimizers_are_those_of_torch(kind):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(2, 5), torch.randn(20, 2, 5)
+    reference = torch.nn.Parameter(start.clone())
+    theirs = {
+        "adam": lambda p: torch.optim.Adam(p, lr=0.02),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.02, momentum=0.9),
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
+    }[kind]([reference])
+    ours = Optimizer(kind, 0.02, 0.9, float("inf"), torch.zeros(2, 10))
+    for gradient in gradients:
+        ours.updates += 1
+        ours.step(start, gradient)
+        reference.grad = gradient
+        theirs.step()
+    torch.testing.assert_close(start, reference.data)
+
+
+def test_a_trial_is_the_same_to_the_bit_whatever_surrounds_it():
+    task = Answers()
+    results = []
+    for trials, threads in (([7], 1), ([3, 7], 2), (list(range(10)), 2), (list(range(10)), 1)):
+        kernels.set_threads(threads)
+        network = made_network("fused", trials)
+        optimizer = made_optimizer(network)
+        learned = learn(network, optimizer, task, made_sequences(trials, 60, task), 2)
+        predicted = network.predict(made_sequences(trials, 60, task), False)
+        place = trials.index(7)
+        results.append([a[place].tobytes() for a in (network.flat.numpy(), learned.losses, learned.norms, predicted)])
+    kernels.set_threads(None)
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+def test_a_trial_that_diverges_stops_and_leaves_its_neighbours_alone(backend):
+    task, trials = Answers(), [0, 1, 2]
+    sequences = made_sequences(trials, 20, task)
+    calm = made_network(backend, trials)
+    learn(calm, made_optimizer(calm), task, sequences, 1)
+    sequences.targets[1, 5] = np.inf
+    network = made_network(backend, trials)
+    learned = learn(network, made_optimizer(network), task, sequences, 1)
+    assert learned.updates.tolist() == [20, 5, 20]
+    assert network.flat.isfinite().all()
+    assert torch.equal(network.flat[[0, 2]], calm.flat[[0, 2]])
+
+
+def test_gradients_are_clipped_trial_by_trial():
+    """One step of plain gradient descent moves a trial by rate * min(norm, clip)."""
+    task, trials = Answers(), [0, 1, 2]
+    network = made_network("fused", trials)
+    before = network.flat.clone()
+    sequences = made_sequences(trials, 1, task)
+    sequences.targets[0] *= 1000
+    optimizer = Optimizer("sgd", 0.1, 0.0, 2.0, torch.zeros(3, 2 * before.shape[1]))
+    learned = learn(network, optimizer, task, sequences, 1)
+    moved = (network.flat - before).norm(dim=1)
+    expected = 0.1 * torch.from_numpy(learned.norms[:, 0]).clamp(max=2.0)
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
+    assert learned.norms[0, 0] > 2 > learned.norms[1, 0]
+
+
+def test_trials_leave_a_network_by_dropping_their_rows():
+    network = made_network("torch", [0, 1, 2])
+    sequences = made_sequences([0, 1, 2], 4, Answers())
+    whole = network.predict(sequences, False)
+    network.hold(network.flat[[2, 0]].clone())
+    part = Sequences(sequences.inputs[[2, 0]], sequences.lengths[[2, 0]], sequences.targets[[2, 0]])
+    np.testing.assert_allclose(network.predict(part, False), whole[[2, 0]], rtol=1e-6)
+    assert network.cell.weight_ih.shape[0] == 2

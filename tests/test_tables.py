@@ -1,0 +1,295 @@
+"""Tables made from small results written by hand: what is compared with what, and what the cells say."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from handmade import write
+
+from amu_experiments.analysis import statistics
+from amu_experiments.analysis.tables import (
+    compare,
+    criteria_table,
+    final_values,
+    metrics_table,
+    published_table,
+    run_table,
+    tables,
+)
+from amu_experiments.overrides import conf_dir
+
+
+@pytest.fixture
+def published():
+    return yaml.safe_load((conf_dir() / "published.yaml").read_text())
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """AMU: 3 of 4 solve; LSTM: 1 of 3, one diverged; RNN: one trial, unsolved."""
+    results = [
+        write(tmp_path, "rnn", [None]),
+        write(tmp_path, "lstm", ["diverged", 900, None]),
+        write(tmp_path, "amu", [300, 400, 500, None]),
+    ]
+    (comparison,) = compare(results)
+    return comparison
+
+
+def row(table, **values):
+    """The one row of a table's numbers with these values."""
+    numbers = table.numbers
+    for column, value in values.items():
+        numbers = numbers[numbers[column] == value]
+    assert len(numbers) == 1
+    return numbers.iloc[0]
+
+
+# What is compared with what
+
+
+def test_equal_tasks_are_one_comparison_with_the_amu_first(comparison):
+    assert comparison.name == "two_sequence-noise_free-T100-N3"
+    assert comparison.labels == ["amu", "lstm", "rnn"]
+    assert comparison.criteria == ["st1", "st2"]
+
+
+def test_other_task_settings_are_other_comparisons_in_order_of_size(tmp_path):
+    results = [write(tmp_path, "amu", [300], identity=str(size), task={"T": size}) for size in (1000, 100, 50)]
+    names = [comparison.name for comparison in compare(results)]
+    assert names == [f"two_sequence-noise_free-T{size}-N3" for size in (50, 100, 1000)]
+
+
+def test_comparisons_that_would_have_the_same_name_say_what_differs(tmp_path):
+    quiet, noisy = ({"variance": variance} for variance in (0.1, 0.2))
+    results = [
+        write(tmp_path, "amu", [300], identity="a", task=quiet),
+        write(tmp_path, "amu", [300], identity="b", task=noisy),
+    ]
+    names = {comparison.name for comparison in compare(results)}
+    assert names == {f"two_sequence-noise_free-T100-N3-variance{variance}" for variance in (0.1, 0.2)}
+
+
+def test_labels_tell_what_differs_between_rows_of_a_model_and_nothing_else(tmp_path):
+    results = [
+        write(tmp_path, "amu", [300], identity="a", model={"gradient": "truncated"}),
+        write(tmp_path, "amu", [300], identity="b", model={"gradient": "full"}),
+        write(tmp_path, "lstm", [300], training={"learning_rate": 0.1}),
+    ]
+    (comparison,) = compare(results)
+    assert comparison.labels == ["amu (gradient=full)", "amu (gradient=truncated)", "lstm"]
+
+
+def test_rows_with_other_budgets_show_it_whatever_their_model(tmp_path):
+    results = [
+        write(tmp_path, "amu", [300]),
+        write(tmp_path, "lstm", [300], training={"max_sequences": 2000}),
+    ]
+    (comparison,) = compare(results)
+    assert comparison.labels == ["amu (max_sequences=1,000)", "lstm (max_sequences=2,000)"]
+    assert "Rows differ in max_sequences" in criteria_table(comparison).caption
+
+
+def test_the_reference_is_the_amu_with_most_trials(tmp_path):
+    results = [
+        write(tmp_path, "amu", [300, 400], identity="a", model={"gradient": "full"}),
+        write(tmp_path, "amu", [300, 400, 500], identity="b", model={"gradient": "truncated"}),
+        write(tmp_path, "lstm", [300] * 9),
+    ]
+    table = criteria_table(*compare(results))
+    assert "log-rank test against amu (gradient=truncated)" in table.caption
+    assert table.text["p (Holm)"].tolist().count("reference") == len(["st1", "st2"])
+
+
+def test_among_equals_the_reference_is_the_one_the_others_are_variations_of(tmp_path):
+    base = {"gradient": "truncated", "output": "neuron"}
+    variations = [base | {"gradient": "full"}, base | {"output": "linear"}, base, base | {"output": "memory"}]
+    results = [
+        write(tmp_path, "amu", [300], identity=str(place), model=model) for place, model in enumerate(variations)
+    ]
+    (comparison,) = compare(results)
+    assert comparison.labels[comparison.reference] == "amu (gradient=truncated, output=neuron)"
+
+
+def test_without_an_amu_there_are_no_p_values(tmp_path):
+    table = criteria_table(*compare([write(tmp_path, "gru", [300]), write(tmp_path, "lstm", [400])]))
+    assert set(table.text["p (Holm)"]) == {"-"}
+    assert "No p-values: there is no AMU" in table.caption
+
+
+# What the numbers are
+
+
+def test_unsolved_trials_are_censored_where_they_ended_and_diverged_ones_at_the_cap(comparison):
+    times, solved = comparison.times(0, "st2")
+    assert times.tolist() == [300, 400, 500, 1000]
+    assert solved.tolist() == [True, True, True, False]
+    # The diverged trial of the LSTM ended after 300 sequences.
+    times, solved = comparison.times(1, "st2")
+    assert times.tolist() == [1000, 900, 1000]
+    assert solved.tolist() == [False, True, False]
+
+
+def test_the_cap_is_the_largest_budget_of_the_comparison(tmp_path):
+    results = [
+        write(tmp_path, "amu", ["diverged"]),
+        write(tmp_path, "lstm", [300], training={"max_sequences": 5000}),
+    ]
+    (comparison,) = compare(results)
+    assert comparison.times(0, "st2")[0].tolist() == [5000]
+
+
+def test_criteria_table_has_the_statistics_of_its_rows(comparison):
+    table = criteria_table(comparison)
+    amu, lstm, rnn = (row(table, criterion="st2", model=model) for model in ("amu", "lstm", "rnn"))
+    assert (amu["trials"], amu["solved"], amu["parameters"], amu["units"], amu["diverged"]) == (
+        4,
+        3,
+        42,
+        3,
+        0,
+    )
+    assert amu["median_sequences"] == 400
+    assert (lstm["trials"], lstm["solved"], lstm["diverged"]) == (3, 1, 1)
+    assert lstm["median_sequences"] == np.inf
+    p = [statistics.logrank(*comparison.times(0, "st2"), *comparison.times(other, "st2")) for other in (1, 2)]
+    assert [lstm["p_logrank"], rnn["p_logrank"]] == p
+    assert [lstm["p_holm"], rnn["p_holm"]] == statistics.holm(p).tolist()
+    assert row(table, criterion="st1", model="amu")["median_sequences"] == 300
+
+
+def test_criteria_table_reads_well(comparison):
+    table = criteria_table(comparison)
+    text = table.text[table.text["criterion"] == "st2"].drop(columns="p (Holm)")
+    assert text.to_numpy().tolist() == [
+        ["st2", "amu", "42", "3", "0", "3/4 [0.30, 0.95]", "400 [300, n.r.]"],
+        ["st2", "lstm", "42", "3", "1", "1/3 [0.06, 0.79]", "not reached [900, n.r.]"],
+        ["st2", "rnn", "42", "3", "0", "0/1 [0.00, 0.79]", "not reached"],
+    ]
+    assert "st2: wrong == 0 and mean_error < 0.01" in table.caption
+    assert "Holm-corrected for the 2 tests of each criterion" in table.caption
+    assert "a diverged one at 1,000" in table.caption
+    assert "at most 1,000 sequences, a trial ends when it meets st2" in table.caption
+
+
+def test_a_diverged_trial_has_the_worst_of_every_metric(comparison):
+    lstm = comparison.results[1]
+    assert final_values(lstm, "test_mean_error").tolist() == [np.inf, 0.0051, 0.5]
+    assert final_values(lstm, "test_accuracy").tolist() == [-np.inf, 0.9949, 0.5]
+    table = metrics_table(comparison)
+    assert row(table, metric="test_accuracy", model="lstm")["median"] == 0.5
+    assert row(table, metric="test_mean_error", model="lstm")["median"] == 0.5
+    text = table.text.set_index(["metric", "model"])["median"]
+    assert text["test_mean_error", "lstm"] == "0.500 [0.00510, diverged]"
+    assert "A diverged trial counts as worse than any other." in table.caption
+
+
+def test_a_row_of_diverged_trials_only_stays_in_the_table(tmp_path):
+    results = [write(tmp_path, "amu", ["diverged"] * 2), write(tmp_path, "lstm", [300, 400])]
+    table = metrics_table(*compare(results))
+    assert row(table, metric="test_loss", model="amu")["median"] == np.inf
+    assert table.text["median"].tolist().count("diverged") == 3
+
+
+def test_trials_that_another_criterion_ended_are_pointed_out(tmp_path):
+    result = write(tmp_path, "amu", [300, 400, None])
+    result.trials.loc[0, "st1_sequences"] = np.nan
+    caption = criteria_table(*compare([result])).caption
+    assert "Trials ended by another criterion before st1 was met: 1." in caption
+    assert "before st2" not in caption
+
+
+# Published numbers
+
+
+@pytest.mark.parametrize(
+    ("task", "numbers", "source"),
+    [
+        ({}, ["LSTM", "102", "27,380", "39,850", "0.000195"], "Table 4"),
+        (
+            {"variant": "noisy_target", "target_variance": 0.1},
+            ["LSTM", "102", "269,650", "0.00558"],
+            "Table 6",
+        ),
+    ],
+)
+def test_published_numbers_stand_apart_with_their_source(tmp_path, published, task, numbers, source):
+    (comparison,) = compare([write(tmp_path, "amu", [300], task=task)])
+    table = published_table(comparison, published)
+    assert table.text.to_numpy().tolist() == [[*numbers, f"Hochreiter & Schmidhuber 1997, {source}"]]
+    assert "published numbers, not made with this software. Mean number" in table.caption
+
+
+def test_a_setting_that_nobody_published_has_no_published_numbers(tmp_path, published):
+    (comparison,) = compare([write(tmp_path, "amu", [300], task={"T": 70})])
+    assert published_table(comparison, published) is None
+
+
+def test_published_settings_are_settings_of_the_shipped_tasks(published):
+    files = [yaml.safe_load(file.read_text())["task"] for file in (conf_dir() / "task").glob("*.yaml")]
+    shipped = {task["problem"]: task for task in files if "problem" in task}
+    for entry in published:
+        task = shipped[entry["task"]["problem"]]
+        assert entry["task"].keys() <= task.keys()
+        sections = task["criteria"]
+        names = sections.get(entry["task"].get("variant", entry["task"].get("form")), sections).keys()
+        described = {"method", "params", "solved", "misclassified"}
+        assert all(row.keys() - described <= names for row in entry["rows"])
+
+
+# As text
+
+
+def test_csv_holds_every_number_to_the_last_digit(comparison, published):
+    for table in tables(comparison, published):
+        read = pd.read_csv(io.StringIO(table.csv()), float_precision="round_trip")
+        pd.testing.assert_frame_equal(read, table.numbers, check_dtype=False, check_exact=True)
+
+
+def test_markdown_is_a_table_with_its_caption(comparison):
+    table = criteria_table(comparison)
+    lines = table.markdown().splitlines()
+    assert {line.count("|") for line in lines[: 2 + len(table.text)]} == {table.text.shape[1] + 1}
+    assert set(lines[1]) == set("|-: ")
+    assert lines[-1] == table.caption
+
+
+def test_latex_has_no_bare_special_characters(comparison, published):
+    for table in tables(comparison, published):
+        text = table.latex()
+        assert "two\\_sequence-noise\\_free" in text
+        assert "95%" not in text
+        assert "<" not in text
+        assert text.count("\\toprule") == 1
+
+
+def test_tables_of_plain_models_fit_a_terminal_of_100_columns(tmp_path):
+    results = [
+        write(
+            tmp_path,
+            cell,
+            [90000 + 100 * trial for trial in range(9)] + [None],
+            training={"max_sequences": 10**5},
+        )
+        for cell in ("amu", "lstm", "gru", "rnn")
+    ]
+    (comparison,) = compare(results)
+    for table in (criteria_table(comparison), metrics_table(comparison)):
+        assert max(map(len, table.plain().splitlines())) <= 100
+
+
+def test_run_table(comparison):
+    lines = run_table(comparison.results[1]).splitlines()
+    assert lines[0] == "two_sequence, lstm: 3 trials (1 diverged), 42 parameters, 10 s"
+    words = [line.split() for line in lines]
+    assert ["st2", "1/3", "not", "reached", "900", "to", "900"] in words
+    assert ["test_mean_error", "0.500", "0.00510", "diverged"] in words
+
+
+def test_run_table_of_a_task_without_criteria(tmp_path):
+    result = write(tmp_path, "amu", [None], task={"criteria": {}})
+    result.trials.drop(columns=["st1_sequences", "st2_sequences"], inplace=True)
+    assert "criterion" not in run_table(result)
+    assert criteria_table(*compare([result])) is None
