@@ -5,6 +5,7 @@ of trials that was trained together, trials-<first>-<last>/. A stack is finished
 file is written last, and every file appears whole or not at all.
 """
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -81,8 +83,13 @@ def start_stack(folder: Path, config: dict, trials: list[int], provenance: dict)
     return stack
 
 
-def finish_stack(stack: Path, history: pd.DataFrame, trials: pd.DataFrame) -> None:
-    """Write what was found; from here on the stack's trials are finished."""
+def finish_stack(
+    stack: Path, history: pd.DataFrame, trials: pd.DataFrame, numbers: np.ndarray, parameters: np.ndarray
+) -> None:
+    """Write what was found, final parameters (R, P) of trials (R,) included; then the stack's trials are finished."""
+    weights = io.BytesIO()
+    np.savez(weights, trial=numbers, parameters=parameters)
+    write_bytes(stack / "weights.npz", weights.getvalue())
     write_text(stack / "history.csv", history.to_csv(index=False, float_format="%.7g"))
     write_text(stack / "trials.csv", trials.to_csv(index=False, float_format="%.7g"))
     (stack / "checkpoint.pt").unlink(missing_ok=True)
@@ -110,6 +117,15 @@ def read_result(folder: Path) -> Result | None:
         history=history.sort_values(["trial", "sequences"], ignore_index=True),
         folder=folder,
     )
+
+
+def read_weights(folder: Path) -> dict[int, np.ndarray]:
+    """The final flat parameters (P,) of every finished trial of one configuration's folder."""
+    weights: dict[int, np.ndarray] = {}
+    for stack in _finished(folder):
+        with np.load(stack / "weights.npz", allow_pickle=False) as kept:
+            weights = dict(zip(kept["trial"].tolist(), kept["parameters"], strict=True)) | weights
+    return weights
 
 
 def read_results(results_dir: str | os.PathLike) -> list[Result]:

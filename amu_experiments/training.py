@@ -102,7 +102,7 @@ def train_stack(config: dict, folder: Path, trials: list[int]) -> None:
                 print(f"Stopped at {stack.sequences:,} sequences; the same command goes on from there.")
                 raise KeyboardInterrupt
     progress.close()
-    store.finish_stack(path, stack.history_table(), stack.trials_table())
+    store.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
 
 
 class Stack:
@@ -143,6 +143,8 @@ class Stack:
         self.metrics = np.full((R, len(self.metric_names())), np.nan)
         self.history: list[list[float]] = []
         self.results: list[dict] = []
+        self.ended: list[torch.Tensor] = []
+        self.weights: list[torch.Tensor] = []
 
     def metric_names(self) -> list[str]:
         return ["loss", *self.task.metrics, *self.task.recent_metrics]
@@ -173,11 +175,9 @@ class Stack:
 
     def _affordable(self) -> int:
         bytes_each = self.validation.inputs[0, 0].nbytes * len(self.active)
-        count = max(BYTES_AT_ONCE // bytes_each, 1)
-        if self.per_sequence is None:
-            count = min(count, 16)
-        else:
-            count = min(count, SECONDS_BETWEEN_LOOKS / self.per_sequence)
+        # The first stretch is short, since nothing is known yet of its pace.
+        in_time = SECONDS_BETWEEN_LOOKS / self.per_sequence if self.per_sequence else 16
+        count = min(BYTES_AT_ONCE // bytes_each, in_time)
         return max(int(count) // self.batch_size, 1) * self.batch_size
 
     # Evaluation -------------------------------------------------------------------------------------------------
@@ -260,6 +260,8 @@ class Stack:
                     **{f"test_{name}": value for name, value in test.items()},
                 }
             )
+        self.ended.append(torch.tensor([self.active[r] for r in index]))
+        self.weights.append(self.best[index].cpu() if status != "diverged" else self.network.flat[index].cpu())
         self.solved += len(index) * (status == "solved")
         self._keep(np.flatnonzero(~which))
 
@@ -307,6 +309,11 @@ class Stack:
         table[names] = table[names].astype("Int64")
         return table.sort_values("trial", ignore_index=True)
 
+    def weights_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """The trials (R,) and the flat parameters (R, P) that each was tested with, or diverged at."""
+        order = torch.cat(self.ended).argsort()
+        return torch.cat(self.ended)[order].numpy(), torch.cat(self.weights)[order].numpy()
+
     _KEPT = (
         "active",
         "sequences",
@@ -321,6 +328,8 @@ class Stack:
         "metrics",
         "history",
         "results",
+        "ended",
+        "weights",
     )
 
     def dump(self) -> bytes:

@@ -41,8 +41,9 @@ class EmbeddedReber(Task):
 
     The last two answers (T and E here) are the embedding's: only the one before last needs the second symbol.
 
-    Inputs are one-hot in the order BTPSXVE, targets one-hot the symbol that in fact comes next, at every
-    step. A trial draws its own `strings` training strings, with repetition, and as many test strings, none of
+    Inputs are one-hot in the order BTPSXVE. Targets, at every step, are one-hot the symbol that in fact comes
+    next, or, with targets="legal", the symbols that may come next: all that there is to know, without the luck
+    of the draw. A trial draws its own `strings` training strings, with repetition, and as many test strings, none of
     them a training string; training goes through the training strings in a new random order each time. The
     criteria are about these test strings, so they stand in the validation data, followed there by the
     training strings (l97 is about both); the loss on validation data is the mean over both. A further set,
@@ -60,8 +61,9 @@ class EmbeddedReber(Task):
     answer = "every"
     metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "strings_right")
 
-    def __init__(self, trials, *, strings: int, loss: str, criteria: Mapping):
+    def __init__(self, trials, *, strings: int, targets: str, loss: str, criteria: Mapping):
         super().__init__(trials)
+        self.targets = check_choice("targets", targets, ("next", "legal"))
         self.strings = check_integer("strings", strings, least=1)
         self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error"))
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
@@ -72,7 +74,18 @@ class EmbeddedReber(Task):
         seen = set(training)
         test = [draw_string(rng, seen) for _ in range(self.strings)]
         further = [draw_string(rng, seen) for _ in range(self.strings)]
-        return {"train": encode(training), "validation": encode(test + training), "test": encode(further)}
+        sets = {"train": encode(training), "validation": encode(test + training), "test": encode(further)}
+        if self.targets == "legal":
+            sets = {split: self._aim_at_legal(sequences) for split, sequences in sets.items()}
+        return sets
+
+    def _aim_at_legal(self, sequences: Sequences) -> Sequences:
+        """The same strings with all legal symbols as targets: each 1, or in equal shares for the cross-entropy."""
+        legal = legal_next(sequences.inputs).astype(np.float32)
+        if self.loss == "cross_entropy":
+            legal /= np.maximum(legal.sum(axis=-1, keepdims=True), 1)
+        running = np.arange(legal.shape[1]) < sequences.lengths[:, None]
+        return Sequences(sequences.inputs, sequences.lengths, legal * running[..., None])
 
     def measure(self, outputs, sequences):
         steps = np.arange(outputs.shape[1])
