@@ -112,10 +112,9 @@ def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
     for update in range(learned.norms.shape[1]):
         part = np.s_[:, update * batch_size : (update + 1) * batch_size]
         inputs, lengths, targets = to_torch(sequences, network.flat.device, part)
-        network.gradient.zero_()
         losses, errors = loss_and_error(network(inputs, lengths, every), targets, lengths, task)
-        losses.mean(dim=1).sum().backward()
-        norms = network.gradient.norm(dim=1)
+        gradient = network.gradient(losses.mean(dim=1).sum())
+        norms = gradient.norm(dim=1)
         learned.losses[part] = losses.detach().cpu().numpy()
         learned.errors[part] = errors.cpu().numpy()
         learned.norms[:, update] = norms.cpu().numpy()
@@ -124,9 +123,9 @@ def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
         learned.updates[(healthy & ~fine).cpu().numpy()] = update
         healthy &= fine
         before = None if healthy.all() else (network.flat.clone(), optimizer.memory.clone())
-        network.gradient.mul_((optimizer.clip_norm / norms).clamp(max=1.0).unsqueeze(1))
+        gradient *= (optimizer.clip_norm / norms).clamp(max=1.0).unsqueeze(1)
         optimizer.updates += 1
-        optimizer.step(network.flat, network.gradient)
+        optimizer.step(network.flat, gradient)
         if before is not None:
             network.flat[~healthy] = before[0][~healthy]
             optimizer.memory[~healthy] = before[1][~healthy]

@@ -14,7 +14,7 @@ _NOT_CELL_OPTIONS = ("cell", "units", "parameters")
 
 
 class Network(nn.Module):
-    """Cell and readout of R trials; all parameters are views of `flat` (R, P), all gradients of `gradient` (R, P).
+    """Cell and readout of R trials, whose parameters are all views of `flat` (R, P).
 
     One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A),
     its bias (O,). Trials leave the stack by dropping their rows.
@@ -35,16 +35,15 @@ class Network(nn.Module):
     def hold(self, flat: Tensor) -> None:
         """Take this tensor (R, P) as the parameters; R may differ from what it was."""
         self.flat = flat
-        self.gradient = torch.zeros_like(flat)
         self.cell.trials = flat.shape[0]
         parameters = self._ordered()
         sizes = [p.shape[1:].numel() for p in parameters]
-        pieces = zip(parameters, flat.split(sizes, 1), self.gradient.split(sizes, 1), strict=True)
-        for parameter, piece, gradient in pieces:
-            shape = parameter.shape[1:]
-            parameter.grad = None  # torch checks a gradient's shape against the data it is set beside
-            parameter.data = piece.unflatten(1, shape)
-            parameter.grad = gradient.unflatten(1, shape)
+        for parameter, piece in zip(parameters, flat.split(sizes, 1), strict=True):
+            parameter.data = piece.unflatten(1, parameter.shape[1:])
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """The gradient of a loss that is summed over trials, laid out as `flat` (R, P)."""
+        return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self._ordered())], dim=1)
 
     def initialise(self, trials: Sequence[int]) -> None:
         """Draw every trial's initial parameters, from its seed alone; the readout as torch.nn.Linear does."""
