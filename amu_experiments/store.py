@@ -58,19 +58,19 @@ def missing_stacks(folder: Path, wanted: Iterable[int]) -> list[list[int]]:
     An interrupted stack comes back as it was, so that it can go on from its checkpoint.
     """
     missing = set(wanted) - finished_trials(folder)
-    stacks = []
+    interrupted, fresh = [], []
     for path in sorted(folder.glob("trials-*/checkpoint.pt")):
         match = _STACK.fullmatch(path.parent.name)
-        interrupted = set(range(int(match[1]), int(match[2]) + 1)) if match else set()
-        if interrupted and interrupted <= missing:
-            stacks.append(sorted(interrupted))
-            missing -= interrupted
+        trials = range(int(match[1]), int(match[2]) + 1) if match else range(0)
+        if trials and missing.issuperset(trials):
+            interrupted.append(list(trials))
+            missing -= set(trials)
     for trial in sorted(missing):
-        if stacks and stacks[-1][-1] == trial - 1 and not (stack_folder(folder, stacks[-1])).exists():
-            stacks[-1].append(trial)
+        if fresh and fresh[-1][-1] == trial - 1:
+            fresh[-1].append(trial)
         else:
-            stacks.append([trial])
-    return sorted(stacks)
+            fresh.append([trial])
+    return sorted(interrupted + fresh)
 
 
 def start_stack(folder: Path, config: dict, trials: list[int], provenance: dict) -> Path:

@@ -6,8 +6,9 @@ import torch
 
 from amu_experiments import AMU, GRU, LSTM, RNN
 from amu_experiments.cells import cell_class
+from amu_experiments.cells.lstm97 import LSTM97
 
-CELLS = (AMU, LSTM, GRU, RNN)
+CELLS = (AMU, LSTM, GRU, RNN, LSTM97)
 
 
 def in_double(cell):
@@ -229,7 +230,7 @@ def test_parameter_counts_are_those_of_torch_less_the_second_bias(cell_type, gat
 def test_initial_values_fill_their_range(cell_type):
     torch.manual_seed(8)
     cell = cell_type(10, 40, initial_range=2.0)
-    bound = 2 / np.sqrt(120 if cell_type is AMU else 40)
+    bound = 2 / np.sqrt({AMU: 120, LSTM97: 1}.get(cell_type, 40))
     assert 0.98 * bound < cell.weight_hh.abs().max() <= bound
 
 
@@ -318,7 +319,7 @@ def test_padding_changes_nothing(cell_type, gradient):
         (lambda: LSTM(2, 3)(torch.zeros(0, 5, 2)), "at least one step"),
         (lambda: LSTM(2, 3)(torch.zeros(4, 5, 2), (torch.zeros(1, 5, 4),) * 2), "h, c"),
         (lambda: LSTM(2, 3)(torch.zeros(4, 1, 2), lengths=[5]), "between 1 and the 4 steps"),
-        (lambda: cell_class("lstn"), "amu, gru, lstm, rnn"),
+        (lambda: cell_class("lstn"), "amu, gru, lstm, lstm97, rnn"),
     ],
 )
 def test_wrong_calls_are_named(make, words):

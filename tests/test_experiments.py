@@ -1,0 +1,40 @@
+"""Every file in conf/ composes and trains two steps."""
+
+import pytest
+
+from amu_experiments import store, training
+from amu_experiments.overrides import choices, load
+
+LEAST = (
+    "trials=2",
+    "training.batch_size=2",
+    "training.max_sequences=4",
+    "training.evaluate_every=2",
+    "backend=torch",
+)
+
+
+def trains(tmp_path, *overrides):
+    config = load(*overrides, *LEAST, f"results_dir={tmp_path}")
+    sizes = {name: 4 for name in ("validation_size", "test_size") if name in config["task"]}
+    config["task"] |= sizes
+    training.run(config)
+    (result,) = store.read_results(tmp_path)
+    assert len(result.history) == 4
+    assert result.history["train_loss"].notna().all()
+
+
+@pytest.mark.parametrize("task", choices("task"))
+def test_a_task(tmp_path, task):
+    name = ["task.name=UnitTest"] if task == "time_series" else []
+    trains(tmp_path, f"task={task}", "model=rnn", *name)
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_a_model(tmp_path, model):
+    trains(tmp_path, "task=adding", "task.T=20", f"model={model}")
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_an_experiment(tmp_path, experiment):
+    trains(tmp_path, f"experiment={experiment}")

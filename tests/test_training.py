@@ -1,0 +1,214 @@
+"""Whole runs: what is kept, what is trained again, and what a trial's rows depend on."""
+
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amu_experiments import store, training
+from amu_experiments.config import ConfigurationError
+from amu_experiments.overrides import load
+
+SMALL = (
+    "task=two_sequence",
+    "model=rnn",
+    "task.T=11",
+    "task.test_size=20",
+    "task.validation_size=20",
+    "model.units=3",
+    "training.max_sequences=60",
+    "training.evaluate_every=20",
+    "backend=torch",
+)
+
+
+def config_of(results_dir, *overrides):
+    chosen = {line.partition("=")[0]: line for line in (*SMALL, f"results_dir={results_dir}", *overrides)}
+    return load(*chosen.values())
+
+
+def run(results_dir, *overrides):
+    config = config_of(results_dir, *overrides)
+    training.run(config)
+    return store.read_result(store.folder_of(training.prepare(config)))
+
+
+def without_times(result, trials=None):
+    tables = [table.drop(columns="seconds") for table in (result.trials, result.history)]
+    if trials is not None:
+        tables = [table[table["trial"].isin(trials)].reset_index(drop=True) for table in tables]
+    return tables
+
+
+def assert_same(first, second, trials=None):
+    for a, b in zip(without_times(first, trials), without_times(second, trials), strict=True):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_the_same_command_gives_the_same_files(tmp_path):
+    results = [run(tmp_path / name, "trials=3") for name in "ab"]
+    assert_same(*results)
+    assert [set(result.trials["trial"]) for result in results] == [{0, 1, 2}] * 2
+
+
+def test_asked_again_nothing_is_trained_and_asked_for_more_only_the_rest(tmp_path, capsys, monkeypatch):
+    first = run(tmp_path, "trials=2")
+    trained = []
+    original = training.train_stack
+    monkeypatch.setattr(
+        training,
+        "train_stack",
+        lambda config, folder, trials: trained.append(trials) or original(config, folder, trials),
+    )
+    capsys.readouterr()
+    again = run(tmp_path, "trials=2")
+    assert "nothing to train" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(first.trials, again.trials)
+    more = run(tmp_path, "trials=4")
+    assert "2 of 4 trials exist already; training 2" in capsys.readouterr().out
+    run(tmp_path, "seed=8", "trials=1")
+    run(tmp_path, "seed=1", "trials=9")
+    assert trained == [[2, 3], [8], [4, 5, 6, 7], [9]]
+    pd.testing.assert_frame_equal(more.trials.head(2), first.trials)
+
+
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+def test_a_trial_alone_is_the_trial_of_a_stack(tmp_path, backend):
+    """To the bit for the compiled scans; in torch the size of a product may decide the order of its sums."""
+    settings = (f"backend={backend}", "training.learning_rate=0.02")
+    stack = run(tmp_path / "stack", *settings, "trials=10")
+    alone = run(tmp_path / "alone", *settings, "trials=1", "seed=7")
+    if backend == "fused":
+        assert_same(stack, alone, trials=[7])
+    for a, b in zip(without_times(stack, [7]), without_times(alone, [7]), strict=True):
+        pd.testing.assert_frame_equal(a, b, rtol=1e-4)
+
+
+ANOTHER_TASK = (
+    "task=adding_1997",
+    "task.T=20",
+    "task.test_size=20",
+    "model=gru",
+    "model.units=2",
+    "training.max_sequences=60",
+    "training.evaluate_every=20",
+    "training.select=best",
+    "backend=torch",
+)
+
+
+@pytest.mark.parametrize("settings", [SMALL, ANOTHER_TASK])
+@pytest.mark.parametrize("stretches", [1, 2, 5])
+def test_interrupted_and_started_again_gives_the_rows_of_an_uninterrupted_run(
+    tmp_path, monkeypatch, capsys, settings, stretches
+):
+    monkeypatch.setattr("test_training.SMALL", (*settings, "trials=3", "training.learning_rate=0.05"))
+    whole = run(tmp_path / "whole")
+
+    learn_some, learned = training.Stack.learn_some, []
+
+    def learn_and_be_interrupted(self):
+        monkeypatch.setattr(self, "_affordable", lambda: 7)
+        learned.append(learn_some(self))
+        if len(learned) == stretches:
+            signal.raise_signal(signal.SIGINT)
+        return learned[-1]
+
+    monkeypatch.setattr(training.Stack, "learn_some", learn_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts")
+    assert "the same command goes on from there" in capsys.readouterr().out
+    monkeypatch.setattr(training.Stack, "learn_some", learn_some)
+    resumed = run(tmp_path / "parts")
+    assert "Going on from the checkpoint" in capsys.readouterr().out
+    assert_same(whole, resumed)
+    assert not list((tmp_path / "parts").rglob("checkpoint*"))
+    for trial, weights in store.read_weights(whole.folder).items():
+        np.testing.assert_array_equal(weights, store.read_weights(resumed.folder)[trial])
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """Six trials that go on long enough for some to solve the task."""
+    settings = ("backend=fused", "training.max_sequences=4000", "training.learning_rate=0.02")
+    return run(tmp_path_factory.mktemp("longer"), "trials=6", *settings)
+
+
+def test_a_trial_that_meets_the_stop_criterion_leaves_and_is_tested(longer):
+    solved = longer.trials[longer.trials["status"] == "solved"]
+    assert len(solved) > 0
+    assert (solved["sequences"] == solved["st2_sequences"]).all()
+    assert (solved["st1_sequences"] <= solved["st2_sequences"]).all()
+    assert solved["test_mean_error"].notna().all()
+    unsolved = longer.trials[longer.trials["status"] == "finished"]
+    assert unsolved["st2_sequences"].isna().all()
+    assert (unsolved["sequences"] == 4000).all()
+
+
+def test_a_criterion_is_recorded_at_the_first_row_where_it_holds(longer):
+    for trial, rows in longer.history.groupby("trial"):
+        met = rows[(rows["wrong"] == 0) & (rows["mean_error"] < 0.01)]["sequences"]
+        recorded = longer.trials.set_index("trial").loc[trial, "st2_sequences"]
+        assert recorded == met.iloc[0] if len(met) else np.isnan(recorded)
+
+
+def test_diverged_trials_are_recorded_and_the_others_go_on_as_if_nothing_had_happened(tmp_path):
+    """Some trials survive a high rate without clipping for a while; none of them depends on those that do not."""
+    wild = ("training.optimizer=sgd", "training.learning_rate=3e38", "training.clip_norm=null", "training.stop=null")
+    result = run(tmp_path / "stack", *wild, "trials=8")
+    diverged = result.trials[result.trials["status"] == "diverged"]
+    assert len(diverged) == 8
+    assert diverged["st2_sequences"].isna().all()
+    assert diverged["test_mean_error"].isna().all()
+    assert (diverged["sequences"] <= 60).all()
+    for trial in (0, 5):
+        alone = run(tmp_path / f"alone {trial}", *wild, "trials=1", f"seed={trial}")
+        pd.testing.assert_frame_equal(*(without_times(r, [trial])[0] for r in (result, alone)), rtol=1e-4)
+
+
+def test_the_best_weights_on_validation_are_the_ones_kept(tmp_path):
+    result = run(tmp_path, "trials=3", "training.select=best", "training.learning_rate=0.3", "training.stop=null")
+    best = result.history.groupby("trial")["loss"].min()
+    assert result.trials.set_index("trial")["loss"].tolist() == pytest.approx(best.tolist(), rel=1e-6)
+
+
+def test_a_checkpoint_is_written_by_time(tmp_path, monkeypatch):
+    written = []
+    write = store.write_bytes
+    monkeypatch.setattr(store, "write_bytes", lambda path, data: written.append(path.name) or write(path, data))
+    run(tmp_path, "trials=1", "training.checkpoint_minutes=1e-9")
+    assert written.count("checkpoint.pt") >= 3
+
+
+def test_all_columns_that_scripts_rely_on(tmp_path):
+    result = run(tmp_path, "trials=1")
+    assert list(result.history)[:5] == ["trial", "sequences", "seconds", "train_loss", "gradient_norm"]
+    assert {"trial", "status", "sequences", "seconds", "parameters"} <= set(result.trials)
+    assert {"st1_sequences", "st2_sequences", "mean_error", "test_accuracy"} <= set(result.trials)
+    # 3 units of an RNN with one input, and a readout: 3 * (1 + 3 + 1) + 3 + 1.
+    assert result.trials["parameters"].tolist() == [19]
+    assert result.history["sequences"].tolist() == [20, 40, 60]
+
+
+def test_matched_sizes_come_as_near_as_units_allow(tmp_path):
+    """An LSTM of 3 units with one input and one output has 4 * 3 * (1 + 3 + 1) + 3 + 1 = 64 parameters, one of
+    4 units 101: 82 lies nearer to 64 (by 18 against 19), 83 nearer to 101."""
+    for wanted, units in ((82, 3), (83, 4), (1, 1)):
+        config = config_of(tmp_path, "model=lstm", "model.units=null", f"model.parameters={wanted}")
+        assert training.prepare(config)["model"]["units"] == units
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("task=time_series", "task.path=nowhere_TRAIN.ts"), "nowhere_TRAIN.ts"),
+        (("device=cuda:7",), "device=cuda:7"),
+    ],
+)
+def test_mistakes_that_only_a_look_can_find(tmp_path, overrides, words):
+    kept = [line for line in SMALL if not line.startswith("task.") or "task=time_series" not in overrides]
+    chosen = {line.partition("=")[0]: line for line in (*kept, *overrides, f"results_dir={tmp_path}/runs")}
+    with pytest.raises(ConfigurationError, match=words):
+        training.run(load(*chosen.values()))
+    assert not (tmp_path / "runs").exists()
