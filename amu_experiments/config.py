@@ -106,17 +106,25 @@ CELL_RULES = {
     "amu": {
         "neurons_per_unit": whole(1, 1000),
         "gradient": one_of("truncated", "full"),
-        "output": one_of("neuron", "linear", "memory"),
+        "output": one_of("auto", "neuron", "linear", "memory"),
         "initial_range": POSITIVE,
     },
     "lstm": {"initial_range": POSITIVE},
     "gru": {"initial_range": POSITIVE},
     "rnn": {"initial_range": POSITIVE},
+    "lstm97": {
+        "block_size": whole(1, 1000),
+        "biases": one_of("none", "gates", "hidden", "all"),
+        "input_bias*": Rule(float, "a number"),
+        "initial_range": POSITIVE,
+    },
 }
 """For the keys under `model` of each cell here, by `model.cell`."""
 
+SQUARED_ERRORS = ("squared_error", "half_squared_error")
+
 TASK_RULES = {
-    "embedded_reber": {"strings": whole(1, 10**6), "loss": one_of("cross_entropy", "squared_error")},
+    "embedded_reber": {"strings": whole(1, 10**6), "loss": one_of("cross_entropy", *SQUARED_ERRORS)},
     "two_sequence": {
         "variant": one_of("noise_free", "noisy_input", "noisy_target"),
         "T": whole(1, 10**6),
@@ -126,6 +134,7 @@ TASK_RULES = {
         "targets.*": Rule(float, "a number"),
         "tolerance.*": POSITIVE,
         "squash": one_of("linear", "logistic"),
+        "loss": one_of(*SQUARED_ERRORS),
         "validation_size": whole(1, 10**6),
         "test_size": whole(1, 10**6),
     },
@@ -135,6 +144,43 @@ TASK_RULES = {
         "tolerance": POSITIVE,
         "window": whole(1, 10**6),
         "squash": one_of("linear", "logistic"),
+        "loss": one_of(*SQUARED_ERRORS),
+        "validation_size": whole(1, 10**6),
+        "test_size": whole(1, 10**6),
+    },
+    "multiplication": {
+        "T": whole(11, 10**6),
+        "tolerance": POSITIVE,
+        "window": whole(1, 10**6),
+        "squash": one_of("linear", "logistic"),
+        "loss": one_of(*SQUARED_ERRORS),
+        "validation_size": whole(1, 10**6),
+        "test_size": whole(1, 10**6),
+    },
+    "temporal_order": {
+        "variant": one_of("6a", "6b"),
+        "T": whole(1, 10**6),
+        "positions.*": whole(1, 100),
+        "tolerance": POSITIVE,
+        "window": whole(1, 10**6),
+        "loss": one_of("cross_entropy", *SQUARED_ERRORS),
+        "validation_size": whole(1, 10**6),
+        "test_size": whole(1, 10**6),
+    },
+    "long_lag": {
+        "variant": one_of("2a", "2b", "2c"),
+        "p": whole(2, 10**6),
+        "q": whole(1, 10**6),
+        "trigger_probability": PROPER_FRACTION,
+        "tolerance.*": POSITIVE,
+        "loss": one_of("cross_entropy", *SQUARED_ERRORS),
+        "validation_size": whole(1, 10**6),
+        "test_size": whole(1, 10**6),
+    },
+    "copy_memory": {
+        "T": whole(1, 10**6),
+        "remembered": whole(1, 10**6),
+        "symbols": whole(2, 10**6),
         "validation_size": whole(1, 10**6),
         "test_size": whole(1, 10**6),
     },

@@ -135,7 +135,8 @@ def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task)
     """Each sequence's loss and largest absolute output error, both (R, B), from the readout (R, B, T or 1, O).
 
     The loss of an answer is the squared error summed over outputs, or the cross-entropy of the softmax with target
-    probabilities; a sequence's is the mean over its answers.
+    probabilities; a sequence's is the mean over its answers. With half_squared_error it is half the squared error,
+    summed over outputs and answers.
     """
     answers = lengths_RB if task.answer == "every" else torch.ones_like(lengths_RB)
     counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)
@@ -145,6 +146,7 @@ def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task)
     else:
         outputs = torch.sigmoid(net) if task.squash == "logistic" else net
         each = ((outputs - targets) ** 2).sum(dim=-1)
-    losses = torch.where(counts, each, 0.0).sum(dim=-1) / answers
+    losses = torch.where(counts, each, 0.0).sum(dim=-1)
+    losses = losses / 2 if task.loss == "half_squared_error" else losses / answers
     errors = torch.where(counts, (outputs - targets).abs().amax(dim=-1), 0.0).amax(dim=-1)
     return losses, errors.detach()

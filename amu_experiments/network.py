@@ -16,21 +16,24 @@ _NOT_CELL_OPTIONS = ("cell", "units", "parameters")
 class Network(nn.Module):
     """Cell and readout of R trials, whose parameters are all views of `flat` (R, P).
 
-    One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A),
-    its bias (O,). Trials leave the stack by dropping their rows.
+    One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A) and,
+    unless the cell goes without, its bias (O,). Trials leave the stack by dropping their rows.
     """
 
     def __init__(self, cell: Cell, output_size: int, device: str = "cpu"):
         super().__init__()
         self.cell = cell
         self.readout_weight = nn.Parameter(torch.empty(cell.trials, output_size, cell.hidden_size))
-        self.readout_bias = nn.Parameter(torch.empty(cell.trials, output_size))
+        self.readout_bias = nn.Parameter(torch.empty(cell.trials, output_size)) if cell.readout_bias else None
         flat = torch.cat([p.detach().flatten(1) for p in self._ordered()], dim=1)
         self.hold(flat.to(device))
 
     def _ordered(self) -> list[nn.Parameter]:
         names = self.cell.shapes(1, 1, **self.cell.options)
-        return [getattr(self.cell, name) for name in names] + [self.readout_weight, self.readout_bias]
+        return [getattr(self.cell, name) for name in names] + self._readout()
+
+    def _readout(self) -> list[nn.Parameter]:
+        return [p for p in (self.readout_weight, self.readout_bias) if p is not None]
 
     def hold(self, flat: Tensor) -> None:
         """Take this tensor (R, P) as the parameters; R may differ from what it was."""
@@ -46,13 +49,13 @@ class Network(nn.Module):
         return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self._ordered())], dim=1)
 
     def initialise(self, trials: Sequence[int]) -> None:
-        """Draw every trial's initial parameters, from its seed alone; the readout as torch.nn.Linear does."""
+        """Draw every trial's initial parameters, from its seed alone."""
         generators = [random_generator(trial, "weights") for trial in trials]
         self.cell.initialise(generators)
-        bound = 1 / np.sqrt(self.cell.hidden_size)
+        bound = self.cell.readout_range()
         with torch.no_grad():
             for r, rng in enumerate(generators):
-                for parameter in (self.readout_weight, self.readout_bias):
+                for parameter in self._readout():
                     values = rng.uniform(-bound, bound, parameter.shape[1:]).astype(np.float32)
                     parameter[r] = torch.from_numpy(values)
 
@@ -65,12 +68,13 @@ class Network(nn.Module):
             y_RBTA = y_RBTA.gather(2, index)
         R, B, T, _ = y_RBTA.shape
         weight = self.readout_weight.transpose(1, 2)
-        return torch.baddbmm(self.readout_bias[:, None], y_RBTA.flatten(1, 2), weight).view(R, B, T, -1)
+        net = torch.bmm(y_RBTA.flatten(1, 2), weight).view(R, B, T, -1)
+        return net if self.readout_bias is None else net + self.readout_bias[:, None, None]
 
     def predict(self, sequences: Sequences, every: bool, chunk: int = 512) -> np.ndarray:
         """The readout before squashing, as `forward` gives it, of all sequences (R, B, ...), without gradients."""
         R, B, T, _ = sequences.inputs.shape
-        size = self.readout_bias.shape[1]
+        size = self.readout_weight.shape[1]
         outputs = np.zeros((R, B, T if every else 1, size), np.float32)
         scans = self.scans()
         if scans is not None:
@@ -126,17 +130,27 @@ def build(model: dict, task: Task, backend: str, device: str) -> Network:
 def count_parameters(model: dict, task: Task, units: int) -> int:
     """Parameters of one trial of this model, readout included."""
     cell = cell_class(model["cell"])(task.input_size, units, trials=1, backend="torch", **cell_options(model))
-    return sum(p.numel() for p in cell.parameters()) + task.output_size * (units + 1)
+    return sum(p.numel() for p in cell.parameters()) + task.output_size * (units + cell.readout_bias)
+
+
+def settled(model: dict, task: Task) -> dict:
+    """The model's configuration with nothing left open: what depends on the answers, and the number of units."""
+    model = model | cell_class(model["cell"]).settled(cell_options(model), task.squash)
+    return model | {"units": match_units(model, task)}
 
 
 def match_units(model: dict, task: Task) -> int:
-    """The number of units: as configured, or the one whose count comes nearest to `parameters` (the fewer, if tied)."""
+    """The number of units: as configured, or the one whose count comes nearest to `parameters` (the fewer, if tied).
+
+    Raises ValueError where the cell cannot be made with these options, or not with so many units.
+    """
     if model.get("units") is not None:
+        count_parameters(model, task, model["units"])
         return model["units"]
     wanted = model["parameters"]
-    units = 1
-    while count_parameters(model, task, units + 1) <= wanted:
-        units += 1
-    over = count_parameters(model, task, units + 1) - wanted
+    units = step = cell_class(model["cell"]).unit_step(**cell_options(model))
+    while count_parameters(model, task, units + step) <= wanted:
+        units += step
+    over = count_parameters(model, task, units + step) - wanted
     under = wanted - count_parameters(model, task, units)
-    return units + 1 if over < under else units
+    return units + step if over < under else units

@@ -22,7 +22,7 @@ import torch
 from amu_experiments import store
 from amu_experiments.config import ConfigurationError
 from amu_experiments.learning import Optimizer, learn, loss_and_error
-from amu_experiments.network import build, match_units, squashed
+from amu_experiments.network import build, settled, squashed
 from amu_experiments.progress import Progress
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
@@ -58,7 +58,7 @@ def run(config: dict) -> None:
 
 
 def prepare(config: dict) -> dict:
-    """The configuration with its number of units worked out, and this process set up to run it."""
+    """The configuration with nothing left open, its number of units for one, and this process set up to run it."""
     if config["device"] != "cpu":
         try:
             torch.empty(0, device=config["device"])
@@ -72,8 +72,7 @@ def prepare(config: dict) -> dict:
         from amu_experiments.cells.kernels import set_threads
 
         set_threads(threads)
-    units = match_units(config["model"], make_task(config["task"], [0]))
-    return config | {"model": config["model"] | {"units": units}}
+    return config | {"model": settled(config["model"], make_task(config["task"], [0]))}
 
 
 def train_stack(config: dict, folder: Path, trials: list[int]) -> None:

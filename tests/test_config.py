@@ -155,7 +155,7 @@ ALTERNATIVES = {
     "training.clip_norm": ["null", 2, 0.5],
     "model.units": [1, 4, 6],
     "model.neurons_per_unit": [2, 4],
-    "model.gradient": ["full"],
+    "model.gradient": ["truncated"],
     "model.output": ["linear", "memory"],
     "model.output_in_product": ["false"],
     "model.initial_range": [2, 3.5],

@@ -156,7 +156,7 @@ def test_every_variant_has_its_criteria_and_the_one_that_stops_it(name, changes,
         (
             "adding",
             {"problem": "addng"},
-            "task.problem: 'addng' is no task; choose one of adding, embedded_reber",
+            "task.problem: 'addng' is no task; choose one of adding, copy_memory, embedded_reber",
         ),
         ("adding", {"problem": "task"}, "task.problem: 'task' is no task"),
         ("adding", {"t": 50}, "task.t is no option of adding, which has form, T,"),

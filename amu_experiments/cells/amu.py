@@ -70,6 +70,13 @@ class AMU(Cell):
             "weight_mh": (rows,),
         }
 
+    @classmethod
+    def settled(cls, options, squash):
+        """output="auto": the memory where the answers are numbers, which it is not squashed to hold, else the neuron."""
+        if options.get("output") != "auto":
+            return options
+        return options | {"output": "memory" if squash == "linear" else "neuron"}
+
     def state_sizes(self):
         return self.fan(), self.hidden_size
 

@@ -41,6 +41,8 @@ class Cell(nn.Module):
     """
 
     states: ClassVar[tuple[str, ...]] = ("h",)
+    readout_bias: bool = True
+    """Whether the output units of a network with this cell have a bias."""
 
     def __init__(
         self,
@@ -75,12 +77,21 @@ class Cell(nn.Module):
 
     @classmethod
     def shapes(cls, input_size: int, hidden_size: int, **options) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter of one trial: weight_ih (K, I), weight_hh, bias (K,), then others."""
+        """Name and shape of every parameter of one trial: weight_ih (K, I), weight_hh, bias (K,), then others.
+
+        Where only the first rows have a bias, it is that long (and `bias_rows` and the Recurrence say so).
+        """
         raise TypeError(f"{cls.__name__} must define shapes()")
 
     def step(self, net_RBK: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step, from the input's share of the net inputs, W x(t) + b: (output (R, B, A), new state)."""
         raise TypeError(f"{type(self).__name__} must define step()")
+
+    @classmethod
+    def settled(cls, options: dict, squash: str) -> dict:
+        """The cell's configured options with those that depend on how the network answers ("linear": numbers;
+        "logistic", "softmax": probabilities) put in place."""
+        return options
 
     def state_sizes(self) -> tuple[int, ...]:
         """The width of each state tensor."""
@@ -89,6 +100,19 @@ class Cell(nn.Module):
     def fan(self) -> int:
         """The initial range is a multiple of 1 / sqrt(fan); torch.nn's convention by default."""
         return self.hidden_size
+
+    def readout_range(self) -> float:
+        """Output units that read this cell start uniform in +- this; as in torch.nn.Linear by default."""
+        return 1 / np.sqrt(self.hidden_size)
+
+    def bias_rows(self) -> Tensor:
+        """The bias of every net input, (R, K)."""
+        return self.bias
+
+    @classmethod
+    def unit_step(cls, **options) -> int:
+        """hidden_size must be a multiple of this; options: whatever the cell is made with beside its sizes."""
+        return 1
 
     # Parameters -------------------------------------------------------------------------------------------------
 
@@ -193,7 +217,7 @@ class Cell(nn.Module):
     def input_net(self, x_RTBI: Tensor) -> Tensor:
         """W x(t) + b for all steps at once, (R, T, B, K)."""
         R, T, B, _ = x_RTBI.shape
-        net = torch.baddbmm(self.bias.unsqueeze(1), x_RTBI.flatten(1, 2), self.weight_ih.transpose(1, 2))
+        net = torch.baddbmm(self.bias_rows().unsqueeze(1), x_RTBI.flatten(1, 2), self.weight_ih.transpose(1, 2))
         return net.view(R, T, B, -1)
 
     def _arrange(self, x: Tensor, single: bool) -> Tensor:

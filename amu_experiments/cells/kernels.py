@@ -26,7 +26,7 @@ from numba import njit, prange
 from numba.core.caching import FunctionCache
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
-LOSSES = {"squared_error": 0, "cross_entropy": 1}
+LOSSES = {"squared_error": 0, "cross_entropy": 1, "half_squared_error": 2}
 SQUASHES = {"linear": 0, "logistic": 1, "softmax": 2}
 OPTIMIZERS = {"adam": 0, "rmsprop": 1, "sgd": 2}
 
@@ -93,6 +93,7 @@ class Recurrence:
         new state dstate (S,), write the error of the net inputs dnet (K,) and turn dstate into the error of the
         old state, less what comes through weight_hh, which the scan adds; add to dextra. With `splits`, also write
         drec, the error of U h(t-1).
+    biases: how many net inputs, the first ones, have a bias; None: all.
     recurrent_error: False where no error goes back through weight_hh (truncated gradients).
     """
 
@@ -106,6 +107,7 @@ class Recurrence:
     tape: int
     outputs: int
     extra: int = 0
+    biases: int | None = None
     splits: bool = False
     recurrent_error: bool = True
     constants: tuple = ()
@@ -196,6 +198,7 @@ def _dot(a, b):
 def _loss(net, target, loss, squash, scale, dnet):
     """One answer's loss, its gradient times `scale` in dnet, and the largest absolute error of its outputs."""
     size = net.size
+    weight = f32(0.5) if loss == 2 else f32(1.0)
     value = f32(0.0)
     worst = f32(0.0)
     if loss == 1:
@@ -220,9 +223,9 @@ def _loss(net, target, loss, squash, scale, dnet):
             out = f32(1.0) / (f32(1.0) + np.exp(-out))
             slope = out * (f32(1.0) - out)
         error = out - target[o]
-        value += error * error
+        value += weight * error * error
         worst = max(worst, abs(error))
-        dnet[o] = scale * f32(2.0) * error * slope
+        dnet[o] = scale * f32(2.0) * weight * error * slope
     return value, worst
 
 
@@ -324,8 +327,9 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
     I, K, H, S = recurrence.inputs, recurrence.rows, recurrence.recurrent, recurrence.state
     N, A, E = recurrence.tape, recurrence.outputs, recurrence.extra
     splits, recurrent_error = recurrence.splits, recurrence.recurrent_error
+    biased = K if recurrence.biases is None else recurrence.biases
     # Where the parameters lie in a trial's row.
-    hh, bias, extra, end = K * I, K * (I + H), K * (I + H + 1), K * (I + H + 1) + E
+    hh, bias, extra, end = K * I, K * (I + H), K * (I + H) + biased, K * (I + H) + biased + E
 
     add_input = _add_rows(I, K)
     add_recurrent = _add_rows(H, K)
@@ -348,8 +352,10 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
         """Forward over one sequence: states (T + 1, S) from states[0] on, tape (T, N), y (T, A)."""
         for t in range(length):
             old, new = states[t], states[t + 1]
-            for k in range(K):
+            for k in range(biased):
                 net[k] = p[bias + k]
+            for k in range(biased, K):
+                net[k] = f32(0.0)
             add_input(net, x[t], weight_ih)
             if splits:
                 for k in range(K):
@@ -389,7 +395,7 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
             outer_input(g_ih, x[first:stop], dnet, steps)
             outer_recurrent(g_hh, states[first:stop], drec if splits else dnet, steps)
             for t in range(steps):
-                for k in range(K):
+                for k in range(biased):
                     g[bias + k] += dnet[t, k]
 
     @compiled
@@ -402,20 +408,24 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
 
     @compiled
     def read(p, y, net):
-        """The readout: net (O,) from the cell's output y (A,)."""
+        """The readout: net (O,) from the cell's output y (A,); it has a bias if the parameters have room for one."""
         size = net.size
+        last = end + size * A
         for o in range(size):
-            net[o] = p[end + size * A + o] + _dot(p[end + o * A : end + (o + 1) * A], y)
+            net[o] = p[last + o] if p.size > last else f32(0.0)
+            net[o] += _dot(p[end + o * A : end + (o + 1) * A], y)
 
     @compiled
     def read_back(p, y, dnet, dy, g):
         """Error of the readout: set dy (A,), add to the readout's part of g."""
         size = dnet.size
+        last = end + size * A
         for a in range(A):
             dy[a] = f32(0.0)
         for o in range(size):
             d = dnet[o]
-            g[end + size * A + o] += d
+            if p.size > last:
+                g[last + o] += d
             for a in range(A):
                 g[end + o * A + a] += d * y[a]
                 dy[a] += d * p[end + o * A + a]
@@ -462,7 +472,8 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
                 states[0] = start
                 run(p, weight_ih, weight_hh, x[b], length, states, tape, y, net, rec)
                 answers = length if every else 1
-                scale = f32(1.0) / f32(answers * batch)
+                parts = 1 if loss == 2 else answers
+                scale = f32(1.0) / f32(parts * batch)
                 total, worst = f32(0.0), f32(0.0)
                 for answer in range(answers):
                     t = answer if every else length - 1
@@ -471,7 +482,7 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
                     read_back(p, y[t], dout, dy[t], g)
                     total += value
                     worst = max(worst, error)
-                losses[b] = total / f32(answers)
+                losses[b] = total / f32(parts)
                 errors[b] = worst
                 healthy = healthy and np.isfinite(total)
                 dstate[:] = f32(0.0)

@@ -56,6 +56,7 @@ class Adding(Task):
         tolerance: float,
         window: int,
         squash: str,
+        loss: str,
         validation_size: int,
         test_size: int,
         criteria: Mapping,
@@ -69,6 +70,7 @@ class Adding(Task):
             self.window = check_integer("window", window, least=1)
             self.recent_metrics = ("train_error", "train_wrong")
         self.squash = check_choice("squash", squash, ("linear", "logistic"))
+        self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
         if self.form == "modern" and self.squash == "logistic":
             raise ValueError("task.squash=logistic cannot reach the targets of task.form=modern; use linear")
         self.validation_size = check_integer("validation_size", validation_size, least=1)
@@ -102,17 +104,26 @@ class Adding(Task):
         return Sequences(inputs, np.full(count, self.T), sums[:, None, None])
 
     def _1997(self, rng: np.random.Generator, count: int) -> Sequences:
-        rows, longest = np.arange(count), self.T + self.T // 10
-        lengths = rng.integers(self.T, longest, size=count, endpoint=True)
-        first = rng.integers(0, 10, count)
-        second = rng.integers(0, self.T // 2 - 1, count)
-        second += second >= first  # counted among the pairs that are still unmarked
-        inputs = np.zeros((count, longest, 2), np.float32)
-        inputs[:, :, 0] = 2 * rng.random((count, longest), dtype=np.float32) - 1
-        inputs[:, self.T :, 0] *= np.arange(self.T, longest) < lengths[:, None]
-        inputs[(first == 0) | (second == 0), 0, 0] = 0
-        inputs[:, 0, 1] = inputs[rows, lengths - 1, 1] = -1
-        for position in (first, second):
-            inputs[rows, position, 1] = 1
-        sums = inputs[rows, first, 0] + inputs[rows, second, 0]
-        return Sequences(inputs, lengths, (0.5 + sums / 4)[:, None, None])
+        inputs, lengths, X1, X2 = marked_pairs(rng, count, self.T, low=-1, neutral=0)
+        return Sequences(inputs, lengths, (0.5 + (X1 + X2) / 4)[:, None, None])
+
+
+def marked_pairs(rng: np.random.Generator, count: int, T: int, low: float, neutral: float) -> tuple:
+    """Sequences of value and mark in the form of 1997, and the values of the two marked pairs.
+
+    Values are uniform in [low, 1]; that of a marked first pair is `neutral`. Returns inputs (B, T + T/10, 2),
+    lengths (B,), X1 (B,) and X2 (B,).
+    """
+    rows, longest = np.arange(count), T + T // 10
+    lengths = rng.integers(T, longest, size=count, endpoint=True)
+    first = rng.integers(0, 10, count)
+    second = rng.integers(0, T // 2 - 1, count)
+    second += second >= first  # counted among the pairs that are still unmarked
+    inputs = np.zeros((count, longest, 2), np.float32)
+    inputs[:, :, 0] = (1 - low) * rng.random((count, longest), dtype=np.float32) + low
+    inputs[:, T:, 0] *= np.arange(T, longest) < lengths[:, None]
+    inputs[(first == 0) | (second == 0), 0, 0] = neutral
+    inputs[:, 0, 1] = inputs[rows, lengths - 1, 1] = -1
+    for position in (first, second):
+        inputs[rows, position, 1] = 1
+    return inputs, lengths, inputs[rows, first, 0], inputs[rows, second, 0]

@@ -65,7 +65,7 @@ class EmbeddedReber(Task):
         super().__init__(trials)
         self.targets = check_choice("targets", targets, ("next", "legal"))
         self.strings = check_integer("strings", strings, least=1)
-        self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error"))
+        self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error", "half_squared_error"))
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
         self.criteria = read_criteria(criteria, self.metrics)
 

@@ -107,8 +107,9 @@ class Task:
     answer: str = "last"
     """When the readout is compared with the targets: at a sequence's own "last" step or at "every" step."""
     loss: str = "squared_error"
-    """"squared_error" (summed over the outputs) or "cross_entropy" (softmax against target probabilities);
-    averaged over the steps that count and over the sequences of a batch."""
+    """"squared_error" (summed over the outputs) or "cross_entropy" (softmax against target probabilities), averaged
+    over the steps that count; or "half_squared_error", half the squared error summed over the steps that count, the
+    scale on which Hochreiter & Schmidhuber 1997 give learning rates. Averaged over the sequences of a batch."""
     squash: str = "linear"
     """From readout to outputs: "linear" (no change), "logistic" or "softmax" (with cross_entropy)."""
     metrics: tuple[str, ...]

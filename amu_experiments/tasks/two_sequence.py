@@ -52,6 +52,7 @@ class TwoSequence(Task):
         targets: Mapping[str, Sequence[float]],
         tolerance: Mapping[str, float],
         squash: str,
+        loss: str,
         validation_size: int,
         test_size: int,
         criteria: Mapping,
@@ -65,6 +66,7 @@ class TwoSequence(Task):
         self.targets = tuple(check_section("targets", targets, self.variant))
         self.tolerance = check_number("tolerance", check_section("tolerance", tolerance, self.variant), low=0)
         self.squash = check_choice("squash", squash, ("linear", "logistic"))
+        self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
         self.validation_size = check_integer("validation_size", validation_size, least=1)
         self.test_size = check_integer("test_size", test_size, least=1)
         self.criteria = read_criteria(check_section("criteria", criteria, self.variant), self.metrics)

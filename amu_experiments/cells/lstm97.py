@@ -1,0 +1,160 @@
+"""The LSTM of 1997: memory blocks with input and output gate, no forget gate, and a truncated gradient.
+
+Hochreiter & Schmidhuber 1997, section 4 and appendix A.1; the settings of their experiments are in its Table 10.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from amu_experiments.cells.cell import Cell, recur
+
+BIASED = ("none", "gates", "hidden", "all")
+
+
+class LSTM97(Cell):
+    """Blocks j of `block_size` cells c each, which share an input gate and an output gate:
+
+        net(t)     = W x(t) + b + U h(t-1), where h is all that the hidden layer puts out: h = (in, out, y)
+        in_j, out_j = f(net),   f(x) = 1 / (1 + exp(-x))
+        s_c(t)     = s_c(t-1) + in_j(t) * g(net_c(t)),   g(x) = 4 f(x) - 2
+        y_c(t)     = out_j(t) * h(s_c(t)),   h(x) = 2 f(x) - 1; y is the output
+
+    Truncated gradient: d net(t) / d h(t-1) := 0. Error goes back in time along s alone, where it neither grows nor
+    vanishes; there is no other gradient.
+
+    With G = A / block_size blocks, K = 2 G + A rows: input gates, output gates, cells, those of a block side by side.
+    `output, (h, s) = layer(x)`, with h (R, B, K) and s (R, B, A).
+
+    Args:
+        hidden_size: A, the number of cells; a multiple of block_size.
+        block_size: cells of a block.
+        biases: which units have a bias: "none", "gates", "hidden" (gates and cells) or "all" (the output units that
+            read this cell, too).
+        input_bias, output_bias: where the biases of the input and the output gates start, block by block, staggered
+            so that blocks come into use one after another; further blocks go on in steps of the list's last
+            difference. Empty: random like the weights.
+        initial_range: weights, those of the output units included, start uniform in +-initial_range.
+        See Cell for the others, and for shapes.
+    """
+
+    states = ("h", "s")
+
+    def __init__(
+        self, input_size, hidden_size, block_size=1, biases="hidden", input_bias=(), output_bias=(-1.0, -2.0), **common
+    ):
+        if block_size < 1 or hidden_size % block_size:
+            raise ValueError(f"{hidden_size} units: must be a multiple of block_size={block_size}")
+        if biases not in BIASED:
+            raise ValueError(f"biases={biases!r}: must be one of {', '.join(BIASED)}")
+        if biases == "none" and (len(input_bias) or len(output_bias)):
+            raise ValueError("biases='none': input_bias and output_bias must be empty, []")
+        self.blocks = hidden_size // block_size
+        self.block_size = block_size
+        self.input_bias, self.output_bias = input_bias, output_bias
+        self.readout_bias = biases == "all"
+        super().__init__(input_size, hidden_size, block_size=block_size, biases=biases, **common)
+
+    @classmethod
+    def shapes(cls, input_size, hidden_size, block_size=1, biases="hidden"):
+        gates = 2 * (hidden_size // block_size)
+        rows = gates + hidden_size
+        biased = {"none": 0, "gates": gates}.get(biases, rows)
+        return {"weight_ih": (rows, input_size), "weight_hh": (rows, rows), "bias": (biased,)}
+
+    @classmethod
+    def unit_step(cls, block_size=1, **_):
+        return block_size
+
+    def state_sizes(self):
+        return 2 * self.blocks + self.hidden_size, self.hidden_size
+
+    def fan(self):
+        return 1  # ranges were absolute in 1997
+
+    def readout_range(self):
+        return self.initial_range
+
+    def initial_values(self, rng):
+        values = super().initial_values(rng)
+        for first, listed in ((0, self.input_bias), (self.blocks, self.output_bias)):
+            if len(listed):
+                values["bias"][first : first + self.blocks] = staggered(listed, self.blocks)
+        return values
+
+    def bias_rows(self):
+        return pad(self.bias, (0, 2 * self.blocks + self.hidden_size - self.bias.shape[1]))
+
+    def step(self, net_RBK, state):
+        h, s = state
+        net = net_RBK + recur(h.detach(), self.weight_hh)
+        gates, cells = net.split([2 * self.blocks, self.hidden_size], dim=-1)
+        gates = torch.sigmoid(gates)
+        of_input, of_output = (gate.repeat_interleave(self.block_size, dim=-1) for gate in gates.chunk(2, dim=-1))
+        s = s + of_input * 2 * torch.tanh(cells / 2)  # 4 f(x) - 2 = 2 tanh(x / 2)
+        y = of_output * torch.tanh(s / 2)
+        return y, (torch.cat([gates, y], dim=-1), s)
+
+    def fused(self):
+        from amu_experiments.cells.kernels import Recurrence, compiled, f32, tanh
+
+        A, G, size = self.hidden_size, self.blocks, self.block_size
+        K = 2 * G + A
+        half, one, two = f32(0.5), f32(1.0), f32(2.0)
+
+        @compiled
+        def step(net, rec, extra, old, new, tape, y):
+            # tanh(x / 2) of every row: f = (1 + tanh(x / 2)) / 2, g = 2 tanh(x / 2).
+            for k in range(K):
+                net[k] = tanh(half * net[k])
+            for k in range(2 * G):
+                new[k] = half + half * net[k]
+            for a in range(A):
+                tape[a] = net[2 * G + a]
+                new[K + a] = old[K + a] + new[a // size] * two * tape[a]
+            for a in range(A):
+                tape[A + a] = tanh(half * new[K + a])
+            for a in range(A):
+                y[a] = new[G + a // size] * tape[A + a]
+                new[2 * G + a] = y[a]
+
+        @compiled
+        def adjoint(dy, dstate, extra, old, new, tape, dnet, drec, dextra):
+            # dstate[:K] becomes the error of the activations: of the gates, what their cells give them.
+            for a in range(A):
+                block, squashed_net, squashed_s = a // size, tape[a], tape[A + a]
+                dh = dstate[2 * G + a] + dy[a]
+                ds = dstate[K + a] + dh * new[G + block] * half * (one - squashed_s * squashed_s)
+                dstate[block] += ds * two * squashed_net
+                dstate[G + block] += dh * squashed_s
+                dnet[2 * G + a] = ds * new[block] * (one - squashed_net * squashed_net)
+                dstate[K + a] = ds
+            for k in range(2 * G):
+                dnet[k] = dstate[k] * new[k] * (one - new[k])
+            for k in range(K):
+                dstate[k] = f32(0.0)
+
+        return Recurrence(
+            name="lstm97",
+            step=step,
+            adjoint=adjoint,
+            inputs=self.input_size,
+            rows=K,
+            recurrent=K,
+            state=K + A,
+            tape=2 * A,
+            outputs=A,
+            biases=self.bias.shape[1],
+            recurrent_error=False,
+            constants=(size,),
+        )
+
+
+def staggered(listed: Sequence[float], count: int) -> np.ndarray:
+    """The first `count` numbers of a list that goes on in steps of its last difference: (count,)."""
+    listed = np.asarray(listed, np.float32)
+    step = listed[-1] - listed[-2] if len(listed) > 1 else 0
+    further = listed[-1] + step * np.arange(1, count - len(listed) + 1, dtype=np.float32)
+    return np.concatenate([listed, further])[:count]

@@ -1,0 +1,73 @@
+"""Copy memory: ten symbols are read, and told again in their order after a long blank.
+
+Arjovsky, Shah & Bengio 2016, section 4.1, after Hochreiter & Schmidhuber 1997.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from amu_experiments.tasks.task import Sequences, Task, check_integer, one_hot, read_criteria
+
+
+class CopyMemory(Task):
+    """Symbols to remember, T - 1 blanks, a delimiter, and as many blanks again as there are symbols to tell.
+
+    The answer to every step is the blank, except to the last ones: to these it is the remembered symbols. A worked
+    sequence with 3 of 4 symbols and T = 5 (blank _, delimiter |):
+
+        read    c  a  d  _  _  _  _  |  _  _  _
+        answer  _  _  _  _  _  _  _  _  c  a  d
+
+    With `remembered` = 10 of `symbols` = 8, T + 20 steps. A network without memory can do no better than to answer
+    each of the last ten steps with all symbols alike: its cross-entropy, the mean over all steps, is
+    10 ln 8 / (T + 20), and its accuracy 1/8. Some authors go on reading delimiters to the end, which says when to
+    answer; here, as in the source, the delimiter comes once.
+
+    Inputs are one-hot: the symbols, the blank, the delimiter. Targets are one-hot: the symbols, the blank.
+
+    Metrics:
+        accuracy          share of the remembered symbols whose own output is the most active when they are due
+        sequences_right   share of sequences with all of these right
+    """
+
+    answer = "every"
+    loss = "cross_entropy"
+    squash = "softmax"
+    metrics = ("accuracy", "sequences_right")
+
+    def __init__(
+        self,
+        trials,
+        *,
+        T: int,
+        remembered: int,
+        symbols: int,
+        validation_size: int,
+        test_size: int,
+        criteria: Mapping,
+    ):
+        super().__init__(trials)
+        self.T = check_integer("T", T, least=1)
+        self.remembered = check_integer("remembered", remembered, least=1)
+        self.symbols = check_integer("symbols", symbols, least=2)
+        self.input_size = self.symbols + 2
+        self.output_size = self.symbols + 1
+        self.validation_size = check_integer("validation_size", validation_size, least=1)
+        self.test_size = check_integer("test_size", test_size, least=1)
+        self.criteria = read_criteria(criteria, self.metrics)
+
+    def generate(self, rng, count, split):
+        blank, delimiter = self.symbols, self.symbols + 1
+        steps = self.T + 2 * self.remembered
+        symbols = rng.integers(self.symbols, size=(count, self.remembered))
+        read, answers = np.full((2, count, steps), blank)
+        read[:, : self.remembered] = answers[:, -self.remembered :] = symbols
+        read[:, -self.remembered - 1] = delimiter
+        inputs, targets = one_hot(read, self.input_size), one_hot(answers, self.output_size)
+        return Sequences(inputs, np.full(count, steps), targets)
+
+    def measure(self, outputs, sequences):
+        due = np.s_[:, -self.remembered :]
+        right = outputs[due].argmax(axis=-1) == sequences.targets[due].argmax(axis=-1)
+        return {"accuracy": float(right.mean()), "sequences_right": float(right.all(axis=1).mean())}

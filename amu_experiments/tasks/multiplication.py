@@ -1,0 +1,79 @@
+"""The multiplication problem: the product of the two marked values of a long sequence is to be told at its end.
+
+Hochreiter & Schmidhuber 1997, section 5.5 (experiment 5).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from amu_experiments.tasks.adding import marked_pairs
+from amu_experiments.tasks.task import Sequences, Task, check_choice, check_integer, check_number, read_criteria
+
+
+class Multiplication(Task):
+    """The adding problem of 1997 with values uniform in [0, 1] and the product X1 * X2 as target.
+
+    T to T + T/10 pairs of a value and a mark; X1 is one of the first ten, X2 one of the first T/2 - 1 pairs still
+    unmarked. The marks are 1 there, -1 at the first and the last pair, 0 elsewhere; if the first pair is one
+    of the two marked, its mark is 1 and its value set to 1 (the source has "X1 set to 1.0", without saying
+    what happens where that pair is X2). A worked sequence (T = 12):
+
+        value  0.83  0.21  0.57  0.05  0.94  0.30  0.46  0.11  0.72  0.68  0.29  0.90
+        mark   -1    1     0     0     1     0     0     0     0     0     0     -1    -> 0.21 * 0.94 = 0.20
+
+    Always answering 1/4 has a mean squared error of 7/144, about 0.049.
+
+    Metrics, from the error at the last step:
+        mse, mean_error, largest_error   mean squared, mean absolute and largest absolute error
+        wrong                            sequences with an absolute error above `tolerance`
+    and over the latest `window` training sequences, each answered before it was learned from:
+        train_error, train_wrong         mean absolute error; sequences with one above `tolerance`
+    """
+
+    input_size = 2
+    output_size = 1
+    metrics = ("mse", "mean_error", "largest_error", "wrong")
+    recent_metrics = ("train_error", "train_wrong")
+
+    def __init__(
+        self,
+        trials,
+        *,
+        T: int,
+        tolerance: float,
+        window: int,
+        squash: str,
+        loss: str,
+        validation_size: int,
+        test_size: int,
+        criteria: Mapping,
+    ):
+        super().__init__(trials)
+        self.T = check_integer("T", T, least=11)  # the first ten pairs can be marked, and the last one never is
+        self.tolerance = check_number("tolerance", tolerance, low=0)
+        self.window = check_integer("window", window, least=1)
+        self.squash = check_choice("squash", squash, ("linear", "logistic"))
+        self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
+        self.validation_size = check_integer("validation_size", validation_size, least=1)
+        self.test_size = check_integer("test_size", test_size, least=1)
+        self.criteria = read_criteria(criteria, self.metrics + self.recent_metrics)
+
+    def generate(self, rng, count, split):
+        inputs, lengths, X1, X2 = marked_pairs(rng, count, self.T, low=0, neutral=1)
+        return Sequences(inputs, lengths, (X1 * X2)[:, None, None])
+
+    def measure(self, outputs, sequences):
+        errors = np.abs(outputs - sequences.targets)
+        return {
+            "mse": float(np.mean(errors**2)),
+            "mean_error": float(errors.mean()),
+            "largest_error": float(errors.max()),
+            "wrong": self._wrong(errors),
+        }
+
+    def measure_recent(self, errors):
+        return {"train_error": float(errors.mean()), "train_wrong": self._wrong(errors)}
+
+    def _wrong(self, errors: np.ndarray) -> int:
+        return int((~(errors <= self.tolerance)).sum())

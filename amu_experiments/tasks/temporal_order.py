@@ -1,0 +1,120 @@
+"""The temporal order problem: which of two symbols came first, and which after it, is to be told at the end.
+
+Hochreiter & Schmidhuber 1997, section 5.6 (experiments 6a and 6b).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from amu_experiments.tasks.task import (
+    Sequences,
+    Task,
+    check_choice,
+    check_integer,
+    check_number,
+    check_section,
+    one_hot,
+    read_criteria,
+)
+
+SYMBOLS = "EBabcdXY"
+
+
+class TemporalOrder(Task):
+    """Symbols, one at a time, of which only the two (6a) or three (6b) that are X or Y matter, in their order.
+
+    A sequence has T to T + T/10 symbols: E, then distractors drawn from a, b, c and d, then B, which asks for
+    the answer. In between, the symbol at one place of each range in `positions` is X or Y instead. A worked
+    sequence of 6a (T = 20, where the ranges are 2-4 and 10-12): class R
+
+        E  c  X  a  a  d  b  c  a  Y  b  d  c  c  a  d  b  a  c  B   -> XY
+
+    Classes, in this order: XX, XY, YX, YY (Q, R, S, U in the source); with three symbols XXX, XXY, ..., YYY.
+
+    Positions count from 1, as the source's do: its table of conditions has 40 (6a) and 24 (6b) steps at least
+    between the last X or Y and the answer, which is 100 - 60 and 100 - 76. Their ranges hold for T = 100 and include
+    both ends; for another T they are in proportion, rounded down.
+
+    Inputs are one-hot in the order EBabcdXY, targets one-hot the class. With loss="cross_entropy" the outputs
+    are a softmax, otherwise logistic, as in the source.
+
+    Metrics, from the absolute errors at the last step:
+        wrong, largest_error   sequences with an error of at least `tolerance` at any output; the largest error
+        accuracy               share of sequences whose own class is the most active output
+    and over the latest `window` training sequences, each answered before it was learned from:
+        train_error            mean over sequences of the largest error of the outputs; the source's "average training
+                               error", of which it says no more, is at most that
+        train_wrong            sequences with an error of at least `tolerance` at any output
+    """
+
+    input_size = len(SYMBOLS)
+    metrics = ("wrong", "largest_error", "accuracy")
+    recent_metrics = ("train_error", "train_wrong")
+
+    def __init__(
+        self,
+        trials,
+        *,
+        variant: str,
+        T: int,
+        positions: Mapping[str, Sequence[Sequence[int]]],
+        tolerance: float,
+        window: int,
+        loss: str,
+        validation_size: int,
+        test_size: int,
+        criteria: Mapping,
+    ):
+        super().__init__(trials)
+        self.variant = check_choice("variant", variant, ("6a", "6b"))
+        self.T = check_integer("T", T, least=1)
+        self.positions = _in_proportion(check_section("positions", positions, self.variant), self.T)
+        self.output_size = 2 ** len(self.positions)
+        self.tolerance = check_number("tolerance", tolerance, low=0)
+        self.window = check_integer("window", window, least=1)
+        self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error", "half_squared_error"))
+        self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
+        self.validation_size = check_integer("validation_size", validation_size, least=1)
+        self.test_size = check_integer("test_size", test_size, least=1)
+        self.criteria = read_criteria(criteria, self.metrics + self.recent_metrics)
+
+    def generate(self, rng, count, split):
+        rows, longest = np.arange(count), self.T + self.T // 10
+        lengths = rng.integers(self.T, longest, size=count, endpoint=True)
+        symbols = rng.integers(SYMBOLS.index("a"), SYMBOLS.index("d"), size=(count, longest), endpoint=True)
+        symbols[:, 0] = SYMBOLS.index("E")
+        symbols[rows, lengths - 1] = SYMBOLS.index("B")
+        classes = np.zeros(count, np.int64)
+        for first, last in self.positions:
+            is_y = rng.integers(2, size=count)
+            position = rng.integers(first, last, size=count, endpoint=True)
+            symbols[rows, position - 1] = SYMBOLS.index("X") + is_y
+            classes = 2 * classes + is_y
+        inputs = one_hot(symbols, len(SYMBOLS))
+        inputs[np.arange(longest) >= lengths[:, None]] = 0
+        return Sequences(inputs, lengths, one_hot(classes, self.output_size)[:, None])
+
+    def measure(self, outputs, sequences):
+        errors = np.abs(outputs - sequences.targets).max(axis=-1)
+        right = outputs.argmax(axis=-1) == sequences.targets.argmax(axis=-1)
+        return {"wrong": self._wrong(errors), "largest_error": float(errors.max()), "accuracy": float(right.mean())}
+
+    def measure_recent(self, errors):
+        return {"train_error": float(errors.mean()), "train_wrong": self._wrong(errors)}
+
+    def _wrong(self, errors: np.ndarray) -> int:
+        return int((~(errors < self.tolerance)).sum())
+
+
+def _in_proportion(positions: Sequence[Sequence[int]], T: int) -> list[tuple[int, int]]:
+    """Ranges of positions given for T = 100 as they are for T; ValueError unless they lie apart between E and B."""
+    ranges = [(first * T // 100, last * T // 100) for first, last in positions]
+    edges = [1, *sum(ranges, ()), T]
+    apart = all(before < after for before, after in zip(edges[::2], edges[1::2], strict=True))
+    if not apart or any(first > last for first, last in ranges):
+        raise ValueError(
+            f"task.T={T} puts X and Y at {', '.join(f'{first}-{last}' for first, last in ranges)}; these ranges "
+            f"must lie one after the other between the first symbol and symbol {T}"
+        )
+    return ranges

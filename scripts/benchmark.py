@@ -1,0 +1,377 @@
+"""Measures the training step against torch.nn and JAX, its cost over the length of sequences, and whole runs.
+
+    python scripts/benchmark.py --jax-python PATH    # PATH: any Python with jax and optax, to compare with JAX
+    python scripts/benchmark.py --quick              # half a minute, with more noise
+
+A training step is forward, squared error at the last time step, backward, clipping of each trial's gradient at norm
+1 and Adam, on two inputs. Those that are compared take turns; a ratio is the median over turns of the ratio within a
+turn, so that a machine busy with other things slows both sides down. Everything is compiled before. Prints a table
+and writes it as CSV, with the machine named.
+"""
+
+import argparse
+import csv
+import functools
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from amu_experiments.cells import cell_class
+from amu_experiments.learning import Optimizer, learn
+from amu_experiments.network import Network
+from amu_experiments.overrides import load
+from amu_experiments.tasks.task import Sequences
+from amu_experiments.training import Stack, prepare
+
+INPUTS = 2
+RATE, CLIP = 1e-3, 1.0
+ANSWER = SimpleNamespace(answer="last", loss="squared_error", squash="linear")
+
+LENGTHS = (100, 1000, 10_000)
+LENGTHS_FOR_MEMORY = (10_000, 100_000)  # that of shorter sequences is not seen in the size of a process
+
+RUN = ("task=two_sequence", "model=amu", "trials=30", "training.stop=null")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and its training: `trials` side by side, in each update `batch` sequences of `steps` time steps."""
+
+    cell: str
+    units: int
+    gradient: str | None = None
+    trials: int = 30
+    batch: int = 1
+    steps: int = 100
+
+    def __str__(self):
+        cell = self.cell.upper() + (f", {self.gradient} gradient" if self.gradient else "")
+        trials = "1 trial" if self.trials == 1 else f"{self.trials} trials"
+        return f"{cell}, {trials}, batch {self.batch}, T = {self.steps:,}"
+
+
+AMU = Setting("amu", 4, "truncated")
+LSTM = Setting("lstm", 6)
+AGAINST_JAX = [AMU, replace(AMU, trials=10, batch=32), replace(AMU, trials=1), replace(AMU, gradient="full"), LSTM]
+AGAINST_TORCH = {"LSTM": LSTM, "GRU": replace(LSTM, cell="gru"), "RNN": replace(LSTM, cell="rnn")}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure of ours, the one it is set against, and their ratio with what it says."""
+
+    what: str
+    value: float
+    unit: str
+    against: str = ""
+    other: float = math.nan
+    ratio: float = math.nan
+    meaning: str = ""
+
+    def __str__(self):
+        compared = f"{self.against:30} {self.other:>10.4g}   {self.ratio:>6.3g} {self.meaning}" if self.against else ""
+        return f"{self.what:58} {self.value:>10.4g} {self.unit:12} {compared}".rstrip()
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jax-python", metavar="PATH", help="a Python that has jax and optax")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark.csv"), help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
+    options = parser.parse_args(arguments)
+    measure = functools.partial(by_turns, turns=5, seconds=0.1) if options.quick else by_turns
+
+    software = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "numba")}
+    peer = None
+    if options.jax_python:
+        peer = JaxPeer(options.jax_python)
+        software["jax"] = peer.version
+    machine = f"{processor()}, {os.cpu_count()} processors"
+    versions = ", ".join(f"{name} {number}" for name, number in software.items())
+    print(f"{machine}; {versions}\n")
+
+    rows = []
+    for part in (
+        against_jax(measure, peer) if peer else (),
+        against_torch(measure),
+        over_lengths(measure),
+        arithmetic_floor(measure),
+        whole_run(*((10_000, 3) if options.quick else (100_000, 5))),
+        start_up(3 if options.quick else 5),
+    ):
+        for row in part:
+            print(row, flush=True)
+            rows.append(row)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Row)] + ["machine", "software"])
+        table.writeheader()
+        table.writerows(asdict(row) | {"machine": machine, "software": versions} for row in rows)
+    print(f"\nWritten to {options.out}")
+
+
+# What is compared -----------------------------------------------------------------------------------------------
+
+Burst = Callable[[float], float]
+"""Works for about so many seconds and returns the seconds per sequence."""
+
+
+def by_turns(*bursts: Burst, turns: int = 15, seconds: float = 0.3) -> np.ndarray:
+    """What each burst returns in each turn, (bursts, turns), after one that does not count."""
+    measured = [[burst(seconds) for burst in bursts] for _ in range(turns + 1)]
+    return np.array(measured[1:]).T
+
+
+def compared(what: str, unit: str, scale: float, against: str, ours: np.ndarray, theirs: np.ndarray) -> Row:
+    ratio = np.median(theirs / ours)
+    return Row(what, scale * np.median(ours), unit, against, scale * np.median(theirs), ratio, "times faster")
+
+
+def against_jax(measure, peer: "JaxPeer") -> Iterator[Row]:
+    for setting in AGAINST_JAX:
+        seen = measure(fused(setting), peer.burst(setting))
+        yield compared(f"{setting}", "us/sequence", 1e6, "JAX", *seen)
+
+
+def against_torch(measure) -> Iterator[Row]:
+    for layer, setting in AGAINST_TORCH.items():
+        seen = measure(fused(setting), torch_loop(layer, setting))
+        yield compared(f"{setting}", "us/sequence", 1e6, f"torch.nn.{layer} in a loop", *seen)
+
+
+def over_lengths(measure) -> Iterator[Row]:
+    """Time and memory per time step, against those of the shortest."""
+    what, against, meaning = "AMU, truncated gradient, T = {:,}", "T = {:,}", "times as much per step"
+    per_step = measure(*(fused(replace(AMU, steps=T)) for T in LENGTHS)) / np.array(LENGTHS)[:, None]
+    for T, times in zip(LENGTHS[1:], per_step[1:], strict=True):
+        ours, first, ratio = np.median([times, per_step[0], times / per_step[0]], axis=1)
+        yield Row(what.format(T), 1e9 * ours, "ns/step", against.format(LENGTHS[0]), 1e9 * first, ratio, meaning)
+    if not Path("/proc/self/clear_refs").exists():
+        print("(memory is measured on Linux only)")
+        return
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
+        first, *others = (memory / T for T, memory in zip(LENGTHS_FOR_MEMORY, fresh.map(peak, LENGTHS_FOR_MEMORY)))
+    for T, ours in zip(LENGTHS_FOR_MEMORY[1:], others, strict=True):
+        yield Row(
+            what.format(T), ours, "byte/step", against.format(LENGTHS_FOR_MEMORY[0]), first, ours / first, meaning
+        )
+
+
+def arithmetic_floor(measure) -> Iterator[Row]:
+    """The operations of a step at the rate of a large matrix product: no arrangement of it could be faster."""
+    for threads in (1, os.cpu_count()):
+        ours, rate = measure(fused(AMU, threads), functools.partial(seconds_per_operation, threads=threads))
+        floor = rate * operations(AMU)
+        what = f"{AMU}, {threads} thread{'s' * (threads > 1)}"
+        against = f"at {1e-9 / np.median(rate):.0f} GFLOP/s"
+        ratio, meaning = np.median(ours / floor), "times the floor"
+        yield Row(what, 1e6 * np.median(ours), "us/sequence", against, 1e6 * np.median(floor), ratio, meaning)
+
+
+def whole_run(sequences: int, turns: int) -> Iterator[Row]:
+    """amu-run with its data, evaluation and history, against nothing but the step, on the same data made before."""
+    config = prepare(load(*RUN))
+    trials = list(range(config["trials"]))
+    stack = Stack(config, trials)
+    data = stack.task.train_batch(0, config["training"]["evaluate_every"])
+    bare = repeated(lambda: learn(stack.network, stack.optimizer, stack.task, data, 1), data.lengths.size)
+    command = functools.partial(run_command, *RUN)
+    command("training.max_sequences=1")
+    seen = np.array(
+        [
+            (command(f"training.max_sequences={sequences}"), command("training.max_sequences=1"), bare(1.0))
+            for _ in range(turns)
+        ]
+    )
+    whole, start, step = seen.T
+    for what, took in (
+        (f"amu-run, {len(trials)} trials, {sequences:,} sequences each", whole),
+        ("the same without start-up and tests", whole - start),
+    ):
+        each = took / sequences / len(trials)
+        ratio, meaning = np.median(step / each), "of its throughput"
+        yield Row(
+            what, 1e6 * np.median(each), "us/sequence", "the training step alone", 1e6 * np.median(step), ratio, meaning
+        )
+
+
+def start_up(turns: int) -> Iterator[Row]:
+    for what, arguments in {
+        "amu-run --help": ["--help"],
+        "amu-run with a mistake in its configuration": ["task=two_sequence", "model.unit=3"],
+        "amu-run of one update, tests and tables included": [*RUN, "training.max_sequences=1"],
+    }.items():
+        yield Row(what, median(run_command(*arguments) for _ in range(turns)), "s")
+
+
+# Who is compared ------------------------------------------------------------------------------------------------
+
+
+def repeated(work: Callable[[], object], sequences: int) -> Burst:
+    """Bursts of work that takes `sequences` sequences at a time."""
+
+    def burst(seconds):
+        began, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - began < seconds:
+            work()
+            count += 1
+        return (time.perf_counter() - began) / count / sequences
+
+    return burst
+
+
+def fused(setting: Setting, threads: int | None = None) -> Burst:
+    """This project's training step."""
+    from amu_experiments.cells.kernels import set_threads
+
+    R, T = setting.trials, setting.steps
+    options = {"gradient": setting.gradient} if setting.gradient else {}
+    cell = cell_class(setting.cell)(INPUTS, setting.units, trials=R, backend="fused", **options)
+    network = Network(cell, 1)
+    network.initialise(range(R))
+    optimizer = Optimizer("adam", RATE, 0.0, CLIP, torch.zeros(R, 2 * network.flat.shape[1]))
+    # Enough updates at a time for the call not to count, or 8 MiB of data.
+    updates = max(min(1000, 2**21 // (R * setting.batch * T * INPUTS)), 1)
+    count = updates * setting.batch
+    rng = np.random.default_rng(0)
+    data = Sequences(
+        rng.standard_normal((R, count, T, INPUTS), dtype=np.float32),
+        np.full((R, count), T),
+        rng.standard_normal((R, count, 1, 1), dtype=np.float32),
+    )
+
+    def work():
+        set_threads(threads)
+        learn(network, optimizer, ANSWER, data, setting.batch)
+
+    return repeated(work, R * count)
+
+
+def torch_loop(layer: str, setting: Setting) -> Burst:
+    """The same step with a layer of torch.nn, one sequence after another on one thread."""
+    torch.manual_seed(0)
+    layer = getattr(torch.nn, layer)(INPUTS, setting.units)
+    readout = torch.nn.Linear(setting.units, 1)
+    parameters = [*layer.parameters(), *readout.parameters()]
+    optimizer = torch.optim.Adam(parameters, RATE)
+    x, target = torch.randn(setting.steps, 1, INPUTS), torch.randn(1, 1)
+
+    def work():
+        optimizer.zero_grad()
+        y, _ = layer(x)
+        torch.nn.functional.mse_loss(readout(y[-1]), target).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+
+    burst = repeated(work, 1)
+
+    def on_one_thread(seconds):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        took = burst(seconds)
+        torch.set_num_threads(threads)
+        return took
+
+    return on_one_thread
+
+
+class JaxPeer:
+    """The step in JAX, as jax_peer.py makes it, in a process of its own."""
+
+    def __init__(self, python: str):
+        command = [python, Path(__file__).with_name("jax_peer.py")]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.version = self._answer()["jax"]
+
+    def burst(self, setting: Setting) -> Burst:
+        cell = "amu full" if setting.gradient == "full" else setting.cell
+        asked = asdict(setting) | {"cell": cell, "inputs": INPUTS}
+        del asked["gradient"]
+
+        def burst(seconds):
+            self.process.stdin.write(json.dumps(asked | {"seconds": seconds}) + "\n")
+            self.process.stdin.flush()
+            return self._answer()["seconds_per_sequence"]
+
+        return burst
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.process.args[0]} cannot run jax_peer.py: it needs jax and optax (error above)")
+        return json.loads(line)
+
+
+def run_command(*arguments: str) -> float:
+    """Seconds that amu-run takes, results left nowhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = [] if "--help" in arguments else [f"results_dir={folder}"]
+        command = [sys.executable, "-c", "import sys; from amu_experiments.cli import main; sys.exit(main())"]
+        began = time.perf_counter()
+        subprocess.run([*command, *arguments, *results], capture_output=True)
+        return time.perf_counter() - began
+
+
+# Facts about the machine and the step ---------------------------------------------------------------------------
+
+
+def processor() -> str:
+    names = (
+        re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def seconds_per_operation(seconds: float, threads: int, size: int = 1024) -> float:
+    """Of a product of float32 matrices, a multiplication and an addition being two operations."""
+    a, b = torch.randn(2, size, size)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    took = repeated(lambda: a @ b, 2 * size**3)(seconds)
+    torch.set_num_threads(before)
+    return took
+
+
+def operations(setting: Setting) -> int:
+    """Operations of one AMU sequence with truncated gradient, forward and backward; the optimiser's are left out.
+
+    The weight matrices take 2 K (I + K) per step to use, and as many for their gradient. A neuron takes some 25 for
+    tanh, v s and the product, and some 15 for its share of the error.
+    """
+    K = 3 * setting.units
+    return setting.steps * (4 * K * (INPUTS + K) + 40 * K)
+
+
+def peak(T: int) -> int:
+    """Bytes that a training step on sequences of T steps needs at most, its data included."""
+    status = Path("/proc/self/status")
+
+    def kilobytes(name):
+        return int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])
+
+    fused(replace(AMU, steps=10))(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size is counted anew
+    before = kilobytes("VmRSS")
+    fused(replace(AMU, steps=T))(0)
+    return 1024 * (kilobytes("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    main()
