@@ -4,6 +4,7 @@ Nothing heavy is imported before a job really starts.
 """
 
 import argparse
+import os
 import re
 import sys
 import tempfile
@@ -74,6 +75,9 @@ def _job(composed: DictConfig) -> None:
     try:
         reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
         config = check(plain(composed), reference)
+        # Idle threads of the compiled loops are to sleep: where they spin, other processes on the machine, and
+        # with them this one, take twice as long. Read when the first of them starts, which is at this import.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         from amu_experiments.training import run
 
         run(config)
@@ -135,12 +139,19 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _help(config_dir: str | None) -> str:
     groups = []
-    for group in GROUPS:
+    for group in GROUPS[:2]:
         files = choices(group, config_dir)
         width = max(map(len, files), default=0)
         lines = [f"  {name:{width}}  {_description(file)}".rstrip() for name, file in files.items()]
-        if lines:
-            groups.append("\n".join([f"{group}=", *lines]))
+        groups.append("\n".join([f"{group}=", *lines]))
+    # A file for every experiment and model: too many for a line each.
+    experiments: dict[str, list[str]] = {}
+    for name in choices("experiment", config_dir):
+        folder, _, file = name.rpartition("/")
+        experiments.setdefault(folder, []).append(file)
+    if experiments:
+        lines = [f"  {folder}/  {', '.join(files)}" for folder, files in experiments.items()]
+        groups.append("\n".join(["experiment=", *lines]))
     text = (conf_dir() / "config.yaml").read_text()
     keys = re.search(r"^trials:.*?(?=^task:)", text, re.MULTILINE | re.DOTALL).group()
     return HELP.format(groups="\n\n".join(groups), keys=keys.strip())

@@ -167,7 +167,8 @@ def over_lengths(measure) -> Iterator[Row]:
         print("(memory is measured on Linux only)")
         return
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
-        first, *others = (memory / T for T, memory in zip(LENGTHS_FOR_MEMORY, fresh.map(peak, LENGTHS_FOR_MEMORY)))
+        peaks = fresh.map(peak, LENGTHS_FOR_MEMORY)
+        first, *others = (memory / T for T, memory in zip(LENGTHS_FOR_MEMORY, peaks, strict=True))
     for T, ours in zip(LENGTHS_FOR_MEMORY[1:], others, strict=True):
         yield Row(
             what.format(T), ours, "byte/step", against.format(LENGTHS_FOR_MEMORY[0]), first, ours / first, meaning

@@ -38,16 +38,13 @@ def amu_step(p, state, net, truncated):
     h, s = state
     seen_h, seen_s = (stop_gradient(h), stop_gradient(s)) if truncated else state
     units = s.shape[0]
-    net = (
-        net + p["u"] @ seen_h
-    )  # faster here than seen_h @ u; the other way round in the LSTM + p["v"] * jnp.tile(seen_s, NEURONS)
+    # u @ h is the faster order here, h @ u in the LSTM.
+    net = net + p["u"] @ seen_h + p["v"] * jnp.tile(seen_s, NEURONS)
     new_h = jnp.tanh(net)
     new_s = s + new_h.reshape(NEURONS, units).prod(axis=0)
-    if truncated:
-        # Adds nothing but the error's way from the output neuron into the memory.
-        y = jnp.tanh(net[:units] + stop_gradient(p["v"][:units]) * (s - seen_s))
-    else:
-        y = new_h[:units]
+    # Truncated, the sum adds nothing but the error's way from the output neuron into the memory.
+    into_memory = stop_gradient(p["v"][:units]) * (s - seen_s)
+    y = jnp.tanh(net[:units] + into_memory) if truncated else new_h[:units]
     return (new_h, new_s), y
 
 

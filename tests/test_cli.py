@@ -50,7 +50,7 @@ WRONG = {
     "task=": f"task=: no such task; {TASKS}",
     "task=addng": f"task=addng: no such task; {TASKS} (did you mean adding?)",
     "task=[adding]": f'task=["adding"]: no such task; {TASKS} (did you mean adding?)',
-    "task=adding model=lstn": "no such model; choose one of amu, gru, lstm, rnn (did you mean lstm?)",
+    "task=adding model=lstn": "no such model; choose one of amu, gru, lstm, lstm97, rnn (did you mean lstm?)",
     "task=adding experiment=none/such": "experiment=none/such: no such experiment",
     "task=adding foo=1": f"foo=1: no such key; {TOP}",
     "task=adding +foo=1": f"foo=1: no such key; {TOP}",
@@ -291,7 +291,7 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
         ("task=echo model=leaky model.leak=all", "model.leak=all: must be a number"),
         (
             "experiment=echo/leak",
-            "no such experiment; choose one of echo/leaky, echo/typo (did you mean echo/leaky?)",
+            "echo/leaky, echo/typo (did you mean echo/leaky?)",
         ),
         ("experiment=echo/typo", "did you mean training.learning_rate?"),
         ("task=typo", "training.stopp=null: no such key"),

@@ -27,22 +27,23 @@ def test_report_has_tables_figures_and_a_page_that_shows_them(store, tmp_path):
     out = tmp_path / "report"
     lines = write_report(store, out)
     name = "two_sequence-noise_free-T100-N3"
-    tables = [f"{name}-{kind}" for kind in ("criteria", "metrics", "published")]
-    assert names(out / "tables") == [f"{table}.{kind}" for table in tables for kind in ("csv", "md", "tex")]
+    tables = ["claims", "claims-findings", *(f"{name}-{kind}" for kind in ("criteria", "metrics", "published"))]
+    assert names(out / "tables") == sorted(f"{table}.{kind}" for table in tables for kind in ("csv", "md", "tex"))
     figures = [f"{name}-{kind}" for kind in ("mean_error", "solved")]
     assert names(out / "figures") == [f"{figure}.{kind}" for figure in figures for kind in ("pdf", "png")]
     page = (out / "report.md").read_text()
     assert all((out / "tables" / f"{table}.md").read_text() in page for table in tables)
     assert all(f"](figures/{figure}.png)" in page for figure in figures)
     assert "variant noise_free, T 100, N 3" in page
-    assert lines[-1].endswith("report.md")
+    assert lines[-1].endswith(f"{out / 'index.html'}, and as Markdown in {out / 'report.md'}")
+    assert "generation      undecided" in lines
 
 
 def test_the_same_store_gives_the_same_report(store, tmp_path):
     for out in ("one", "two"):
         write_report(store, tmp_path / out)
     files = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 14
+    assert len(files) == 21
     for path in files:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 

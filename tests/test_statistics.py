@@ -162,3 +162,12 @@ def test_wilson_interval_holds_the_share(solved):
     assert share == sum(solved) / len(solved)
     assert -1e-9 <= low <= share + 1e-9
     assert share - 1e-9 <= high <= 1 + 1e-9
+
+
+def test_the_group_that_solves_sooner_or_more_often_is_faster():
+    sooner, later = (np.array([1.0, 2, 3]), np.ones(3, bool)), (np.array([10.0, 20, 30]), np.ones(3, bool))
+    never = (np.array([30.0, 30, 30]), np.zeros(3, bool))
+    assert statistics.faster(*sooner, *later)
+    assert not statistics.faster(*later, *sooner)
+    assert statistics.faster(*later, *never)
+    assert not statistics.faster(*never, *never)

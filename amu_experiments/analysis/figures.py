@@ -1,10 +1,13 @@
 """Two figures of a comparison, against sequences: the share of trials solved, and a validation metric."""
 
+import io
 import math
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from PIL import Image
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.tables import Comparison, condition, ended_before, higher_is_better
@@ -23,11 +27,11 @@ STYLES = {
     "lstm": ("#D55E00", (0, (6, 2)), "s"),
     "gru": ("#009E73", (0, (6, 2, 1.5, 2)), "^"),
     "rnn": ("#CC79A7", (0, (1.5, 1.5)), "D"),
+    "lstm97": ("#E69F00", (0, (10, 3)), "v"),
 }
 """Colour (of Okabe & Ito's palette, for all kinds of colour vision), dashes and marker, always the same."""
 
 SPARE_STYLES = (
-    ("#E69F00", (0, (10, 3)), "v"),
     ("#56B4E9", (0, (4, 1.5, 1, 1.5, 1, 1.5)), "P"),
     ("#000000", (0, (3, 3)), "X"),
 )
@@ -66,31 +70,41 @@ class Picture:
     caption: str
     figure: Figure
 
+    def svg(self) -> str:
+        """The figure as SVG, with text as text and coordinates to a hundredth of a point."""
+        file = io.StringIO()
+        with house_style(), matplotlib.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
+            self.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), file.getvalue())
+
     def save(self, folder: Path) -> list[Path]:
         """Writes PNG and PDF, the same to the last byte each time, and returns their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
-        with _style():
-            self.figure.savefig(paths[0], metadata={"Software": None})
+        with house_style():
+            pixels = io.BytesIO()
+            self.figure.savefig(pixels, format="png")
             self.figure.savefig(paths[1], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        # A figure has few colours: with a palette its file is a third of the size.
+        Image.open(pixels).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(paths[0], optimize=True)
         return paths
 
 
 def pictures(comparison: Comparison) -> list[Picture]:
     """Every figure of a comparison; the first of them only where the task has criteria."""
-    with _style():
+    with house_style():
         made = [solved_picture(comparison)] if comparison.criteria else []
         return [*made, metric_picture(comparison)]
 
 
 def solved_picture(comparison: Comparison) -> Picture:
     """Kaplan-Meier curves of the share solved, a panel for each criterion."""
-    names, styles = comparison.criteria, _styles(comparison)
+    names, styles = comparison.criteria, row_styles(comparison)
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     titles = [condition(comparison.task, name).replace(": ", "\n").replace(" and ", "\nand ") for name in names]
     title_lines = 1 + max(title.count("\n") for title in titles)
-    height = (2.6 + 0.16 * title_lines) * lines + _legend_height(comparison)
+    height = (2.6 + 0.16 * title_lines) * lines + legend_height(comparison)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
     for panel, criterion, title in zip(panels, names, titles, strict=False):
@@ -104,7 +118,7 @@ def solved_picture(comparison: Comparison) -> Picture:
         empty.remove()
     for panel in panels[::columns]:
         panel.set_ylabel("share of trials solved")
-    _legend(figure, comparison, styles)
+    draw_legend(figure, comparison, styles)
     caption = (
         f"{comparison.name}: Kaplan-Meier estimate of the share of trials that have met a criterion, against "
         "the sequences seen, over n trials. Vertical ticks: trials that had not met it when they ended"
@@ -118,8 +132,8 @@ def solved_picture(comparison: Comparison) -> Picture:
 def metric_picture(comparison: Comparison) -> Picture:
     """Median and interquartile band over trials of the main validation metric."""
     metric = next(name for name in MAIN_METRICS if name in comparison.results[0].history)
-    styles = _styles(comparison)
-    figure = Figure(figsize=(WIDTH, 3.4 + _legend_height(comparison)), layout="constrained")
+    styles = row_styles(comparison)
+    figure = Figure(figsize=(WIDTH, 3.4 + legend_height(comparison)), layout="constrained")
     panel = figure.subplots()
     curves = [carried_forward(result, metric) for result in comparison.results]
     finite = [curve.to_numpy()[np.isfinite(curve.to_numpy())] for curve in curves]
@@ -137,7 +151,7 @@ def metric_picture(comparison: Comparison) -> Picture:
     if not higher_is_better(metric) and shown.min() > 0 and shown.max() > 20 * shown.min():
         panel.set_yscale("log")
     panel.set_ylabel(f"{metric} on validation data".replace("_", " "))
-    _legend(figure, comparison, styles)
+    draw_legend(figure, comparison, styles)
     caption = (
         f"{comparison.name}: {metric} on validation data against the sequences seen, median (line) and "
         "interquartile range (band) over n trials. A trial that ended keeps its last value"
@@ -171,7 +185,7 @@ def carried_forward(result: Result, metric: str) -> pd.DataFrame:
 # How rows look --------------------------------------------------------------------------------------------
 
 
-def _styles(comparison: Comparison) -> list[tuple]:
+def row_styles(comparison: Comparison) -> list[tuple]:
     """(colour, dashes, marker) of each row."""
     cells = [result.config["model"]["cell"] for result in comparison.results]
     unknown = sorted(set(cells) - set(STYLES))
@@ -242,7 +256,7 @@ def _earliest(comparison: Comparison) -> float:
     return min((times[solved].min() for times, solved in met if solved.any()), default=np.inf)
 
 
-def _legend(figure: Figure, comparison: Comparison, styles: list[tuple]) -> None:
+def draw_legend(figure: Figure, comparison: Comparison, styles: list[tuple]) -> None:
     handles = [
         Line2D([], [], color=colour, linestyle=dashes, marker=marker, label=entry)
         for (colour, dashes, marker), entry in zip(styles, _entries(comparison), strict=True)
@@ -260,7 +274,7 @@ def _legend_columns(comparison: Comparison) -> int:
     return max(1, min(4, len(comparison.labels), int(WIDTH / (0.8 + 0.08 * longest))))
 
 
-def _legend_height(comparison: Comparison) -> float:
+def legend_height(comparison: Comparison) -> float:
     return 0.1 + 0.2 * math.ceil(len(comparison.labels) / _legend_columns(comparison))
 
 
@@ -268,6 +282,6 @@ def _diverged(comparison: Comparison) -> bool:
     return any((result.trials["status"] == "diverged").any() for result in comparison.results)
 
 
-def _style() -> AbstractContextManager:
+def house_style() -> AbstractContextManager:
     """Matplotlib's defaults and ours, whatever the user's own settings are."""
     return matplotlib.style.context(["default", RC])

@@ -1,4 +1,4 @@
-"""The command amu-report: reads every run kept so far, writes tables, figures and a page that holds them."""
+"""The command amu-report: reads every run kept so far, writes tables, figures, verdicts and a page that holds them."""
 
 import argparse
 import sys
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from amu_experiments.analysis.figures import Picture, pictures
-from amu_experiments.analysis.tables import Comparison, Table, compare, flat, tables
+from amu_experiments.analysis.claims import claims_tables, judge
+from amu_experiments.analysis.figures import pictures
+from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
+from amu_experiments.analysis.page import Section, render, studies
+from amu_experiments.analysis.tables import Table, compare, tables
 from amu_experiments.config import SCHEMA_VERSION
 from amu_experiments.overrides import conf_dir
 from amu_experiments.store import Result, read_result
@@ -41,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_report(
     results_dir: str | Path, out_dir: str | Path, task: str | None = None, parts: Collection[str] = PARTS
 ) -> list[str]:
-    """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF), and with both report.md.
+    """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF), and with both report.md and index.html.
 
     Args:
         results_dir: the folder of runs, results/runs.
-        out_dir: made where it is missing; files of the same name are replaced.
-        task: a task's name, to leave out the others.
+        out_dir: made where it is missing; files of the same name are replaced. What other commands have left there is
+            read: mechanism/, for figures and claims, and what `page.studies` names.
+        task: a task's name, to leave out the others, and with them the verdicts on the claims.
         parts: "tables", "figures" or both.
 
     Returns:
@@ -66,19 +70,33 @@ def write_report(
         if not results:
             raise ReportError(f"no runs of the task {task} in {results_dir}; there are {', '.join(names)}")
     published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
-    page, lines = ["# Comparison of the stored runs\n", *(f"{problem}\n" for problem in left_out)], []
-    for comparison in compare(results):
+    mechanism = read_mechanism(out_dir / "mechanism")
+    comparisons, sections, lines = compare(results), [], []
+    claims = judge(comparisons, mechanism) if task is None else []
+    verdicts = claims_tables(claims) if claims and "tables" in parts else []
+    for comparison in comparisons:
         made_tables = tables(comparison, published) if "tables" in parts else []
-        made_pictures = pictures(comparison) if "figures" in parts else []
+        drawn = "figures" in parts
+        made_pictures = [*pictures(comparison), *mechanism_pictures(comparison, mechanism)] if drawn else []
         for table in made_tables:
-            _write_table(table, out_dir / "tables")
             lines += [table.name, "", table.plain()]
         for picture in made_pictures:
             picture.save(out_dir / "figures")
-        page.append(_section(comparison, made_tables, made_pictures))
+        sections.append(Section(comparison, made_tables, made_pictures))
+    for table in [*verdicts, *(table for section in sections for table in section.tables)]:
+        _write_table(table, out_dir / "tables")
+    if verdicts:
+        lines += [verdicts[0].name, "", *(f"{claim.id:15} {claim.verdict}" for claim in claims), ""]
     if set(parts) == set(PARTS):
+        page = ["# Comparison of the stored runs\n", *(f"{problem}\n" for problem in left_out)]
+        if verdicts:
+            page += ["## Claims\n", *(table.markdown() for table in verdicts)]
+        page += [_markdown(section) for section in sections]
         (out_dir / "report.md").write_text("\n".join(page), encoding="utf-8")
-        return [*lines, *left_out, f"Captions, tables and figures: {out_dir / 'report.md'}"]
+        html = render(sections, claims, studies(out_dir), left_out)
+        (out_dir / "index.html").write_text(html, encoding="utf-8")
+        where = f"{out_dir / 'index.html'}, and as Markdown in {out_dir / 'report.md'}"
+        return [*lines, *left_out, f"Claims, tables and figures: {where}"]
     return [*lines, *left_out, *(f"Written: {out_dir / part}" for part in parts)]
 
 
@@ -116,12 +134,9 @@ def _write_table(table: Table, folder: Path) -> None:
         (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
 
 
-def _section(comparison: Comparison, made_tables: list[Table], made_pictures: list[Picture]) -> str:
-    # The criteria stand in the captions, where they belong to what was measured.
-    settings = {key: value for key, value in flat(comparison.task).items() if not key.startswith("criteria.")}
-    named = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
-    parts = [f"## {comparison.name}\n", f"Task: {named}.\n"]
-    parts += [table.markdown() for table in made_tables]
-    for picture in made_pictures:
+def _markdown(section: Section) -> str:
+    parts = [f"## {section.name}\n", f"Task: {section.settings}.\n"]
+    parts += [table.markdown() for table in section.tables]
+    for picture in section.pictures:
         parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{picture.caption}\n")
     return "\n".join(parts)

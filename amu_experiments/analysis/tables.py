@@ -15,7 +15,7 @@ from amu_experiments.analysis import statistics
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
 from amu_experiments.store import Result
 
-CELLS = ("amu", "lstm", "gru", "rnn")
+CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
 """The order of rows; cells that are not among these follow by name."""
 
 PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
@@ -24,7 +24,7 @@ PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every"
 HIGHER_IS_BETTER = ("accuracy", "right", "correct")
 """Words in the name of a metric that is better when higher; any other is an error, better when lower."""
 
-WORDS = ("criterion", "metric", "model", "method", "source")
+WORDS = ("criterion", "metric", "model", "method", "source", "claim", "statement", "verdict", "finding", "says")
 """Columns that hold words and stand to the left; the others hold numbers and stand to the right."""
 
 
@@ -255,7 +255,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
             "solved": [
                 f"{row['solved']}/{row['trials']} {_interval(row, 'solved_share', '{:.2f}'.format)}" for row in rows
             ],
-            "median sequences": [_estimate(row, "median_sequences", _sequences) for row in rows],
+            "median sequences": [_estimate(row, "median_sequences", sequences_text) for row in rows],
             "p (Holm)": [_p(comparison, row) for row in rows],
         }
     )
@@ -353,8 +353,10 @@ def run_table(result: Result) -> str:
     for criterion in criteria(result):
         times, solved = times_to(result, criterion, cap)
         median = statistics.median_time(times, solved).value
-        range_met = f"{_sequences(times[solved].min())} to {_sequences(times[solved].max())}" if solved.any() else "-"
-        met.append((criterion, f"{solved.sum()}/{len(solved)}", _sequences(median), range_met))
+        range_met = (
+            f"{sequences_text(times[solved].min())} to {sequences_text(times[solved].max())}" if solved.any() else "-"
+        )
+        met.append((criterion, f"{solved.sum()}/{len(solved)}", sequences_text(median), range_met))
     measured = []
     for metric in _final_metrics(result):
         values = final_values(result, metric)
@@ -510,7 +512,7 @@ def _interval(row: Mapping, name: str, shown: Callable[[float], str]) -> str:
     return f"[{shown(low)}, {shown(high)}]".replace("not reached", "n.r.")
 
 
-def _sequences(value: float) -> str:
+def sequences_text(value: float) -> str:
     return "not reached" if value == math.inf else f"{value:,.0f}"
 
 

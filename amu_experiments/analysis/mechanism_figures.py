@@ -1,0 +1,150 @@
+"""Figures of the mechanism: error flow, gradient conflict and memory traces of a comparison's rows.
+
+They are drawn from the tables that `amu_experiments.mechanism.measure` makes and scripts/measure_mechanism.py writes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from amu_experiments.analysis.figures import WIDTH, Picture, draw_legend, house_style, legend_height, row_styles
+from amu_experiments.analysis.tables import Comparison
+
+PHASES = {"start": "at the start of training", "trained": "after training"}
+
+LOWEST = 1e-12
+"""Relative error flow is shown down to here; what is lower has vanished for any purpose."""
+
+UNIT_STYLES = (
+    ("#0072B2", "-"),
+    ("#D55E00", (0, (6, 2))),
+    ("#009E73", (0, (1.5, 1.5))),
+    ("#CC79A7", (0, (6, 2, 1.5, 2))),
+)
+"""Colour and dashes of a trace's units, from the first again after the last."""
+
+
+def read_mechanism(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables flow, trials and traces of a folder, by name; none where they have not been measured."""
+    paths = {name: folder / f"{name}.csv" for name in ("flow", "trials", "traces")}
+    return {name: pd.read_csv(path) for name, path in paths.items()} if all(map(Path.exists, paths.values())) else {}
+
+
+def mechanism_pictures(comparison: Comparison, mechanism: dict[str, pd.DataFrame]) -> list[Picture]:
+    """Every figure of the mechanism that a comparison has measurements for."""
+    if not mechanism:
+        return []
+    with house_style():
+        made = [
+            flow_picture(comparison, mechanism["flow"]),
+            conflict_picture(comparison, mechanism["trials"]),
+            trace_picture(comparison, mechanism["traces"]),
+        ]
+    return [picture for picture in made if picture is not None]
+
+
+def of_row(table: pd.DataFrame, comparison: Comparison, row: int) -> pd.DataFrame:
+    """A row's part of a table of the mechanism."""
+    result = comparison.results[row]
+    own = (table["task"] == result.task) & (table["model"] == result.model) & (table["identity"] == result.identity)
+    return table[own]
+
+
+def flow_picture(comparison: Comparison, flow: pd.DataFrame) -> Picture | None:
+    """Error flow relative to that at lag 1 against the lag, before and after training."""
+    rows = [of_row(flow, comparison, row) for row in range(len(comparison.results))]
+    if not any(map(len, rows)):
+        return None
+    figure = Figure(figsize=(WIDTH, 3.2 + legend_height(comparison)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (phase, words) in zip(panels, PHASES.items(), strict=True):
+        for row, (own, (colour, dashes, marker)) in enumerate(zip(rows, row_styles(comparison), strict=True)):
+            # The derivative itself; of a cell that has only a truncated gradient, that.
+            shown = own[(own["phase"] == phase) & (own["flow"] == own["flow"].min())]
+            low, middle, high = (shown[f"relative_{name}"].clip(LOWEST) for name in ("low", "median", "high"))
+            panel.fill_between(shown["lag"], low, high, color=colour, alpha=0.15, linewidth=0)
+            every = ((row + 0.5) / len(rows) / 4, 0.25)
+            panel.plot(shown["lag"], middle, color=colour, linestyle=dashes, marker=marker, markevery=every)
+        panel.set_yscale("log")
+        panel.set_xlabel("T - t, steps before the end")
+        panel.set_title(words, fontsize=10)
+    panels[0].set_ylabel("|dL/d(state at t)|\nrelative to t = T - 1")
+    draw_legend(figure, comparison, row_styles(comparison))
+    caption = (
+        f"{comparison.name}: norm of the derivative of the last answer's loss with respect to the state at t, divided "
+        "by that at T - t = 1, against T - t; median over sequences, then median (line) and interquartile range (band) "
+        f"over trials. Values below {LOWEST:g} are drawn there. It is the full derivative, whatever gradient a row was "
+        "trained with, but for lstm97. A truncated gradient, that of lstm97 included, carries error along the memory "
+        "unchanged: in this figure, a horizontal line at 1."
+    )
+    return Picture(f"{comparison.name}-flow", caption, figure)
+
+
+def conflict_picture(comparison: Comparison, trials: pd.DataFrame) -> Picture | None:
+    """Gradient-conflict ratio of each row, before and after training."""
+    rows = [of_row(trials[trials["quantity"] == "conflict"], comparison, row) for row in range(len(comparison.results))]
+    if not any(map(len, rows)):
+        return None
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.36 * len(rows)), layout="constrained")
+    panel = figure.subplots()
+    for row, (own, (colour, _, marker)) in enumerate(zip(rows, row_styles(comparison), strict=True)):
+        for phase, shift, filled in (("start", -0.14, False), ("trained", 0.14, True)):
+            values = own.loc[own["phase"] == phase, "value"].dropna()
+            if not len(values):
+                continue
+            low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+            panel.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.2)
+            face = colour if filled else "white"
+            panel.plot(middle, row + shift, color=colour, marker=marker, markerfacecolor=face, markersize=7)
+    panel.set_yticks(range(len(rows)), comparison.labels)
+    panel.set_ylim(len(rows) - 0.5, -0.5)
+    panel.set_xlim(0, 1)
+    panel.set_xlabel("gradient-conflict ratio")
+    handles = [
+        Line2D([], [], color="0.3", marker="o", linestyle="none", markerfacecolor=face, label=PHASES[phase])
+        for phase, face in (("start", "white"), ("trained", "0.3"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    caption = (
+        f"{comparison.name}: gradient-conflict ratio, 1 - |sum over t of g(t)| / sum over t of |g(t)| with g(t) the "
+        "gradient of a weight through its use at step t, averaged over the cell's weights and over sequences; median "
+        "and interquartile range over trials, at the start of training (hollow) and after it (filled), of the gradient "
+        "that a row is trained with. Where error vanishes on its way back, few steps have a gradient at all, and the "
+        "ratio is low for want of anything to conflict with."
+    )
+    return Picture(f"{comparison.name}-conflict", caption, figure)
+
+
+def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | None:
+    """Memory and output of the reference row's trained units on a few validation sequences."""
+    own = of_row(traces, comparison, 0)
+    if comparison.reference is None or not len(own):
+        return None
+    sequences = list(own["sequence"].unique())[:3]
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    panels = figure.subplots(2, len(sequences), sharex=True, sharey="row", squeeze=False)
+    for column, sequence in enumerate(sequences):
+        for panel, name in zip(panels[:, column], ("memory", "output"), strict=True):
+            for unit, trace in own[own["sequence"] == sequence].groupby("unit"):
+                colour, dashes = UNIT_STYLES[unit % len(UNIT_STYLES)]
+                panel.plot(trace["step"], trace[name], color=colour, linestyle=dashes, linewidth=1.4)
+        panels[0, column].set_title(f"validation sequence {sequence}", fontsize=10)
+        panels[1, column].set_xlabel("step t")
+    panels[0, 0].set_ylabel("memory s(t)")
+    panels[1, 0].set_ylabel("output y(t)")
+    units = sorted(own["unit"].unique())[: len(UNIT_STYLES)]
+    handles = [
+        Line2D([], [], color=UNIT_STYLES[unit][0], linestyle=UNIT_STYLES[unit][1], label=f"unit {unit}")
+        for unit in units
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(units))
+    caption = (
+        f"{comparison.name}: the memory neurons (above) and the outputs (below) of every unit of "
+        f"{comparison.labels[0]}, trial {own['trial'].iloc[0]}, after training, on validation sequences."
+    )
+    if own["unit"].nunique() > len(units):
+        caption += " Further units take the same lines again."
+    return Picture(f"{comparison.name}-traces", caption, figure)

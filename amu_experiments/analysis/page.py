@@ -1,0 +1,173 @@
+"""The page: claims, experiments, studies and provenance in one HTML file that asks for nothing else."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+
+from amu_experiments.analysis.claims import Claim
+from amu_experiments.analysis.figures import Picture
+from amu_experiments.analysis.tables import WORDS, Comparison, Table, flat
+from amu_experiments.store import Result
+
+SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013"}
+"""A sign for each verdict, beside its word."""
+
+
+MANY = 28
+"""Characters that do not fit into a narrow column."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A comparison on the page."""
+
+    comparison: Comparison
+    tables: list[Table]
+    pictures: list[Picture]
+
+    @property
+    def name(self) -> str:
+        return self.comparison.name
+
+    @property
+    def settings(self) -> str:
+        """The task's settings in a line; the criteria stand in the captions."""
+        settings = {key: value for key, value in flat(self.comparison.task).items() if not key.startswith("criteria.")}
+        return ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Tables that other commands have left in the report's folder."""
+
+    id: str
+    title: str
+    words: str
+    tables: list[Table]
+
+
+def studies(folder: Path) -> list[Study]:
+    """The studies whose CSVs are in the report's folder."""
+    known = (
+        (
+            "reconstruction",
+            "Reconstruction study",
+            "What the paper's abstract leaves open about the unit, tried over several tasks with equal budgets.",
+            "reconstruction.csv",
+        ),
+        (
+            "tuning",
+            "Tuning",
+            "Every configuration that was tried for each cell, on trials that no comparison uses.",
+            "tuning/*.csv",
+        ),
+        ("speed", "Speed", "Measured by scripts/benchmark.py.", "speed.csv"),
+    )
+    found = [(*words, sorted(folder.glob(pattern))) for *words, pattern in known]
+    return [Study(*words, [_read_table(path) for path in paths]) for *words, paths in found if paths]
+
+
+def render(sections: list[Section], claims: list[Claim], extra: list[Study], left_out: list[str]) -> str:
+    """The page as HTML.
+
+    Args:
+        sections: the comparisons, in order.
+        claims: judged claims; none of them leaves their part out.
+        extra: from `studies`.
+        left_out: a line about each result that could not be read.
+    """
+    results = [result for section in sections for result in section.comparison.results]
+    anchors = {table.name: f"table-{table.name}" for section in sections for table in section.tables}
+    anchors |= {picture.name: f"figure-{picture.name}" for section in sections for picture in section.pictures}
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    stacks = _stacks(results)
+    return environment.get_template("page.html.j2").render(
+        sections=sections,
+        claims=claims,
+        studies=extra,
+        left_out=left_out,
+        signs=SIGNS,
+        anchors=anchors,
+        trials=f"{sum(len(result.trials) for result in results):,}",
+        runs=len(results),
+        provenance=_provenance([made for _, made in stacks]),
+        commands=_commands(stacks),
+        data_uri=data_uri,
+        columns=columns,
+        zip=zip,
+    )
+
+
+def data_uri(picture: Picture) -> str:
+    """The figure as an address that holds it whole."""
+    return "data:image/svg+xml," + quote(picture.svg(), safe=" /:;,=@()'+.-_!*~")
+
+
+def columns(table: Table) -> list[tuple[str, str]]:
+    """Name and classes of a table's columns: l (with wide, where they are many) for words, r for numbers."""
+
+    def classes(name: str) -> str:
+        values = table.numbers[name].dropna() if name in table.numbers else pd.Series([0])
+        if name not in WORDS and not all(isinstance(value, str) for value in values):
+            return "r"
+        return "l wide" if table.text[name].str.len().max() > MANY else "l"
+
+    return [(name, classes(name)) for name in table.text]
+
+
+def _read_table(path: Path) -> Table:
+    numbers = pd.read_csv(path)
+    text = pd.DataFrame({name: [_cell(value) for value in numbers[name]] for name in numbers}, dtype=object)
+    return Table(path.stem, f"From {path.name}.", numbers.infer_objects(), text)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _stacks(results: list[Result]) -> list[tuple[Result, dict]]:
+    """Every stack of trials with its provenance, where that was kept."""
+    return [
+        (result, json.loads(path.read_text()))
+        for result in results
+        for path in sorted(result.folder.glob("trials-*/provenance.json"))
+    ]
+
+
+def _provenance(made: list[dict]) -> dict[str, list[str]]:
+    """What the stacks were made with: every value that occurs."""
+    if not made:
+        return {}
+    days = sorted(each["started"][:10] for each in made)
+    versions = {
+        name: sorted({each["packages"][name] for each in made if name in each["packages"]})
+        for name in sorted({name for each in made for name in each["packages"]})
+    }
+    return {
+        "Machine": sorted({each["machine"] for each in made}),
+        "Python": sorted({each["python"] for each in made}),
+        "Packages": [f"{name} {' and '.join(numbers)}" for name, numbers in versions.items()],
+        "Commit": sorted({each["commit"] or "none known" for each in made}),
+        "Run": [days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"],
+    }
+
+
+def _commands(stacks: list[tuple[Result, dict]]) -> Table:
+    rows = [
+        {
+            "task": result.task,
+            "model": result.model,
+            "identity": result.identity,
+            "command": made["command"],
+        }
+        for result, made in stacks
+    ]
+    table = pd.DataFrame(rows, columns=["task", "model", "identity", "command"], dtype=object).drop_duplicates()
+    return Table("commands", "A row for each command that a configuration's trials were trained by.", table, table)

@@ -1,0 +1,305 @@
+"""What goes on in a network: how error flows back in time, how far a weight's gradients conflict, what is remembered.
+
+All of it comes from the recurrence written out step by step under autograd, in double precision, since a gradient
+that vanishes soon leaves the range of single precision.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from amu_experiments.cells.amu import AMU
+from amu_experiments.cells.cell import Cell, State, recur
+from amu_experiments.cells.lstm97 import LSTM97
+from amu_experiments.learning import loss_and_error
+from amu_experiments.network import Network, build, to_torch
+from amu_experiments.store import Result
+from amu_experiments.tasks import make_task
+from amu_experiments.tasks.task import Sequences, Task
+
+QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
+
+MOST_LAGS = 60
+"""Of a curve over lags."""
+
+MOST_STEPS = 120
+"""Of a trace over time."""
+
+NUMBERS_AT_ONCE = 2 * 10**7
+"""Gradients of single steps that are held at a time."""
+
+
+# Of stored runs -----------------------------------------------------------------------------------------------
+
+
+def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) -> dict[str, pd.DataFrame]:
+    """The mechanism of one configuration's trials, at the start of training and after it, on validation sequences.
+
+    Args:
+        result: from the store.
+        weights: final flat parameters of every trial, as `store.read_weights` gives them; trials where they are not
+            finite are left out.
+        sequences: how many of each trial's validation sequences are looked at.
+
+    Returns:
+        flow: columns task, model, identity, phase (start, trained), flow (full: the derivative of the loss; truncated:
+            what a truncated gradient makes of it), lag, trials, and the quartiles over trials of `error_flow` and of
+            its ratio to that at lag 1 (relative), each trial's being the median over sequences.
+        trials: columns task, model, identity, phase, flow, trial, quantity, value: relative_flow, the ratio at the
+            longest lag of `flow`; conflict, and conflict_<parameter> of each parameter tensor.
+        traces: of an AMU, columns task, model, identity, trial, sequence, step, unit, memory, output, of the first
+            trial that met its stop criterion (of the first at all, where none did); empty for other cells.
+    """
+    trials = [trial for trial in result.trials["trial"] if np.isfinite(weights[trial]).all()]
+    task = make_task(result.config["task"], trials)
+    network = build(result.config["model"], task, "torch", "cpu")
+    few = task.validation().take(np.s_[:, :sequences])
+    start = network.flat.double()
+    trained = torch.tensor(np.array([weights[trial] for trial in trials])).double()
+    curves, values = [], []
+    for phase, flat in {"start": start, "trained": trained}.items():
+        network.hold(flat)
+        for flow in _flows(network.cell):
+            norms = error_flow(network, task, few, flow == "truncated")
+            curve, longest = _curves(norms, few.lengths)
+            curves.append(curve.assign(phase=phase, flow=flow))
+            values.append(_long(trials, {"relative_flow": longest}).assign(phase=phase, flow=flow))
+        flow = _flows(network.cell)[-1]
+        values.append(_long(trials, conflict(network, task, few, flow == "truncated")).assign(phase=phase, flow=flow))
+    tables = {"flow": pd.concat(curves), "trials": pd.concat(values), "traces": _traces(network, result, trials, few)}
+    first = ["task", "model", "identity"]
+    for name, table in tables.items():
+        table = table.assign(task=result.task, model=result.model, identity=result.identity)
+        leading = [column for column in [*first, "phase", "flow"] if column in table]
+        tables[name] = table[leading + [column for column in table if column not in leading]]
+    return tables
+
+
+def _flows(cell: Cell) -> list[str]:
+    """The kinds of flow that can be looked at; the last is the one that the cell learns by."""
+    if isinstance(cell, LSTM97):
+        return ["truncated"]
+    return ["full", "truncated"] if isinstance(cell, AMU) and cell.gradient == "truncated" else ["full"]
+
+
+def _curves(norms_RBL: np.ndarray, lengths_RB: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    """Quartiles over trials against the lag, up to the median length, and each trial's relative norm at the end."""
+    longest = int(np.median(lengths_RB)) - 1
+    lags = _spread(1, longest, MOST_LAGS)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = norms_RBL / norms_RBL[..., :1]
+    columns = {"lag": lags, "trials": len(norms_RBL)}
+    for name, values in (("norm", norms_RBL), ("relative", relative)):
+        of_trials = np.nanmedian(values[..., lags - 1], axis=1)
+        for quartile, share in QUARTILES.items():
+            columns[f"{name}_{quartile}"] = np.quantile(of_trials, share, axis=0)
+    return pd.DataFrame(columns), of_trials[:, -1]
+
+
+def _spread(first: int, last: int, most: int) -> np.ndarray:
+    """The whole numbers from first to last, or so many of them, evenly spread."""
+    return np.linspace(first, last, min(last - first + 1, most)).round().astype(int)
+
+
+def _long(trials: list[int], quantities: dict[str, np.ndarray]) -> pd.DataFrame:
+    tables = [pd.DataFrame({"trial": trials, "quantity": name, "value": v}) for name, v in quantities.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _traces(network: Network, result: Result, trials: list[int], few: Sequences) -> pd.DataFrame:
+    columns = ["trial", "sequence", "step", "unit", "memory", "output"]
+    if not isinstance(network.cell, AMU) or not trials:
+        return pd.DataFrame(columns=columns)
+    solved = result.trials.loc[result.trials["status"] == "solved", "trial"]
+    shown = next((trial for trial in trials if trial in set(solved)), trials[0])
+    memory, output = (values[trials.index(shown)] for values in traces(network, few))
+    lengths = few.lengths[trials.index(shown)]
+    rows = [
+        (shown, b, t + 1, a, memory[b, t, a], output[b, t, a])
+        for b in range(min(len(lengths), 4))
+        for t in _spread(0, lengths[b] - 1, MOST_STEPS)
+        for a in range(memory.shape[-1])
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# Of a network -------------------------------------------------------------------------------------------------
+
+
+def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bool = False) -> np.ndarray:
+    """The norm of dL/d(state at t) against T - t: how much error reaches the state that many steps back.
+
+    L is the loss of a sequence's last answer, T its length, and the state at t is all of what step t hands on to step
+    t + 1 (the state tensors of the cell, side by side).
+
+    Args:
+        network: R trials, that hold double precision.
+        task: says what the loss is.
+        sequences: R trials of B sequences.
+        truncated: with the AMU, not the derivative but the error that its truncated gradient sends back: none along h,
+            and along the memory s the error that enters at later steps, unchanged, which is v_0 e_0(T) in every s(t)
+            with t < T here, or dL/ds(T) where the memory is emitted (see TruncatedScan).
+
+    Returns:
+        (R, B, T - 1), for T - t = 1, 2, ...; NaN beyond a sequence's start.
+    """
+    inputs, lengths, targets = _double(sequences)
+    step, state = Step(network.cell, truncated), _zero_state(network.cell, inputs)
+    states, outputs = [], []
+    for t in range(inputs.shape[1]):
+        y, state = step(inputs[:, t], state)
+        # The state as it is handed on, apart from the output that was made of it.
+        state = tuple(s.clone().requires_grad_() for s in state)
+        states.append(state)
+        outputs.append(y)
+    last = (lengths - 1)[:, :, None, None]
+    y_RB1A = _at(torch.stack(outputs, 2), last)
+    losses, _ = loss_and_error(
+        _readout(network, y_RB1A),
+        _at(targets, last) if targets.shape[2] > 1 else targets,
+        torch.ones_like(lengths),
+        task,
+    )
+    gradients = torch.autograd.grad(losses.sum(), [s for state in states for s in state], allow_unused=True)
+    width = len(state)
+    squares = [
+        sum((g**2).sum(dim=-1) for g in gradients[t * width : (t + 1) * width] if g is not None)
+        + torch.zeros(lengths.shape, dtype=torch.float64)
+        for t in range(len(states))
+    ]
+    norms_RBT = torch.stack(squares, 2).sqrt().numpy()
+    lags = np.arange(1, norms_RBT.shape[2])
+    places = sequences.lengths[:, :, None] - 1 - lags
+    return np.where(places >= 0, np.take_along_axis(norms_RBT, np.maximum(places, 0), axis=2), np.nan)
+
+
+def conflict(network: Network, task: Task, sequences: Sequences, truncated: bool = False) -> dict[str, np.ndarray]:
+    """How far the gradients that a weight receives at different time steps work against each other.
+
+    A weight is used at every step t, and each use has its own gradient g(t) of the loss of a sequence; the weight is
+    moved by their sum. Its conflict ratio is
+
+        1 - |sum over t of g(t)| / sum over t of |g(t)|
+
+    0 where all steps pull the same way, 1 where they cancel out. It is averaged over the weights (those without any
+    gradient left out) and over the sequences. Where error vanishes on its way back only few steps have a gradient
+    worth speaking of, and the ratio is low for want of anything to conflict with.
+
+    Args:
+        network, task, sequences, truncated: as in `error_flow`; L is the loss that is trained on, of all answers.
+
+    Returns:
+        (R,) each: conflict, over all weights of the cell; conflict_<name>, over those of one parameter tensor. NaN
+        where no weight has a gradient.
+    """
+    R, B, T, _ = sequences.inputs.shape
+    at_once = max(1, NUMBERS_AT_ONCE // (B * T * network.flat.shape[1]))
+    parts = [
+        _conflict(network, task, sequences.take(np.s_[first : first + at_once]), first, truncated)
+        for first in range(0, R, at_once)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _conflict(network: Network, task: Task, sequences: Sequences, first: int, truncated: bool) -> dict[str, np.ndarray]:
+    """Of the trials from `first` on."""
+    R, B = sequences.lengths.shape
+    # Every sequence becomes a trial of its own, with a copy of the weights for every step.
+    inputs, lengths, targets = (tensor.flatten(0, 1).unsqueeze(1) for tensor in _double(sequences, steps_first=False))
+    inputs = inputs.transpose(1, 2)
+    shapes = network.cell.shapes(1, 1, **network.cell.options)
+    weights = {name: getattr(network.cell, name).detach()[first : first + R] for name in shapes}
+    weights = {name: weight.repeat_interleave(B, 0) for name, weight in weights.items() if weight.numel()}
+    step, state = Step(network.cell, truncated), _zero_state(network.cell, inputs)
+    copies, outputs = [], []
+    for t in range(inputs.shape[1]):
+        copies.append({name: weight.clone().requires_grad_() for name, weight in weights.items()})
+        own = {f"cell.{name}": weight for name, weight in copies[-1].items()}
+        y, state = functional_call(step, own, (inputs[:, t], state))
+        outputs.append(y)
+    y_RBTA = torch.stack(outputs, 2)
+    if task.answer != "every":
+        y_RBTA = _at(y_RBTA, (lengths - 1)[:, :, None, None])
+    losses, _ = loss_and_error(_readout(network, y_RBTA, np.s_[first : first + R], B), targets, lengths, task)
+    asked = [copy[name] for copy in copies for name in weights]
+    gradients = torch.autograd.grad(losses.sum(), asked, allow_unused=True, materialize_grads=True)
+    ratios = {}
+    for place, name in enumerate(weights):
+        of_steps = torch.stack(gradients[place :: len(weights)]).flatten(2)
+        ratios[name] = 1 - of_steps.sum(dim=0).abs() / of_steps.abs().sum(dim=0)
+    named = {"conflict": torch.cat(list(ratios.values()), dim=1)}
+    named |= {f"conflict_{name}": ratio for name, ratio in ratios.items()}
+    return {name: ratio.nanmean(dim=1).view(R, B).nanmean(dim=1).numpy() for name, ratio in named.items()}
+
+
+def traces(network: Network, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """The AMU's memory neurons s(t) and what it emits, y(t), both (R, B, T, A), at every step t = 1 .. T."""
+    inputs, _, _ = _double(sequences)
+    step, state = Step(network.cell, truncated=False), _zero_state(network.cell, inputs)
+    memory, output = [], []
+    with torch.no_grad():
+        for t in range(inputs.shape[1]):
+            y, state = step(inputs[:, t], state)
+            memory.append(state[network.cell.states.index("s")])
+            output.append(y)
+    return torch.stack(memory, 2).numpy(), torch.stack(output, 2).numpy()
+
+
+# The recurrence, step by step ---------------------------------------------------------------------------------
+
+
+class Step(nn.Module):
+    """One step of a cell from its input, (R, B, I) and state to output and state, with the gradient asked for."""
+
+    def __init__(self, cell: Cell, truncated: bool):
+        super().__init__()
+        self.cell = cell
+        self.truncated = truncated
+
+    def forward(self, x_RBI: Tensor, state: State) -> tuple[Tensor, State]:
+        net_RBK = self.cell.input_net(x_RBI.unsqueeze(1))[:, 0]
+        if self.truncated and isinstance(self.cell, AMU):
+            return truncated_step(self.cell, net_RBK, state)
+        return self.cell.step(net_RBK, state)
+
+
+def truncated_step(cell: AMU, net_RBK: Tensor, state: State) -> tuple[Tensor, State]:
+    """The AMU's step with the truncated gradient of TruncatedScan, as autograd finds it.
+
+    The neurons are computed twice, with equal values. Those that are emitted pass error on to s(t-1) through v; those
+    whose product is added to the memory pass none on.
+    """
+    h, s = state
+    rec, v = recur(h.detach(), cell.weight_hh), cell.weight_mh.unsqueeze(1)
+    emitted, added = (net_RBK + rec + v * seen.repeat(1, 1, cell.neurons_per_unit) for seen in (s, s.detach()))
+    s = s + cell.by_neuron(torch.tanh(added))[..., cell.first_factor :, :].prod(dim=-2)
+    h = torch.tanh(emitted)
+    y = {"neuron": h, "linear": emitted, "memory": s}[cell.output][..., : cell.hidden_size]
+    return y, (h, s)
+
+
+def _zero_state(cell: Cell, inputs_RTBI: Tensor) -> State:
+    R, _, B, _ = inputs_RTBI.shape
+    return tuple(inputs_RTBI.new_zeros(R, B, size) for size in cell.state_sizes())
+
+
+def _double(sequences: Sequences, steps_first: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs (R, T, B, I), or (R, B, T, I) without steps_first, lengths (R, B), targets (R, B, T or 1, O)."""
+    inputs, lengths, targets = to_torch(sequences, "cpu")
+    return (inputs if steps_first else inputs.transpose(1, 2)).double(), lengths, targets.double()
+
+
+def _at(values_RBTX: Tensor, places_RB11: Tensor) -> Tensor:
+    """Each sequence's values at its own place, (R, B, 1, X)."""
+    return values_RBTX.gather(2, places_RB11.expand(-1, -1, 1, values_RBTX.shape[-1]))
+
+
+def _readout(network: Network, y_RBTA: Tensor, rows=np.s_[:], repeats: int = 1) -> Tensor:
+    """The outputs before squashing, (R, B, T, O), by the readouts of these trials, each repeated."""
+    weight = network.readout_weight.detach()[rows].repeat_interleave(repeats, 0)
+    net = torch.einsum("rbta,roa->rbto", y_RBTA, weight)
+    if network.readout_bias is None:
+        return net
+    return net + network.readout_bias.detach()[rows].repeat_interleave(repeats, 0)[:, None, None]

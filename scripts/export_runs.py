@@ -1,0 +1,61 @@
+"""Copies stored runs in a form small enough to be kept in git, from which amu-report makes the same tables.
+
+    python scripts/export_runs.py --results-dir results/runs --out results/paper/runs
+    amu-report --results-dir results/paper/runs --out results/paper
+
+The copy is a store like any other, with configurations, results of trials and provenance as they are; of the histories
+it has some 25 evaluations of each trial, and all those at which any trial ended. Weights stay behind.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from amu_experiments.store import write_text
+
+EVALUATIONS = 25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/paper/runs"), help="where to (%(default)s)")
+    options = parser.parse_args()
+    folders = {path.parent.relative_to(options.results_dir) for path in options.results_dir.glob("*/*/*/config.yaml")}
+    stacks = [path.parent for folder in folders for path in (options.results_dir / folder).glob("trials-*/trials.csv")]
+    if not stacks:
+        raise SystemExit(f"export_runs: no finished runs in {options.results_dir}")
+    others = {path.parent.relative_to(options.out) for path in options.out.glob("*/*/*/config.yaml")} - folders
+    if others:
+        names = ", ".join(sorted(map(str, others)))
+        raise SystemExit(f"export_runs: {options.out} holds runs that {options.results_dir} does not; remove {names}")
+    for stack in stacks:
+        copy(stack, options.out / stack.relative_to(options.results_dir))
+    print(f"{len(stacks)} stacks written to {options.out}")
+
+
+def copy(stack: Path, to: Path) -> None:
+    """Copy one stack, and the configuration it belongs to."""
+    to.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(stack.parent / "config.yaml", to.parent / "config.yaml")
+    for name in ("provenance.json", "trials.csv"):
+        shutil.copyfile(stack / name, to / name)
+    history = thinned(pd.read_csv(stack / "history.csv"))
+    write_text(to / "history.csv", history.to_csv(index=False, float_format="%.5g"))
+
+
+def thinned(history: pd.DataFrame) -> pd.DataFrame:
+    """A history with fewer evaluations, evenly spread, and with all of those at which any trial ended."""
+    times = history["sequences"].sort_values().unique()
+    spread = (
+        times[np.linspace(0, len(times) - 1, min(len(times), EVALUATIONS)).round().astype(int)] if len(times) else []
+    )
+    ends = history.groupby("trial")["sequences"].max()
+    return history[history["sequences"].isin({*spread, *ends})]
+
+
+if __name__ == "__main__":
+    main()

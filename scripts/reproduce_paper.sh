@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# Makes results/paper from nothing: runs, mechanism, speed, report. Needs amu-run in the PATH (pip install -e .).
+#
+#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 2 hours on 2 cores
+#   scripts/reproduce_paper.sh --tune    tunes them anew before, and tries the readings of the unit: up to 2 hours more
+#   scripts/reproduce_paper.sh --quick   3 trials and small caps, in results/quick: under 10 minutes
+#
+# Stop it with Ctrl-C whenever you like; the same command goes on from there, and trains nothing twice. As many runs go
+# side by side as there are processors (JOBS=1 for one), each on one thread; what they print is in results/runs/logs.
+set -euo pipefail
+set -m # every run is a process group of its own: Ctrl-C reaches this script alone, which stops them in order
+cd "$(dirname "$0")/.."
+
+models=(amu amu_full lstm gru rnn lstm97)
+# The longest first, so that no processor is left with one of them at the end.
+experiments=(embedded_reber long_lag_2c copy_memory temporal_order_6b temporal_order_6a two_sequence_3c two_sequence_3a
+  two_sequence_3b adding multiplication japanese_vowels arrow_head gun_point basic_motions italy_power_demand)
+lags=(two_sequence_3c:1000 two_sequence_3a:1000 two_sequence_3c:500 two_sequence_3a:500 two_sequence_3c:200
+  two_sequence_3a:200 adding:500 adding:200 copy_memory:100)
+
+jobs=${JOBS:-$(nproc)}
+runs=results/runs paper=results/paper tune=false
+few=() small=() fewer=() quickly=()
+for option in "$@"; do
+  case $option in
+    --tune) tune=true ;;
+    --quick)
+      runs=results/quick/runs paper=results/quick/paper
+      few=(trials=3) small=(training.max_sequences=1000) fewer=(--sequences 2) quickly=(--quick)
+      ;;
+    *) echo "usage: scripts/reproduce_paper.sh [--tune] [--quick]" >&2 && exit 2 ;;
+  esac
+done
+logs=$runs/logs
+failed=$logs/failed
+mkdir -p "$logs"
+rm -f "$failed"
+
+main() {
+  if $tune; then
+    part "Tuning"
+    for experiment in "${experiments[@]}"; do
+      start "tune-$experiment" python scripts/tune.py "$experiment" --threads 1
+    done
+    start reconstruct python scripts/reconstruct.py --threads 1
+    finish
+  fi
+
+  part "The LSTM of 1997 with its settings, against the published numbers"
+  # As many trials as in the source: 3 pairs of sets of strings with 10 trials each, or 10 trials.
+  historical 30 embedded_reber
+  historical 10 two_sequence
+  historical 10 temporal_order
+  historical 10 adding
+  finish
+
+  part "Experiments"
+  for pair in "${lags[@]}"; do compare "${pair%:*}" "task.T=${pair#*:}"; done
+  for experiment in "${experiments[@]}"; do compare "$experiment"; done
+  finish
+
+  part "Mechanism"
+  start mechanism python scripts/measure_mechanism.py --results-dir "$runs" --out "$paper/mechanism" "${fewer[@]}"
+  finish
+
+  part "Speed"
+  start speed python scripts/benchmark.py --out "$paper/speed.csv" "${quickly[@]}"
+  finish
+
+  part "Report"
+  start report amu-report --results-dir "$runs" --out "$paper"
+  finish
+
+  echo "Everything took $(duration $SECONDS)."
+  if [[ -e $failed ]]; then
+    echo "Failed, see $logs: $(tr '\n' ' ' <"$failed")" >&2
+    exit 1
+  fi
+}
+
+compare() { # EXPERIMENT [KEY=VALUE]...: all models, one after another
+  local choices=$(printf ",$1/%s" "${models[@]}")
+  start "$(tr ' ' - <<<"$*")" amu-run -m "experiment=${choices:1}" "${@:2}" "${few[@]}" "${small[@]}" threads=1 "results_dir=$runs"
+}
+
+historical() { # TRIALS TASK: all settings for that task, one after another
+  local files=(conf/experiment/lstm97_1997/"$2"*.yaml)
+  local names=("${files[@]#conf/experiment/}")
+  local choices=$(printf ",%s" "${names[@]%.yaml}")
+  start "lstm97_1997-$2" amu-run -m "experiment=${choices:1}" "${few[@]:-trials=$1}" "${small[@]}" threads=1 "results_dir=$runs"
+}
+
+part() {
+  title=$1 began=$SECONDS
+  echo "== $title"
+}
+
+finish() { # wait for everything that was started
+  wait
+  echo "== $title: $(duration $((SECONDS - began)))"
+}
+
+start() { # NAME COMMAND...: beside others, once there is a processor for it
+  while (($(jobs -rp | wc -l) >= jobs)); do wait -n || true; done
+  run "$@" &
+}
+
+run() {
+  trap 'exit 143' TERM # once the command has ended, which has had the signal too
+  local name=$1 began=$SECONDS
+  if "${@:2}" >"$logs/$name.log" 2>&1; then
+    echo "   $name: $(duration $((SECONDS - began)))"
+  else
+    echo "   $name failed: $(tail -n 1 "$logs/$name.log")" >&2
+    echo "$name" >>"$failed"
+  fi
+}
+
+duration() { (($1 < 120)) && echo "$1 s" || echo "$(($1 / 60)) min"; }
+
+stop() {
+  trap - INT TERM
+  echo "Stopping; the same command goes on from here."
+  for group in $(jobs -rp); do kill -TERM -- "-$group" || true; done
+  wait
+  exit 130
+}
+trap stop INT TERM
+
+main

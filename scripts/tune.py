@@ -1,0 +1,249 @@
+"""Tunes every model of an experiment with the same number of configurations, and writes what it chose.
+
+    python scripts/tune.py                         # every experiment in conf/tuning.yaml
+    python scripts/tune.py adding gun_point        # these
+    python scripts/tune.py --defaults              # train nothing: write the experiments with the shipped defaults
+
+A configuration is a learning rate and a value of one more setting, both from conf/tuning.yaml. It is trained on tuning
+trials, which no report uses, and judged by validation data alone (test data is not looked at): by the trials that met
+the criterion that ends training, then the Kaplan-Meier median of the sequences it took, then the median validation
+loss, which alone decides where a task has no criterion. The criterion of multiplication is about the latest training
+sequences, each measured before it is learned from.
+
+First comes the grid. Then, one by one, the configuration beside the best one that has not been tried, or, where all
+four beside it have, beside the second best, and so on. All models of an experiment get the same number. It is raised
+for all of them while the best configuration of any lies at the edge of what was tried, up to a limit; a model that
+never met the criterion has no best configuration and raises it for nobody. Trials that exist are not trained again: a
+run that was stopped goes on, and one with a higher limit goes further.
+
+Writes <experiments>/<experiment>/<model>.yaml, the choice, and <out>/<experiment>-<model>.csv, all that was tried.
+"""
+
+import argparse
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from omegaconf import OmegaConf
+
+from amu_experiments import store
+from amu_experiments.analysis.statistics import median_time
+from amu_experiments.analysis.tables import final_values, times_to
+from amu_experiments.overrides import Composer, conf_dir
+from amu_experiments.training import prepare, train_stack
+
+Point = tuple[int, ...]
+"""A configuration by the places of its values on the two axes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", nargs="*", help="from the plan; none: all of them")
+    parser.add_argument("--defaults", action="store_true", help="write the experiments untuned, train nothing")
+    parser.add_argument("--plan", type=Path, default=conf_dir() / "tuning.yaml", help="%(default)s")
+    parser.add_argument("--experiments", type=Path, default=conf_dir() / "experiment", help="%(default)s")
+    parser.add_argument("--out", type=Path, default=Path("results/paper/tuning"), help="%(default)s")
+    # One folder deeper than results that amu-report reads.
+    parser.add_argument("--results-dir", type=Path, default=Path("results/runs/tuning"), help="%(default)s")
+    parser.add_argument("--threads", type=int, help="processor threads; all if not given")
+    options = parser.parse_args(arguments)
+    plan = yaml.safe_load(options.plan.read_text())
+    unknown = set(options.experiment) - set(plan["experiments"])
+    if unknown:
+        parser.error(f"no such experiment: {', '.join(sorted(unknown))}; there are {', '.join(plan['experiments'])}")
+    for name in options.experiment or plan["experiments"]:
+        if options.defaults:
+            for model in plan["models"]:
+                write_experiment(options.experiments, plan, name, model, {}, "shipped defaults, not tuned")
+        else:
+            tune(plan, name, options)
+
+
+def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
+    """Tune all models of an experiment, and write what was tried and chosen."""
+    searches = {model: Search(plan, experiment, model, options) for model in plan["models"]}
+    for search in searches.values():
+        search.extend(plan["configurations"])
+    while any(search.at_edge() for search in searches.values()):
+        count = len(next(iter(searches.values())).tried)
+        if count == plan["most"]:
+            break
+        for search in searches.values():
+            search.extend(count + 1)
+    for model, search in searches.items():
+        store_choice(plan, experiment, model, search, options)
+
+
+def store_choice(plan: dict, experiment: str, model: str, search: "Search", options: argparse.Namespace) -> None:
+    """Write the choice as an experiment, and everything tried as CSV, best first."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame([search.tried[point] for point in search.ranking()]).replace(math.inf, math.nan)
+    path = options.out / f"{experiment}-{model}.csv"
+    store.write_text(path, table.to_csv(index=False, float_format="%.6g"))
+    best = search.tried[search.ranking()[0]]
+    found = f"validation loss {best['loss']:.4g}"
+    if search.criterion:
+        found = f"{search.criterion} met by {best['solved']} of {best['trials']} trials"
+        found += f", median {best['median_sequences']:,.0f} sequences" if best["median_sequences"] < math.inf else ""
+    comment = f"chosen by scripts/tune.py from {len(search.tried)} configurations ({found})"
+    if not best["solved"] and search.criterion:
+        comment += ", of which none met it once; this one has the lowest validation loss"
+    elif search.at_edge():
+        comment += ", still at the edge of what was tried"
+    chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
+    write_experiment(options.experiments, plan, experiment, model, chosen, f"{comment}. All of them: {path.name}")
+    print(f"{experiment} {model}: {comment}", flush=True)
+
+
+def write_experiment(folder: Path, plan: dict, experiment: str, model: str, chosen: Mapping, how: str) -> None:
+    """Write conf/experiment/<experiment>/<model>.yaml; `how` its values came about is its comment."""
+    of_experiment, of_model = plan["experiments"][experiment], plan["models"][model]
+    comment = textwrap.fill(
+        f"{of_experiment['title']}, {of_model['title']}: {how}.", 118, initial_indent="# ", subsequent_indent="# "
+    )
+    settings = nested({**of_experiment["settings"], **of_model["settings"], **chosen})
+    parts = [
+        f"# @package _global_\n{comment}\n"
+        f"defaults:\n  - override /task: {of_experiment['task']}\n  - override /model: {of_model['model']}\n",
+        *(yaml.safe_dump({key: value}, sort_keys=False) for key, value in settings.items()),
+    ]
+    (folder / experiment).mkdir(parents=True, exist_ok=True)
+    store.write_text(folder / experiment / f"{model}.yaml", "\n".join(parts))
+
+
+def nested(settings: Mapping) -> dict:
+    """{"task.T": 5} as {"task": {"T": 5}}."""
+    config = OmegaConf.create()
+    for key, value in settings.items():
+        OmegaConf.update(config, key, value)
+    return OmegaConf.to_container(config)
+
+
+# Selection --------------------------------------------------------------------------------------------------------
+
+
+def judge(result: store.Result, criterion: str | None, cap: int) -> dict:
+    """What selection goes by: trials that met the criterion, median sequences to it, median validation loss.
+
+    Diverged trials count as unsolved with infinite loss. Without a criterion nothing is solved and the median is
+    infinite.
+    """
+    solved, median = 0, math.inf
+    if criterion is not None:
+        times, met = times_to(result, criterion, cap)
+        solved, median = int(met.sum()), median_time(times, met).value
+    return {
+        "trials": len(result.trials),
+        "diverged": int((result.trials["status"] == "diverged").sum()),
+        "solved": solved,
+        "median_sequences": median,
+        "loss": float(np.median(final_values(result, "loss"))),
+    }
+
+
+def ranked(tried: Mapping[Point, dict]) -> list[Point]:
+    """Points from best to worst: by trials solved, then median sequences, then loss; the earlier tried if all tie."""
+    return sorted(tried, key=lambda p: (-tried[p]["solved"], tried[p]["median_sequences"], tried[p]["loss"]))
+
+
+def neighbours(point: Point) -> list[Point]:
+    """The four points beside a point, those along the learning rate first."""
+    i, j = point
+    return [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+
+
+def next_point(ranking: Sequence[Point], sizes: tuple[int, int]) -> Point:
+    """The first point not tried beside the best one, else beside the second best, ...; axes have these sizes."""
+    for point in ranking:
+        for i, j in neighbours(point):
+            if 0 <= i < sizes[0] and 0 <= j < sizes[1] and (i, j) not in ranking:
+                return i, j
+    raise ValueError(f"all {sizes[0]} x {sizes[1]} configurations have been tried; give the axes more values")
+
+
+def at_edge(ranking: Sequence[Point]) -> bool:
+    """Whether something beside the best point has not been tried."""
+    return not set(neighbours(ranking[0])) <= set(ranking)
+
+
+class Search:
+    """The configurations of one model in one experiment: those tried, with what became of them, and the next."""
+
+    def __init__(self, plan: dict, experiment: str, model: str, options: argparse.Namespace):
+        of_experiment, of_model = plan["experiments"][experiment], plan["models"][model]
+        self.name = f"{experiment} {model}"
+        self.axes = of_model["axes"]
+        self.tried: dict[Point, dict] = {}
+        self.grid = grid(self.axes)
+        self.composer = Composer()
+        settings = {
+            **of_experiment["settings"],
+            **of_model["settings"],
+            "trials": plan["trials"],
+            "seed": plan["seed"],
+        }
+        self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
+        self.lines = [f"task={of_experiment['task']}", f"model={of_model['model']}"]
+        self.lines += [f"{key}={value}" for key, value in settings.items()]
+        self.criterion = None
+
+    def extend(self, count: int) -> None:
+        """Try configurations until there are so many."""
+        while len(self.tried) < count:
+            new = len(self.tried)
+            sizes = tuple(len(axis["values"]) for axis in self.axes)
+            point = self.grid[new] if new < len(self.grid) else next_point(self.ranking(), sizes)
+            self.tried[point] = self.try_out(point)
+
+    def try_out(self, point: Point) -> dict:
+        values = {axis["key"]: axis["values"][place] for axis, place in zip(self.axes, point, strict=True)}
+        with self.composer.ready():
+            config = (
+                self.composer.load([*self.lines, *(f"{key}={value}" for key, value in values.items())]) | self.place
+            )
+        training = config["training"]
+        self.criterion = training["stop"]
+        result = trained(config | self.place)
+        row = values | {
+            "max_sequences": training["max_sequences"],
+            "parameters": int(result.trials["parameters"].iloc[0]),
+            **judge(result, self.criterion, training["max_sequences"]),
+        }
+        told = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in row.items())
+        print(f"{self.name} {len(self.tried) + 1}: {told}", flush=True)
+        return row
+
+    def ranking(self) -> list[Point]:
+        return ranked(self.tried)
+
+    def at_edge(self) -> bool:
+        """Whether more should be tried around the best; of a model that never met its criterion, no more is known."""
+        ranking = self.ranking()
+        hopeless = self.criterion is not None and self.tried[ranking[0]]["solved"] == 0
+        return at_edge(ranking) and not hopeless
+
+
+def grid(axes: Sequence[Mapping]) -> list[Point]:
+    """The points where all configurations start."""
+    rates, seconds = ([axis["values"].index(value) for value in axis["start"]] for axis in axes)
+    return [(i, j) for i in rates for j in seconds]
+
+
+def trained(config: dict) -> store.Result:
+    """The trials that a configuration asks for, of which those that are missing are trained first."""
+    config = prepare(config)
+    folder = store.folder_of(config)
+    wanted = range(config["seed"], config["seed"] + config["trials"])
+    for trials in store.missing_stacks(folder, wanted):
+        train_stack(config, folder, trials)
+    result = store.read_result(folder)
+    return replace(result, trials=result.trials[result.trials["trial"].isin(wanted)])
+
+
+if __name__ == "__main__":
+    main()

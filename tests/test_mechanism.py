@@ -1,0 +1,255 @@
+"""What flows, conflicts and is remembered in networks small enough to work out by hand, and on a small store."""
+
+import math
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from amu_experiments import training
+from amu_experiments.cells.amu import AMU
+from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.cells.lstm import LSTM
+from amu_experiments.learning import loss_and_error
+from amu_experiments.mechanism import Step, conflict, error_flow, traces
+from amu_experiments.network import Network
+from amu_experiments.overrides import load
+from amu_experiments.tasks.task import Sequences
+
+LAST = SimpleNamespace(answer="last", loss="squared_error", squash="linear")
+EVERY = SimpleNamespace(answer="every", loss="squared_error", squash="linear")
+
+
+class Linear(Cell):
+    """h(t) = w x(t) + b + u h(t-1), put out as it is."""
+
+    @classmethod
+    def shapes(cls, input_size, hidden_size):
+        return {
+            "weight_ih": (hidden_size, input_size),
+            "weight_hh": (hidden_size, hidden_size),
+            "bias": (hidden_size,),
+        }
+
+    def step(self, net_RBK, state):
+        h = net_RBK + recur(state[0], self.weight_hh)
+        return h, (h,)
+
+
+def linear(*u: float) -> Network:
+    """One unit, w = 1, b = 0, a readout of 1, and a trial for each u."""
+    network = Network(Linear(1, 1, trials=len(u), backend="torch"), 1)
+    network.hold(torch.tensor([[1.0, each, 0.0, 1.0, 0.0] for each in u]).double())
+    return network
+
+
+def sequences(values: list[list[float]], trials: int = 1, answers: str = "last") -> Sequences:
+    """Sequences of one input and unequal lengths, the same for every trial, whose targets are zero."""
+    lengths = np.array([len(value) for value in values])
+    inputs = np.zeros((trials, len(values), lengths.max(), 1), np.float32)
+    for b, value in enumerate(values):
+        inputs[:, b, : len(value), 0] = value
+    targets = np.zeros_like(inputs) if answers == "every" else np.zeros_like(inputs[:, :, :1])
+    return Sequences(inputs, np.tile(lengths, (trials, 1)), targets)
+
+
+def random_network(cell: Cell, outputs: int = 1, trials: int = 2) -> Network:
+    network = Network(cell, outputs)
+    network.initialise(range(trials))
+    network.hold(network.flat.double())
+    return network
+
+
+def random_sequences(answers: str = "last", trials: int = 2) -> Sequences:
+    rng = np.random.default_rng(0)
+    return sequences([list(rng.standard_normal(length)) for length in (7, 5, 7)], trials, answers)
+
+
+# Error flow
+
+
+def test_error_in_a_linear_recurrence_is_multiplied_at_each_step():
+    flow = error_flow(linear(0.5, 1.0, -2.0), LAST, sequences([[3, 0, 0, 0]], trials=3))
+    assert flow.shape == (3, 1, 3)
+    for trial, u in enumerate([0.5, 1.0, -2.0]):
+        # h(4) = 3 u^3 and L = h(4)^2, so that dL/dh(4 - lag) = 2 h(4) u^lag.
+        assert flow[trial, 0] == pytest.approx([abs(2 * 3 * u**3 * u**lag) for lag in (1, 2, 3)])
+
+
+def test_error_is_counted_back_from_each_sequences_own_end():
+    flow = error_flow(linear(0.5), LAST, sequences([[8, 0, 0, 0], [2, 0]]))
+    assert flow[0, 1, 0] == pytest.approx(2 * (2 * 0.5) * 0.5)
+    assert np.isnan(flow[0, 1, 1:]).all()
+    assert not np.isnan(flow[0, 0]).any()
+
+
+def test_only_the_last_answer_sends_error_back():
+    values = [[3, 1, -2, 5], [1, 1]]
+    at_every_step = error_flow(linear(0.5), EVERY, sequences(values, answers="every"))
+    assert at_every_step == pytest.approx(error_flow(linear(0.5), LAST, sequences(values)), nan_ok=True)
+
+
+@pytest.mark.parametrize("output", ["neuron", "linear", "memory"])
+def test_a_truncated_memory_carries_the_same_error_all_the_way(output):
+    network = random_network(AMU(1, 2, trials=2, backend="torch", output=output))
+    flow = error_flow(network, LAST, random_sequences(), truncated=True)
+    known = ~np.isnan(flow)
+    assert known.sum() == 2 * (6 + 4 + 6)
+    assert (flow[..., :1] > 0).all()
+    assert np.where(known, flow, flow[..., :1]) == pytest.approx(np.broadcast_to(flow[..., :1], flow.shape))
+
+
+def test_the_truncated_error_is_that_of_the_output_neuron_through_v():
+    network = random_network(AMU(1, 1, trials=1, backend="torch"), trials=1)
+    few = sequences([[0.3, -0.5, 0.9]])
+    flow = error_flow(network, LAST, few, truncated=True)
+    _, output = traces(network, few)
+    y = output[0, 0, -1, 0]
+    readout, bias = network.readout_weight.item(), network.readout_bias.item()
+    e = 2 * (readout * y + bias) * readout * (1 - y**2)
+    assert flow[0, 0] == pytest.approx([abs(network.cell.weight_mh[0, 0].item() * e)] * 2)
+
+
+@pytest.mark.parametrize("output", ["neuron", "linear", "memory"])
+def test_the_truncated_step_has_the_gradient_of_the_truncated_scan(output):
+    network = random_network(AMU(1, 2, trials=2, backend="torch", output=output, output_in_product=output == "memory"))
+    x = torch.from_numpy(random_sequences().inputs).transpose(1, 2).double()
+    asked = [network.cell.weight_ih, network.cell.weight_hh, network.cell.bias, network.cell.weight_mh]
+    factors = torch.linspace(-1, 1, 7, dtype=torch.float64).view(1, 7, 1, 1)
+    scan = torch.autograd.grad((network.cell(x)[0] * factors).sum(), asked)
+    step, state, outputs = Step(network.cell, truncated=True), tuple(x.new_zeros(2, 3, size) for size in (6, 2)), []
+    for t in range(7):
+        y, state = step(x[:, t], state)
+        outputs.append(y)
+    by_step = torch.autograd.grad((torch.stack(outputs, 1) * factors).sum(), asked)
+    for one, other in zip(scan, by_step, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# Conflict
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1, 1, 1], 0.0), ([1, -1, 4], 1 - 4 / 6), ([3, -1, 0], 1 - 2 / 4), ([2, -1, 3], 1 - 4 / 6), ([0, 0, 5], 0.0)],
+)
+def test_the_conflict_of_an_input_weight_is_that_of_its_inputs(values, expected):
+    # With u = 1 every step's gradient of w is the same error times that step's input.
+    measured = conflict(linear(1.0), LAST, sequences([values]))
+    assert measured["conflict_weight_ih"] == pytest.approx([expected])
+    assert measured["conflict_bias"] == pytest.approx([0.0])
+
+
+def test_conflict_of_a_recurrence_by_hand():
+    # u = -1, x = (1, 0, 0): h = 1, -1, 1; dL/dh = 2 h(3) (1, -1, 1), times x(t), h(t-1) and 1 for w, u and b.
+    measured = conflict(linear(-1.0), LAST, sequences([[1, 0, 0]]))
+    assert measured["conflict_weight_ih"] == pytest.approx([0.0])
+    assert measured["conflict_weight_hh"] == pytest.approx([0.0])
+    assert measured["conflict_bias"] == pytest.approx([1 - 1 / 3])
+    assert measured["conflict"] == pytest.approx([(1 - 1 / 3) / 3])
+
+
+def test_conflict_is_averaged_over_sequences_and_weights_without_gradient_left_out():
+    values = [[1, -1, 4], [1, 1]]
+    measured = conflict(linear(1.0, 1.0), LAST, sequences(values, trials=2))
+    assert measured["conflict_weight_ih"] == pytest.approx([(1 - 4 / 6 + 0) / 2] * 2)
+    silent = conflict(linear(1.0), LAST, sequences([[0, 0, 0]]))
+    assert np.isnan(silent["conflict"]).all()
+
+
+@pytest.mark.parametrize("gradient", ["full", "truncated"])
+@pytest.mark.parametrize("answers", ["last", "every"])
+def test_gradients_of_the_steps_sum_up_to_the_gradient(gradient, answers, monkeypatch):
+    task = EVERY if answers == "every" else LAST
+    network = random_network(AMU(1, 2, trials=2, backend="torch", gradient=gradient))
+    few = random_sequences(answers)
+    seen = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: seen.append(grad(*a, **k)) or seen[-1])
+    conflict(network, task, few, truncated=gradient == "truncated")
+    monkeypatch.undo()
+    inputs, lengths, targets = (torch.from_numpy(part) for part in (few.inputs, few.lengths, few.targets))
+    net = network(inputs.transpose(1, 2).double(), lengths, task.answer == "every")
+    losses, _ = loss_and_error(net, targets.double(), lengths, task)
+    whole = grad(losses.sum(), network.cell.weight_hh)[0]
+    by_step = torch.stack(seen[0][1::4]).sum(dim=0).view(2, 3, 6, 6).sum(dim=1)
+    torch.testing.assert_close(whole, by_step)
+
+
+def test_conflict_does_not_depend_on_how_many_trials_are_looked_at_together(monkeypatch):
+    network, few = random_network(LSTM(1, 2, trials=2, backend="torch")), random_sequences()
+    together = conflict(network, LAST, few)
+    monkeypatch.setattr("amu_experiments.mechanism.NUMBERS_AT_ONCE", 1)
+    alone = conflict(network, LAST, few)
+    assert all(together[name] == pytest.approx(alone[name]) for name in together)
+
+
+# Traces
+
+
+def test_a_memory_driven_by_the_biases_alone_grows_by_their_product():
+    network = Network(AMU(1, 1, trials=1, backend="torch"), 1)
+    # W, U, b, v of three neurons, then the readout.
+    network.hold(torch.tensor([[0.0] * 3 + [0.0] * 9 + [0.5, 1.0, -1.0] + [0.0] * 3 + [1.0, 0.0]]).double())
+    memory, output = traces(network, sequences([[1, 2, 3, 4]]))
+    grown = math.tanh(0.5) * math.tanh(1.0) * math.tanh(-1.0)
+    assert memory[0, 0, :, 0] == pytest.approx([grown, 2 * grown, 3 * grown, 4 * grown])
+    assert output[0, 0, :, 0] == pytest.approx([math.tanh(0.5)] * 4)
+
+
+# Stored runs
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What the script writes for two runs of three trials that were hardly trained."""
+    root = tmp_path_factory.mktemp("mechanism")
+    for model in ("amu", "lstm97"):
+        options = ["model.gradient=truncated"] if model == "amu" else []
+        training.run(
+            load(
+                *("task=two_sequence", f"model={model}", "model.units=2", *options, "task.T=12", "trials=3"),
+                *("training.max_sequences=20", "task.test_size=8", "backend=torch", f"results_dir={root / 'runs'}"),
+            )
+        )
+    script = str(Path(__file__).parents[1] / "scripts" / "measure_mechanism.py")
+    arguments = [script, "--results-dir", str(root / "runs"), "--out", str(root / "out"), "--sequences", "5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        runpy.run_path(script, run_name="__main__")
+    return {name: pd.read_csv(root / "out" / f"{name}.csv") for name in ("flow", "trials", "traces")}
+
+
+def test_the_flow_of_stored_runs_is_told_for_every_cell_phase_and_lag(measured):
+    flow = measured["flow"]
+    assert set(flow["model"]) == {"amu", "lstm97"}
+    assert set(flow["phase"]) == {"start", "trained"}
+    assert set(flow.loc[flow["model"] == "amu", "flow"]) == {"full", "truncated"}
+    assert set(flow.loc[flow["model"] == "lstm97", "flow"]) == {"truncated"}
+    assert (flow["trials"] == 3).all()
+    assert (flow.groupby(["model", "phase", "flow"])["lag"].min() == 1).all()
+    assert (flow.loc[flow["lag"] == 1, "relative_median"] == 1).all()
+    truncated = flow[(flow["model"] == "amu") & (flow["flow"] == "truncated")]
+    assert truncated["relative_low"].to_numpy() == pytest.approx(1)
+
+
+def test_conflict_of_stored_runs_is_told_trial_by_trial_for_the_gradient_they_learned_by(measured):
+    conflicts = measured["trials"][measured["trials"]["quantity"].str.startswith("conflict")]
+    assert (conflicts["flow"] == "truncated").all()
+    assert conflicts["value"].between(0, 1).all()
+    of_amu = conflicts[(conflicts["model"] == "amu") & (conflicts["phase"] == "start")]
+    assert len(of_amu) == 3 * 5
+    assert "conflict_weight_mh" in set(of_amu["quantity"])
+
+
+def test_only_an_amu_leaves_traces_and_each_ends_with_its_sequence(measured):
+    assert set(measured["traces"]["model"]) == {"amu"}
+    steps = measured["traces"].groupby(["sequence", "unit"])["step"]
+    assert len(steps) == 4 * 2
+    assert (steps.count() == steps.max()).all()
+    assert steps.max().between(12, 13).all()

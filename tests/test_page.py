@@ -1,0 +1,134 @@
+"""The page, from a small store written by hand: that it is whole, asks for nothing else and says what was found."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from handmade import write
+
+from amu_experiments.analysis.page import columns, studies
+from amu_experiments.analysis.report import write_report
+
+NAME = "two_sequence-noise_free-T100-N3"
+EMPTY = ("meta", "img", "br", "hr", "link", "input")
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes in order of appearance, the text, and whether every tag is closed."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def every(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def out(tmp_path):
+    root = tmp_path / "runs"
+    for cell, ends in (("amu", [300, 400, None]), ("lstm", [700, None, None])):
+        folder = write(root, cell, ends).folder
+        made = {
+            "started": "2031-02-03T04:05:06+0000",
+            "command": f"amu-run task=two_sequence model={cell} trials=3",
+            "python": "3.11.9",
+            "packages": {"torch": "2.13.0", "numpy": "2.3.1"},
+            "machine": "x86_64, 2 processors",
+            "commit": "abc123",
+        }
+        (folder / "trials-0-2" / "provenance.json").write_text(json.dumps(made))
+    (tmp_path / "runs" / "two_sequence" / "gru" / "0").mkdir(parents=True)
+    (tmp_path / "runs" / "two_sequence" / "gru" / "0" / "config.yaml").write_text("")
+    (tmp_path / "runs" / "two_sequence" / "gru" / "0" / "trials-0-0").mkdir()
+    (tmp_path / "runs" / "two_sequence" / "gru" / "0" / "trials-0-0" / "trials.csv").write_text("trial\n")
+    return tmp_path / "out"
+
+
+def page(out, **options) -> tuple[str, Reader]:
+    write_report(out.parent / "runs", out, **options)
+    html = (out / "index.html").read_text(encoding="utf-8")
+    return html, Reader(html)
+
+
+def test_the_page_asks_for_nothing_but_itself(out):
+    html, read = page(out)
+    assert all(image["src"].startswith("data:image/svg+xml,") for image in read.every("img"))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in read.tags}
+    assert "default-src 'none'" in html
+    assert all(anchor["href"].startswith("#") for anchor in read.every("a"))
+    assert not re.search(r"url\((?!%23)|@import", html)
+
+
+def test_every_link_leads_somewhere_and_no_name_is_given_twice(out):
+    _, read = page(out)
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {anchor["href"][1:] for anchor in read.every("a")} <= set(ids)
+    assert {table["aria-describedby"] for table in read.every("table") if "aria-describedby" in table} <= set(ids)
+
+
+def test_the_page_can_be_read_without_seeing_it(out):
+    _, read = page(out)
+    assert all(image["alt"] for image in read.every("img"))
+    assert len(read.every("caption")) == len(read.every("table"))
+    assert all("scope" in heading for heading in read.every("th"))
+    levels = [int(tag[1]) for tag, _ in read.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert "? undecided" in read.text
+
+
+def test_the_page_has_claims_numbers_figures_and_where_they_come_from(out):
+    _, read = page(out)
+    order = [attributes["id"] for tag, attributes in read.tags if tag == "section"]
+    assert order == ["claims", "experiments", NAME, "again"]
+    assert "6 trials of 2 configurations, in 1 comparison." in read.text
+    assert "2/3 [0.21, 0.94]" in read.text
+    assert len(read.every("img")) == 2
+    for told in ("abc123", "x86_64, 2 processors", "torch 2.13.0", "2031-02-03", "model=lstm trials=3"):
+        assert told in read.text
+    assert "Not everything stored could be read" in read.text
+
+
+def test_one_task_alone_has_no_claims(out):
+    _, read = page(out, task="two_sequence")
+    assert [attributes["id"] for tag, attributes in read.tags if tag == "section"] == ["experiments", NAME, "again"]
+
+
+def test_studies_are_shown_where_their_numbers_are(out):
+    (out / "tuning").mkdir(parents=True)
+    (out / "speed.csv").write_text("what,value,unit\nAMU,40.1234,us\n")
+    for model in ("amu", "lstm"):
+        (out / "tuning" / f"embedded_reber-{model}.csv").write_text("rate,solved,note\n0.01,2,<b>\n0.03,,\n")
+    assert [study.id for study in studies(out)] == ["tuning", "speed"]
+    _, read = page(out)
+    assert "AMU 40.12 us" in read.text
+    assert "embedded_reber-lstm" in read.text
+    assert "0.01 2 <b>" in read.text
+    assert "nan" not in read.text
+
+
+def test_words_stand_left_and_numbers_right(out):
+    out.mkdir()
+    (out / "speed.csv").write_text(f"what,value,unit\n{'a long name of what was measured'},40.1,us\n")
+    (study,) = studies(out)
+    assert columns(study.tables[0]) == [("what", "l wide"), ("value", "r"), ("unit", "l")]

@@ -1,0 +1,79 @@
+"""The committed outcome: that runs exported for git, and those that are committed, make the tables beside them."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from handmade import write
+
+from amu_experiments.analysis.report import write_report
+from amu_experiments.store import read_results
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "results" / "paper"
+
+
+def export(runs: Path, out: Path, monkeypatch) -> None:
+    script = str(ROOT / "scripts" / "export_runs.py")
+    monkeypatch.setattr(sys, "argv", [script, "--results-dir", str(runs), "--out", str(out)])
+    runpy.run_path(script, run_name="__main__")
+
+
+def same_tables(one: Path, other: Path) -> None:
+    paths = sorted(path.name for path in one.iterdir())
+    assert paths == sorted(path.name for path in other.iterdir())
+    for name in paths:
+        assert (one / name).read_text(encoding="utf-8") == (other / name).read_text(encoding="utf-8"), name
+
+
+@pytest.fixture
+def runs(tmp_path):
+    root = tmp_path / "runs"
+    results = [
+        write(root, "amu", [5100, 8600, None], training={"max_sequences": 10_000}),
+        write(root, "lstm", [7100, None, "diverged"], training={"max_sequences": 10_000}),
+    ]
+    for result in results:
+        (result.folder / "trials-0-2" / "provenance.json").write_text(
+            '{"started": "2031-02-03", "command": "", "python": "", "packages": {}, "machine": "", "commit": null}'
+        )
+        (result.folder / "trials-0-2" / "weights.npz").write_bytes(b"many numbers")
+    return root
+
+
+def test_exported_runs_make_the_same_tables(runs, tmp_path, monkeypatch):
+    export(runs, tmp_path / "small", monkeypatch)
+    for store in ("runs", "small"):
+        write_report(tmp_path / store, tmp_path / f"of_{store}", parts=["tables"])
+    same_tables(tmp_path / "of_runs" / "tables", tmp_path / "of_small" / "tables")
+
+
+def test_exported_histories_are_short_and_keep_every_end(runs, tmp_path, monkeypatch):
+    export(runs, tmp_path / "small", monkeypatch)
+    assert not list((tmp_path / "small").glob("*/*/*/*/weights.npz"))
+    for whole, small in zip(read_results(runs), read_results(tmp_path / "small"), strict=True):
+        assert len(small.history) < len(whole.history) / 2
+        ends = [result.history.groupby("trial").last() for result in (whole, small)]
+        pd.testing.assert_frame_equal(*ends, check_dtype=False)
+
+
+def test_exporting_again_changes_nothing_and_strangers_are_told(runs, tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    export(runs, small, monkeypatch)
+    before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
+    export(runs, small, monkeypatch)
+    assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
+    shutil.rmtree(runs / "two_sequence" / "lstm")
+    with pytest.raises(SystemExit, match="remove two_sequence/lstm/000000000000"):
+        export(runs, small, monkeypatch)
+
+
+@pytest.mark.skipif(not (PAPER / "runs").exists(), reason="no whole run has been committed yet")
+def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path):
+    if (PAPER / "mechanism").exists():
+        shutil.copytree(PAPER / "mechanism", tmp_path / "mechanism")
+    write_report(PAPER / "runs", tmp_path, parts=["tables"])
+    same_tables(PAPER / "tables", tmp_path / "tables")

@@ -1,0 +1,257 @@
+"""The scripts that tune and compare readings: what is tried, what is chosen, and what is written."""
+
+import math
+import re
+import sys
+from pathlib import Path
+
+import handmade
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from amu_experiments.overrides import conf_dir, load
+from amu_experiments.store import read_results
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import reconstruct  # noqa: E402
+import tune  # noqa: E402
+
+PLAN = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
+FLAGS = re.MULTILINE | re.DOTALL
+MODELS = {"amu", "amu_full", "lstm", "gru", "rnn", "lstm97"}
+
+
+# Selection --------------------------------------------------------------------------------------------------------
+
+
+def tried(solved=0, median=math.inf, loss=1.0):
+    return {"solved": solved, "median_sequences": median, "loss": loss}
+
+
+def test_more_trials_solved_come_first_then_the_faster_then_the_smaller_loss():
+    table = {
+        (0, 0): tried(3, 900.0, 0.1),
+        (0, 1): tried(5, 800.0, 0.9),
+        (0, 2): tried(3, 700.0, 0.9),
+        (0, 3): tried(2, math.inf, 0.3),
+        (0, 4): tried(2, math.inf, 0.2),
+        (0, 5): tried(0, math.inf, math.inf),
+    }
+    assert tune.ranked(table) == [(0, 1), (0, 2), (0, 0), (0, 4), (0, 3), (0, 5)]
+
+
+def test_without_a_criterion_loss_decides_and_the_earlier_tried_wins_a_tie():
+    assert tune.ranked({(1, 0): tried(loss=0.5), (0, 0): tried(loss=0.5), (0, 1): tried(loss=0.4)}) == [
+        (0, 1),
+        (1, 0),
+        (0, 0),
+    ]
+
+
+def test_a_configuration_is_judged_by_its_trials(tmp_path):
+    """200 and 600 solved, one not in 1000, one diverged after 300: a Kaplan-Meier median of 600."""
+    judged = tune.judge(handmade.write(tmp_path, "lstm", [200, 600, None, "diverged"]), "st2", 1000)
+    assert (judged["trials"], judged["solved"], judged["diverged"]) == (4, 2, 1)
+    assert judged["median_sequences"] == 600
+    assert judged["loss"] == pytest.approx((0.0051**2 + 0.25) / 2)  # the diverged trial counts as the worst
+
+
+def test_no_criterion_means_nothing_is_solved(tmp_path):
+    judged = tune.judge(handmade.write(tmp_path, "lstm", [200, 600, 300]), None, 1000)
+    assert (judged["solved"], judged["median_sequences"]) == (0, math.inf)
+    assert judged["loss"] == pytest.approx(0.0051**2)
+
+
+def test_next_is_beside_the_best_then_beside_the_second_best():
+    sizes = (9, 9)
+    assert tune.next_point([(3, 3)], sizes) == (2, 3)
+    assert tune.next_point([(3, 3), (2, 3)], sizes) == (4, 3)
+    around = [(3, 3), (2, 3), (4, 3), (3, 2), (3, 4)]
+    assert tune.next_point(around, sizes) == (1, 3)
+    assert tune.next_point([(0, 0)], sizes) == (1, 0)  # there is nothing below the least value
+    with pytest.raises(ValueError, match="more values"):
+        tune.next_point([(0, 0)], (1, 1))
+
+
+def test_the_best_is_at_the_edge_until_all_four_beside_it_are_tried():
+    around = [(2, 3), (4, 3), (3, 2), (3, 4)]
+    assert not tune.at_edge([(3, 3), *around])
+    assert all(tune.at_edge([(3, 3), *around[:k], *around[k + 1 :]]) for k in range(4))
+
+
+# The plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_gets_the_same_number_of_configurations_and_at_least_twelve():
+    assert set(PLAN["models"]) == MODELS
+    assert {len(set(tune.grid(model["axes"]))) for model in PLAN["models"].values()} == {12}
+    assert 12 <= PLAN["configurations"] <= PLAN["most"]
+
+
+def test_all_models_are_tried_with_the_same_learning_rates():
+    assert len({str(model["axes"][0]) for model in PLAN["models"].values()}) == 1
+
+
+def test_tuning_trials_are_far_from_those_that_reports_use():
+    assert PLAN["seed"] > max(experiment["settings"]["trials"] for experiment in PLAN["experiments"].values())
+
+
+@pytest.mark.parametrize("experiment", PLAN["experiments"])
+def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment):
+    for model in MODELS:
+        config = load(f"experiment={experiment}/{model}")
+        assert config["trials"] == PLAN["experiments"][experiment]["settings"]["trials"]
+        assert config["model"]["cell"] == PLAN["models"][model]["model"]
+        for axis in PLAN["models"][model]["axes"]:
+            section, name = axis["key"].split(".")
+            assert isinstance(config[section][name], float)
+
+
+# The tuner --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Two models, two configurations each, two trials of 40 sequences."""
+    axes = [
+        {"key": "training.learning_rate", "values": [0.01, 0.1], "start": [0.01]},
+        {"key": "model.initial_range", "values": [1.0, 2.0], "start": [1.0]},
+    ]
+    task = {"task.T": 12, "task.validation_size": 4, "task.test_size": 4}
+    settings = task | {"training.max_sequences": 40, "trials": 3, "backend": "torch"}
+    plan = {
+        "seed": 10_000,
+        "trials": 2,
+        "configurations": 2,
+        "most": 3,
+        "models": {
+            "amu": {"title": "AMU", "model": "amu", "settings": {"model.gradient": "truncated"}, "axes": axes},
+            "rnn": {"title": "RNN", "model": "rnn", "settings": {}, "axes": axes},
+        },
+        "experiments": {"short": {"title": "Short", "task": "adding", "settings": settings}},
+    }
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    return path
+
+
+def run(tmp_path, plan, *arguments):
+    folders = {"experiments": tmp_path / "experiment", "out": tmp_path / "out", "results-dir": tmp_path / "runs/tuning"}
+    tune.main(["--plan", str(plan), *(f"--{name}={folder}" for name, folder in folders.items()), *arguments])
+
+
+def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
+    run(tmp_path, plan, "short")
+    written = yaml.safe_load((tmp_path / "experiment/short/amu.yaml").read_text())
+    table = pd.read_csv(tmp_path / "out/short-amu.csv")
+    assert len(table) == 2
+    assert table["loss"].is_monotonic_increasing  # nothing is solved in 40 sequences
+    assert written["defaults"] == [{"override /task": "adding"}, {"override /model": "amu"}]
+    assert written["trials"] == 3
+    assert written["training"]["learning_rate"] == table["training.learning_rate"][0]
+    assert written["model"] == {"gradient": "truncated", "initial_range": table["model.initial_range"][0]}
+    assert written["training"]["max_sequences"] == 40
+    assert not any("test" in column for column in table)
+    assert "chosen by scripts/tune.py from 2" in (tmp_path / "experiment/short/rnn.yaml").read_text()
+
+
+def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, plan):
+    run(tmp_path, plan)
+    results = read_results(tmp_path / "runs/tuning")
+    assert len(results) == 4
+    assert {trial for result in results for trial in result.trials["trial"]} == {10_000, 10_001}
+    assert read_results(tmp_path / "runs") == []
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
+    run(tmp_path, plan)
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
+
+
+def test_with_the_best_at_the_edge_all_models_get_more(tmp_path, plan):
+    """Every first evaluation meets this criterion, so no best one is hopeless."""
+    text = yaml.safe_load(plan.read_text())
+    text["experiments"]["short"]["settings"]["task.criteria.modern.solved.mse"] = "'< 1e9'"
+    plan.write_text(yaml.safe_dump(text))
+    run(tmp_path, plan)
+    assert {len(pd.read_csv(path)) for path in (tmp_path / "out").iterdir()} == {3}
+    assert "still at the edge" in (tmp_path / "experiment/short/rnn.yaml").read_text()
+
+
+def test_untuned_experiments_say_so_and_leave_the_defaults(tmp_path, plan):
+    run(tmp_path, plan, "--defaults")
+    text = (tmp_path / "experiment/short/rnn.yaml").read_text()
+    assert "not tuned" in text
+    assert "learning_rate" not in text
+    assert not (tmp_path / "runs").exists()
+
+
+# The reconstruction study ---------------------------------------------------------------------------------------------
+
+
+def reading(name, experiment, solved, median, verdict):
+    row = {"reading": name, "experiment": experiment, "learning_rate": 0.01, "trials": 5, "solved": solved}
+    return row | {"median_sequences": median, "against_lstm": verdict, "best": True}
+
+
+READINGS = pd.DataFrame(
+    [
+        reading("LSTM", "a", 5, 500.0, ""),
+        reading("LSTM", "b", 5, 500.0, ""),
+        reading("default", "a", 5, 100.0, "ahead"),
+        reading("default", "b", 2, math.inf, "behind"),
+        reading("output=memory", "a", 5, 300.0, "undecided"),
+        reading("output=memory", "b", 5, 200.0, "behind"),
+        reading("output=linear", "a", 5, 200.0, "ahead"),
+        reading("output=linear", "b", 5, 200.0, "behind"),
+    ]
+)
+
+
+def test_a_reading_changes_a_conclusion_where_its_place_is_another():
+    table = reconstruct.summary(READINGS).set_index("reading")
+    assert table["changes"].to_dict() == {"LSTM": "", "default": "", "output=memory": "a", "output=linear": ""}
+    assert table["solved"].to_dict() == {"LSTM": 10, "default": 7, "output=memory": 10, "output=linear": 10}
+
+
+def test_the_best_reading_solves_most_then_is_fastest_over_all():
+    assert reconstruct.choice(reconstruct.summary(READINGS)) == "output=linear"
+
+
+def test_a_reading_is_ahead_only_with_a_significant_difference():
+    def row(times, loss=1.0):
+        times = np.array(times, float)
+        met = times < 1000
+        return tried(int(met.sum()), float(np.median(times)), loss) | {"times": (times, met)}
+
+    slow, fast, none = row([500, 600, 700, 800, 900]), row([100, 150, 200, 250, 300]), row([1000] * 5)
+    assert reconstruct.against(fast, slow) == "ahead"
+    assert reconstruct.against(none, slow) == "behind"
+    assert reconstruct.against(row([450, 620, 710, 790, 880]), slow) == "undecided"
+    assert reconstruct.against(none, row([1000] * 5, loss=2.0)) == "undecided"
+
+
+def test_the_study_writes_a_row_for_each_reading(tmp_path, plan, monkeypatch):
+    monkeypatch.setattr(reconstruct, "EXPERIMENTS", ("short",))
+    monkeypatch.setattr(reconstruct, "LEARNING_RATES", (0.01, 0.1))
+    monkeypatch.setattr(reconstruct, "READINGS", {"default": {}, "neurons_per_unit=2": {"model.neurons_per_unit": 2}})
+    reconstruct.main(["--plan", str(plan), "--out", str(tmp_path), "--results-dir", str(tmp_path / "runs/tuning")])
+    assert list(pd.read_csv(tmp_path / "reconstruction.csv")["reading"]) == ["LSTM", "default", "neurons_per_unit=2"]
+    assert len(pd.read_csv(tmp_path / "reconstruction-all.csv")) == 6
+    assert "| default | 0/2, n.r. (undecided) |" in (tmp_path / "reconstruction.md").read_text()
+
+
+def test_the_study_keeps_to_forty_configurations_of_known_experiments():
+    assert len(reconstruct.READINGS) * len(reconstruct.LEARNING_RATES) <= 40
+    assert set(reconstruct.EXPERIMENTS) <= set(PLAN["experiments"])
+
+
+# All of it --------------------------------------------------------------------------------------------------------
+
+
+def test_the_one_command_runs_every_experiment_with_every_model():
+    script = (SCRIPTS / "reproduce_paper.sh").read_text()
+    lists = {name: set(words.split()) for name, words in re.findall(r"^(models|experiments)=\((.*?)\)$", script, FLAGS)}
+    assert lists == {"models": MODELS, "experiments": set(PLAN["experiments"])}
