@@ -117,6 +117,7 @@ class Stack:
         self.maximum = training["max_sequences"]
         self.evaluate_every = training["evaluate_every"]
         self.task: Task = make_task(config["task"], trials)
+        self.task.threads = torch.get_num_threads()
         self.network = build(config["model"], self.task, config["backend"], config["device"])
         flat = self.network.flat
         self.parameters = flat.shape[1]

@@ -9,7 +9,7 @@ against the LSTM's says whether the reading is ahead, behind or undecided there 
 readings). A reading changes a conclusion where that differs from the default's.
 
 Writes reconstruction.csv, a row for each reading; reconstruction.md, the same to read; and reconstruction-all.csv, all
-that was trained. Trials that exist, those of tune.py among them, are not trained again.
+that was trained. Trials that exist are not trained again.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=conf_dir() / "tuning.yaml", help="%(default)s")
     parser.add_argument("--out", type=Path, default=Path("results/paper"), help="%(default)s")
-    parser.add_argument("--results-dir", type=Path, default=Path("results/runs/tuning"), help="%(default)s")
+    # One folder deeper than results that amu-report reads, and not that of tune.py, which may be running.
+    parser.add_argument("--results-dir", type=Path, default=Path("results/runs/reconstruction"), help="%(default)s")
     parser.add_argument("--threads", type=int, help="processor threads; all if not given")
     options = parser.parse_args(arguments)
     plan = yaml.safe_load(options.plan.read_text())

@@ -31,6 +31,7 @@ for option in "$@"; do
     *) echo "usage: scripts/reproduce_paper.sh [--tune] [--quick]" >&2 && exit 2 ;;
   esac
 done
+place=(threads=1 "results_dir=$runs")
 logs=$runs/logs
 failed=$logs/failed
 mkdir -p "$logs"
@@ -38,11 +39,11 @@ rm -f "$failed"
 
 main() {
   if $tune; then
-    part "Tuning"
+    part "Tuning, and the readings of the unit"
+    start reconstruct python scripts/reconstruct.py --threads 1
     for experiment in "${experiments[@]}"; do
       start "tune-$experiment" python scripts/tune.py "$experiment" --threads 1
     done
-    start reconstruct python scripts/reconstruct.py --threads 1
     finish
   fi
 
@@ -80,14 +81,14 @@ main() {
 
 compare() { # EXPERIMENT [KEY=VALUE]...: all models, one after another
   local choices=$(printf ",$1/%s" "${models[@]}")
-  start "$(tr ' ' - <<<"$*")" amu-run -m "experiment=${choices:1}" "${@:2}" "${few[@]}" "${small[@]}" threads=1 "results_dir=$runs"
+  start "$(tr ' ' - <<<"$*")" amu-run -m "experiment=${choices:1}" "${@:2}" "${few[@]}" "${small[@]}" "${place[@]}"
 }
 
 historical() { # TRIALS TASK: all settings for that task, one after another
   local files=(conf/experiment/lstm97_1997/"$2"*.yaml)
   local names=("${files[@]#conf/experiment/}")
   local choices=$(printf ",%s" "${names[@]%.yaml}")
-  start "lstm97_1997-$2" amu-run -m "experiment=${choices:1}" "${few[@]:-trials=$1}" "${small[@]}" threads=1 "results_dir=$runs"
+  start "lstm97_1997-$2" amu-run -m "experiment=${choices:1}" "${few[@]:-trials=$1}" "${small[@]}" "${place[@]}"
 }
 
 part() {

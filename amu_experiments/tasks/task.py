@@ -6,6 +6,7 @@ stored sequence by sequence, (B, T, I), so that the steps of one sequence lie ne
 
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +124,8 @@ class Task:
     """Names of what `measure_recent` returns."""
     validation_size: int = 256
     test_size: int = 256
+    threads: int = 1
+    """How many make training data, trial by trial; it does not matter to what they make."""
 
     def __init__(self, trials: Iterable[int]):
         self.trials = list(trials)
@@ -163,7 +166,8 @@ class Task:
         A pure function of (trial seed, position): independent of the model, of the other trials in the stack
         and of what was asked for before.
         """
-        return stack([self._train_one(trial, first, count) for trial in self.trials])
+        with ThreadPoolExecutor(self.threads) as pool:
+            return stack(list(pool.map(lambda trial: self._train_one(trial, first, count), self.trials)))
 
     def validation(self) -> Sequences:
         """Every trial's validation sequences, with a trial axis."""
