@@ -71,9 +71,9 @@ def test_exporting_again_changes_nothing_and_strangers_are_told(runs, tmp_path, 
         export(runs, small, monkeypatch)
 
 
-@pytest.mark.skipif(not (PAPER / "runs").exists(), reason="no whole run has been committed yet")
 def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path):
     if (PAPER / "mechanism").exists():
         shutil.copytree(PAPER / "mechanism", tmp_path / "mechanism")
     write_report(PAPER / "runs", tmp_path, parts=["tables"])
-    same_tables(PAPER / "tables", tmp_path / "tables")
+    for table in (PAPER / "tables").iterdir():
+        assert table.read_text(encoding="utf-8") == (tmp_path / "tables" / table.name).read_text(encoding="utf-8")
