@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from amu_experiments.cells import cell_class
+from amu_experiments.cells.kernels import set_threads
 from amu_experiments.learning import Optimizer, learn
 from amu_experiments.network import Network
 from amu_experiments.overrides import load
@@ -96,7 +97,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/benchmark.csv"), help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
     options = parser.parse_args(arguments)
-    measure = functools.partial(by_turns, turns=5, seconds=0.1) if options.quick else by_turns
+    measure = functools.partial(by_turns, turns=3, seconds=0.05) if options.quick else by_turns
 
     software = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "numba")}
     peer = None
@@ -113,8 +114,8 @@ def main(arguments=None) -> None:
         against_torch(measure),
         over_lengths(measure),
         arithmetic_floor(measure),
-        whole_run(*((10_000, 3) if options.quick else (100_000, 5))),
-        start_up(3 if options.quick else 5),
+        whole_run(*((20_000, 1) if options.quick else (100_000, 5))),
+        start_up(1 if options.quick else 5),
     ):
         for row in part:
             print(row, flush=True)
@@ -192,7 +193,7 @@ def whole_run(sequences: int, turns: int) -> Iterator[Row]:
     trials = list(range(config["trials"]))
     stack = Stack(config, trials)
     data = stack.task.train_batch(0, config["training"]["evaluate_every"])
-    bare = repeated(lambda: learn(stack.network, stack.optimizer, stack.task, data, 1), data.lengths.size)
+    bare = repeated(lambda: learned_whole(stack.network, stack.optimizer, stack.task, data, 1), data.lengths.size)
     command = functools.partial(run_command, *RUN)
     command("training.max_sequences=1")
     seen = np.array(
@@ -214,12 +215,12 @@ def whole_run(sequences: int, turns: int) -> Iterator[Row]:
 
 
 def start_up(turns: int) -> Iterator[Row]:
-    for what, arguments in {
-        "amu-run --help": ["--help"],
-        "amu-run with a mistake in its configuration": ["task=two_sequence", "model.unit=3"],
-        "amu-run of one update, tests and tables included": [*RUN, "training.max_sequences=1"],
-    }.items():
-        yield Row(what, median(run_command(*arguments) for _ in range(turns)), "s")
+    for what, status, arguments in (
+        ("amu-run --help", 0, ["--help"]),
+        ("amu-run with a mistake in its configuration", 2, ["task=two_sequence", "model.unit=3"]),
+        ("amu-run of one update, tests and tables included", 0, [*RUN, "training.max_sequences=1"]),
+    ):
+        yield Row(what, median(run_command(*arguments, status=status) for _ in range(turns)), "s")
 
 
 # Who is compared ------------------------------------------------------------------------------------------------
@@ -238,18 +239,21 @@ def repeated(work: Callable[[], object], sequences: int) -> Burst:
     return burst
 
 
-def fused(setting: Setting, threads: int | None = None) -> Burst:
-    """This project's training step."""
-    from amu_experiments.cells.kernels import set_threads
+def learned_whole(network, optimizer, task, sequences: Sequences, batch: int) -> None:
+    """`learn`, making sure that all of it was done: a trial that diverges is left out from there on."""
+    if (learn(network, optimizer, task, sequences, batch).updates < len(sequences) // batch).any():
+        raise RuntimeError("a trial diverged; what its updates take cannot be told")
 
+
+def fused(setting: Setting, threads: int | None = None, updates: int | None = None) -> Burst:
+    """This project's training step; `updates` at a time, by default so many that the call does not count."""
     R, T = setting.trials, setting.steps
     options = {"gradient": setting.gradient} if setting.gradient else {}
     cell = cell_class(setting.cell)(INPUTS, setting.units, trials=R, backend="fused", **options)
     network = Network(cell, 1)
     network.initialise(range(R))
     optimizer = Optimizer("adam", RATE, 0.0, CLIP, torch.zeros(R, 2 * network.flat.shape[1]))
-    # Enough updates at a time for the call not to count, or 8 MiB of data.
-    updates = max(min(1000, 2**21 // (R * setting.batch * T * INPUTS)), 1)
+    updates = updates or max(min(1000, 2**21 // (R * setting.batch * T * INPUTS)), 1)  # 8 MiB of inputs at most
     count = updates * setting.batch
     rng = np.random.default_rng(0)
     data = Sequences(
@@ -260,7 +264,7 @@ def fused(setting: Setting, threads: int | None = None) -> Burst:
 
     def work():
         set_threads(threads)
-        learn(network, optimizer, ANSWER, data, setting.batch)
+        learned_whole(network, optimizer, ANSWER, data, setting.batch)
 
     return repeated(work, R * count)
 
@@ -320,14 +324,17 @@ class JaxPeer:
         return json.loads(line)
 
 
-def run_command(*arguments: str) -> float:
-    """Seconds that amu-run takes, results left nowhere."""
+def run_command(*arguments: str, status: int = 0) -> float:
+    """Seconds that amu-run takes, which must end with this exit status; its results are not kept."""
     with tempfile.TemporaryDirectory() as folder:
         results = [] if "--help" in arguments else [f"results_dir={folder}"]
         command = [sys.executable, "-c", "import sys; from amu_experiments.cli import main; sys.exit(main())"]
         began = time.perf_counter()
-        subprocess.run([*command, *arguments, *results], capture_output=True)
-        return time.perf_counter() - began
+        done = subprocess.run([*command, *arguments, *results], capture_output=True, text=True)
+        took = time.perf_counter() - began
+    if done.returncode != status:
+        sys.exit(f"amu-run {' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr}")
+    return took
 
 
 # Facts about the machine and the step ---------------------------------------------------------------------------
@@ -367,10 +374,10 @@ def peak(T: int) -> int:
     def kilobytes(name):
         return int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])
 
-    fused(replace(AMU, steps=10))(0)
+    fused(replace(AMU, steps=10), updates=1)(0)
     Path("/proc/self/clear_refs").write_text("5")  # the highest size is counted anew
     before = kilobytes("VmRSS")
-    fused(replace(AMU, steps=T))(0)
+    fused(replace(AMU, steps=T), updates=1)(0)
     return 1024 * (kilobytes("VmHWM") - before)
 
 

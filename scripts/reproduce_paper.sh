@@ -26,7 +26,7 @@ for option in "$@"; do
     --tune) tune=true ;;
     --quick)
       runs=results/quick/runs paper=results/quick/paper
-      few=(trials=3) small=(training.max_sequences=1000) fewer=(--sequences 2) quickly=(--quick)
+      few=(trials=3) small=(training.max_sequences=1000) fewer=(--sequences 2 --task embedded_reber --task adding) quickly=(--quick)
       ;;
     *) echo "usage: scripts/reproduce_paper.sh [--tune] [--quick]" >&2 && exit 2 ;;
   esac

@@ -58,15 +58,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no such experiment: {', '.join(sorted(unknown))}; there are {', '.join(plan['experiments'])}")
     for name in options.experiment or plan["experiments"]:
         if options.defaults:
-            for model in plan["models"]:
+            for model in models_of(plan, name):
                 write_experiment(options.experiments, plan, name, model, {}, "shipped defaults, not tuned")
         else:
             tune(plan, name, options)
 
 
+def models_of(plan: dict, experiment: str) -> dict[str, dict]:
+    """The models of an experiment: all but those that are only on request, and those it names, with its settings."""
+    named = plan["experiments"][experiment].get("models", {})
+    return {
+        name: model | {"settings": model["settings"] | named.get(name, {})}
+        for name, model in plan["models"].items()
+        if name in named or not model.get("on_request")
+    }
+
+
 def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
     """Tune all models of an experiment, and write what was tried and chosen."""
-    searches = {model: Search(plan, experiment, model, options) for model in plan["models"]}
+    searches = {model: Search(plan, experiment, model, options) for model in models_of(plan, experiment)}
     for search in searches.values():
         search.extend(plan["configurations"])
     while any(search.at_edge() for search in searches.values()):
@@ -102,7 +112,7 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
 
 def write_experiment(folder: Path, plan: dict, experiment: str, model: str, chosen: Mapping, how: str) -> None:
     """Write conf/experiment/<experiment>/<model>.yaml; `how` its values came about is its comment."""
-    of_experiment, of_model = plan["experiments"][experiment], plan["models"][model]
+    of_experiment, of_model = plan["experiments"][experiment], models_of(plan, experiment)[model]
     comment = textwrap.fill(
         f"{of_experiment['title']}, {of_model['title']}: {how}.", 118, initial_indent="# ", subsequent_indent="# "
     )
@@ -175,7 +185,7 @@ class Search:
     """The configurations of one model in one experiment: those tried, with what became of them, and the next."""
 
     def __init__(self, plan: dict, experiment: str, model: str, options: argparse.Namespace):
-        of_experiment, of_model = plan["experiments"][experiment], plan["models"][model]
+        of_experiment, of_model = plan["experiments"][experiment], models_of(plan, experiment)[model]
         self.name = f"{experiment} {model}"
         self.axes = of_model["axes"]
         self.tried: dict[Point, dict] = {}
