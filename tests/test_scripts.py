@@ -23,6 +23,7 @@ import tune  # noqa: E402
 PLAN = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
 FLAGS = re.MULTILINE | re.DOTALL
 MODELS = {"amu", "amu_full", "lstm", "gru", "rnn", "lstm97"}
+ON_REQUEST = {"amu_memory", "amu_full_memory"}
 
 
 # Selection --------------------------------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def test_the_best_is_at_the_edge_until_all_four_beside_it_are_tried():
 
 
 def test_every_model_gets_the_same_number_of_configurations_and_at_least_twelve():
-    assert set(PLAN["models"]) == MODELS
+    assert set(PLAN["models"]) == MODELS | ON_REQUEST
     assert {len(set(tune.grid(model["axes"]))) for model in PLAN["models"].values()} == {12}
     assert 12 <= PLAN["configurations"] <= PLAN["most"]
 
@@ -96,13 +97,24 @@ def test_all_models_are_tried_with_the_same_learning_rates():
     assert len({str(model["axes"][0]) for model in PLAN["models"].values()}) == 1
 
 
+def test_models_on_request_are_in_the_experiments_that_name_them():
+    """Where the claims are tested, the unit is tried with its output neuron and with its memory emitted."""
+    with_memory = {name for name in PLAN["experiments"] if set(tune.models_of(PLAN, name)) == MODELS | ON_REQUEST}
+    assert with_memory == {"embedded_reber", "two_sequence_3a", "two_sequence_3b", "two_sequence_3c"}
+    assert all(set(tune.models_of(PLAN, name)) == MODELS for name in set(PLAN["experiments"]) - with_memory)
+    settings = {name: model["settings"] for name, model in tune.models_of(PLAN, "two_sequence_3a").items()}
+    assert settings["amu"] == {"model.gradient": "truncated", "model.output": "neuron"}
+    assert settings["amu_memory"] == {"model.gradient": "truncated", "model.output": "memory"}
+    assert tune.models_of(PLAN, "adding")["amu"]["settings"] == {"model.gradient": "truncated"}
+
+
 def test_tuning_trials_are_far_from_those_that_reports_use():
     assert PLAN["seed"] > max(experiment["settings"]["trials"] for experiment in PLAN["experiments"].values())
 
 
 @pytest.mark.parametrize("experiment", PLAN["experiments"])
 def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment):
-    for model in MODELS:
+    for model in tune.models_of(PLAN, experiment):
         config = load(f"experiment={experiment}/{model}")
         assert config["trials"] == PLAN["experiments"][experiment]["settings"]["trials"]
         assert config["model"]["cell"] == PLAN["models"][model]["model"]

@@ -71,12 +71,15 @@ def studies(folder: Path) -> list[Study]:
     return [Study(*words, [_read_table(path) for path in paths]) for *words, paths in found if paths]
 
 
-def render(sections: list[Section], claims: list[Claim], extra: list[Study], left_out: list[str]) -> str:
+def render(
+    sections: list[Section], claims: list[Claim], historical: Table | None, extra: list[Study], left_out: list[str]
+) -> str:
     """The page as HTML.
 
     Args:
         sections: the comparisons, in order.
         claims: judged claims; none of them leaves their part out.
+        historical: the LSTM of 1997 against its published numbers, if it was run.
         extra: from `studies`.
         left_out: a line about each result that could not be read.
     """
@@ -89,6 +92,7 @@ def render(sections: list[Section], claims: list[Claim], extra: list[Study], lef
     return environment.get_template("page.html.j2").render(
         sections=sections,
         claims=claims,
+        historical=historical,
         studies=extra,
         left_out=left_out,
         signs=SIGNS,

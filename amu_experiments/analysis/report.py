@@ -9,6 +9,7 @@ import yaml
 
 from amu_experiments.analysis.claims import claims_tables, judge
 from amu_experiments.analysis.figures import pictures
+from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
 from amu_experiments.analysis.page import Section, render, studies
 from amu_experiments.analysis.tables import Table, compare, tables
@@ -74,6 +75,8 @@ def write_report(
     comparisons, sections, lines = compare(results), [], []
     claims = judge(comparisons, mechanism) if task is None else []
     verdicts = claims_tables(claims) if claims and "tables" in parts else []
+    historical = historical_table(comparisons, published) if claims and "tables" in parts else None
+    alone = [*verdicts, *([historical] if historical else [])]
     for comparison in comparisons:
         made_tables = tables(comparison, published) if "tables" in parts else []
         drawn = "figures" in parts
@@ -83,7 +86,7 @@ def write_report(
         for picture in made_pictures:
             picture.save(out_dir / "figures")
         sections.append(Section(comparison, made_tables, made_pictures))
-    for table in [*verdicts, *(table for section in sections for table in section.tables)]:
+    for table in [*alone, *(table for section in sections for table in section.tables)]:
         _write_table(table, out_dir / "tables")
     if verdicts:
         lines += [verdicts[0].name, "", *(f"{claim.id:15} {claim.verdict}" for claim in claims), ""]
@@ -91,9 +94,11 @@ def write_report(
         page = ["# Comparison of the stored runs\n", *(f"{problem}\n" for problem in left_out)]
         if verdicts:
             page += ["## Claims\n", *(table.markdown() for table in verdicts)]
+        if historical:
+            page += ["## The LSTM of 1997\n", historical.markdown()]
         page += [_markdown(section) for section in sections]
         (out_dir / "report.md").write_text("\n".join(page), encoding="utf-8")
-        html = render(sections, claims, studies(out_dir), left_out)
+        html = render(sections, claims, historical, studies(out_dir), left_out)
         (out_dir / "index.html").write_text(html, encoding="utf-8")
         where = f"{out_dir / 'index.html'}, and as Markdown in {out_dir / 'report.md'}"
         return [*lines, *left_out, f"Claims, tables and figures: {where}"]

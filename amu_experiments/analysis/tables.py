@@ -18,13 +18,19 @@ from amu_experiments.store import Result
 CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
 """The order of rows; cells that are not among these follow by name."""
 
+PAPER = {"gradient": "truncated", "output": "neuron"}
+"""The AMU as its paper has it: such a row is the one that others are compared with."""
+
 PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
 """Settings that bear on what a number means: where rows differ in one, every row's label tells its own."""
 
 HIGHER_IS_BETTER = ("accuracy", "right", "correct")
 """Words in the name of a metric that is better when higher; any other is an error, better when lower."""
 
-WORDS = ("criterion", "metric", "model", "method", "source", "claim", "statement", "verdict", "finding", "says")
+WORDS = (
+    *("criterion", "metric", "model", "method", "source", "claim", "statement", "verdict", "finding", "says"),
+    *("task", "agrees", "reading", "problem", "training step", "against"),
+)
 """Columns that hold words and stand to the left; the others hold numbers and stand to the right."""
 
 
@@ -32,8 +38,9 @@ WORDS = ("criterion", "metric", "model", "method", "source", "claim", "statement
 class Comparison:
     """Results of one and the same task setting, labelled so that no two rows have the same label.
 
-    Rows with the AMU come first, and of them the one with most trials; among equals, the one whose settings
-    differ least from those of the others. It is the reference of all tests.
+    Rows with the AMU come first, and of them those with most trials; among equals, those with the truncated gradient
+    and the output neuron emitted, as the paper has it, then those whose settings differ least from those of the others.
+    The first one is the reference of all tests.
     """
 
     name: str
@@ -146,7 +153,8 @@ def _row_order(results: list[Result], row: int, label: str) -> tuple:
     own = _settings(results[row])
     of_cell = [_settings(result) for result in results if result.config["model"]["cell"] == cell]
     differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
-    return rank, cell, -len(results[row].trials), differences, _natural(label)
+    unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
+    return rank, cell, -len(results[row].trials), unlike_paper, differences, _natural(label)
 
 
 def _settings(result: Result) -> dict[str, object]:
@@ -322,7 +330,8 @@ def published_table(comparison: Comparison, published: list[dict]) -> Table | No
     Args:
         comparison: the comparison, whose task configuration is looked at.
         published: entries with `task`, settings that must all be as in the configuration for the entry to
-            apply; `source`; `statistic`, a sentence; and `rows`, with a `method` and values by column name.
+            apply; `source`; `statistic`, a sentence; and `rows`, with a `method` and values by column name
+            (but for `again`, which is for `historical`).
     """
     settings = flat(comparison.task)
     entries = [
@@ -332,7 +341,7 @@ def published_table(comparison: Comparison, published: list[dict]) -> Table | No
         return None
     numbers = pd.DataFrame(
         [row | {"source": entry["source"]} for entry in entries for row in entry["rows"]], dtype=object
-    )
+    ).drop(columns="again", errors="ignore")
     text = pd.DataFrame({column: [_printed(value) for value in numbers[column]] for column in numbers})
     statements = list(dict.fromkeys(entry["statistic"] for entry in entries))
     caption = f"{comparison.name}: published numbers, not made with this software. {' '.join(statements)}"
@@ -437,6 +446,7 @@ def _who(comparison: Comparison, row: int) -> dict:
     result = comparison.results[row]
     return {
         "model": comparison.labels[row],
+        "identity": result.identity,
         "parameters": int(result.trials["parameters"].iloc[0]),
         "units": result.config["model"]["units"],
         "trials": len(result.trials),

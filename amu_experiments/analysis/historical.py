@@ -1,0 +1,127 @@
+"""The LSTM of 1997, trained here with the settings of 1997, beside the numbers published then."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from amu_experiments.analysis import statistics
+from amu_experiments.analysis.tables import Comparison, Table, criteria, flat, sequences_text
+from amu_experiments.store import Result
+
+FACTOR = 2
+"""Ours agrees with a published mean that it is within this factor of, up or down ..."""
+
+SOLVED = 0.9
+"""... if at least this share of trials met the criterion; 97 % is the least that was published."""
+
+SETTINGS = {"model.cell": "lstm97", "training.optimizer": "sgd"}
+"""The LSTM of 1997, learning by plain gradient descent."""
+
+
+def historical_table(comparisons: list[Comparison], published: list[dict]) -> Table | None:
+    """A row for each published mean of the LSTM of 1997 and each run that was made to its settings.
+
+    Args:
+        comparisons: all there are.
+        published: as read from published.yaml; rows with `again` are looked for, settings that a run must have
+            beside those of the entry's task.
+
+    Returns:
+        The table, or None where no run was made to any of the settings. Published means whose run is missing are in
+        it, without numbers of ours.
+    """
+    numbers = pd.DataFrame([row for entry in published for row in _rows_of(entry, comparisons)])
+    if not numbers["trials"].any():
+        return None
+    rows = numbers.to_dict("records")  # what a row lacks is NaN
+    text = pd.DataFrame(
+        {
+            "source": numbers["source"].str.rpartition(", ")[2],
+            "task": numbers["task"],
+            "method": numbers["method"],
+            "params": [f"{row['parameters_published']}" + _other_parameters(row) for row in rows],
+            "criterion": numbers["criterion"],
+            "published mean": numbers["published_mean"].map(sequences_text),
+            "solved here": [f"{row['solved']:.0f}/{row['trials']}" if row["trials"] else "not run" for row in rows],
+            "mean here": [_shown(row["mean"], sequences_text) for row in rows],
+            "range": [_range(row) for row in rows],
+            "ratio": [_shown(row["ratio"], "{:.2f}".format) for row in rows],
+            "agrees": numbers["agrees"],
+        }
+    )
+    remarks = {entry["remarks"]: entry["task"]["problem"] for entry in published if "remarks" in entry}
+    caption = [
+        "The LSTM of 1997 (model=lstm97) trained to the settings of Hochreiter & Schmidhuber 1997, beside their means.",
+        "Mean and range: of the sequences until the criterion was met, over the trials that met it; ratio: to the",
+        f"published mean. Agrees: at least {SOLVED:.0%} met it, and the ratio lies within a factor of {FACTOR}.",
+        *(f"{problem}: {remark}" for remark, problem in remarks.items()),
+    ]
+    return Table("lstm97-published", " ".join(caption), numbers, text)
+
+
+def _rows_of(entry: dict, comparisons: list[Comparison]) -> Iterator[dict]:
+    """The rows that stand for one entry of published.yaml: each method, run and criterion."""
+    fitting = [each for each in comparisons if flat(entry["task"]).items() <= flat(each.task).items()]
+    for row in entry["rows"]:
+        if "again" not in row:
+            continue
+        results = [
+            (comparison.name, result)
+            for comparison in fitting
+            for result in comparison.results
+            if (SETTINGS | row["again"]).items() <= flat(result.config).items()
+        ]
+        means = {key: value for key, value in row.items() if isinstance(value, int) and key != "params"}
+        for name, result in results or [(_problem(entry), None)]:
+            for criterion, mean in means.items():
+                yield {
+                    "source": entry["source"],
+                    "task": name,
+                    "method": row["method"],
+                    "parameters_published": row["params"],
+                    "criterion": criterion,
+                    "published_mean": mean,
+                } | _ours(result, criterion, mean)
+
+
+def _ours(result: Result | None, criterion: str, published: float) -> dict:
+    """What became of a run's trials, or of none."""
+    if result is None or criterion not in criteria(result):
+        return {"trials": 0, "agrees": "not run"}
+    times = result.trials[f"{criterion}_sequences"].dropna().to_numpy(float)
+    count = len(result.trials)
+    ratio = times.mean() / published if len(times) else np.nan
+    agrees = len(times) >= SOLVED * count and 1 / FACTOR <= ratio <= FACTOR
+    share = statistics.success(result.trials[f"{criterion}_sequences"].notna().to_numpy())
+    return {
+        "parameters": int(result.trials["parameters"].iloc[0]),
+        "trials": count,
+        "solved": len(times),
+        "solved_share_low": share.low,
+        "solved_share_high": share.high,
+        "mean": times.mean() if len(times) else np.nan,
+        "least": times.min() if len(times) else np.nan,
+        "most": times.max() if len(times) else np.nan,
+        "ratio": ratio,
+        "agrees": "yes" if agrees else "no",
+    }
+
+
+def _problem(entry: Mapping) -> str:
+    task = entry["task"]
+    return "-".join(str(value) if isinstance(value, str) else f"{key}{value}" for key, value in task.items())
+
+
+def _other_parameters(row: Mapping) -> str:
+    """Our count, where it is not the published one."""
+    ours = row["parameters"]
+    return "" if np.isnan(ours) or ours == row["parameters_published"] else f" ({ours:.0f} here)"
+
+
+def _shown(value: float, form: Callable[[float], str]) -> str:
+    return "-" if np.isnan(value) else form(value)
+
+
+def _range(row: Mapping) -> str:
+    return "-" if np.isnan(row["least"]) else f"{sequences_text(row['least'])} to {sequences_text(row['most'])}"

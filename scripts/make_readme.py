@@ -1,0 +1,169 @@
+"""Writes the parts of README.md that state results, from the tables in results/paper, so that no number is typed.
+
+    python scripts/make_readme.py
+
+Between the lines <!-- NAME --> and <!-- end of NAME --> stands what the function of that name makes.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from amu_experiments.analysis.tables import Table, sequences_text
+from amu_experiments.config import identity
+from amu_experiments.overrides import conf_dir, load
+from amu_experiments.training import prepare
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "results" / "paper"
+PAGE = "results/paper/index.html"
+
+CLAIMED = ("embedded_reber", "two_sequence_3a", "two_sequence_3c")
+"""The experiments that the paper's claims are about, by their names in conf/experiment."""
+
+LAGS = (100, 200, 500, 1000)
+LAG_MODELS = ("amu", "amu_full", "lstm", "gru", "rnn", "lstm97")
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def rewritten(readme: str) -> str:
+    """The README with every marked part made anew."""
+    parts: dict[str, Callable[[], str]] = {"claims": claims, "comparison": comparison, "lags": lags, "speed": speed}
+    for name, make in parts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        readme = re.sub(f"{begin}\n.*?{end}", lambda _, b=begin, e=end, m=make: f"{b}\n{m()}{e}", readme, flags=re.S)
+    return readme
+
+
+# The parts ----------------------------------------------------------------------------------------------------------
+
+
+def claims() -> str:
+    """The verdict on each claim of the paper, and how many findings it rests on."""
+    verdicts = pd.read_csv(PAPER / "tables" / "claims.csv")
+    text = pd.DataFrame(
+        {
+            "claim": [f"[{claim}]({PAGE}#claim-{claim})" for claim in verdicts["claim"]],
+            "statement": verdicts["statement"],
+            "verdict": verdicts["verdict"],
+            "for, against, open": [
+                f"{row.findings_supported}, {row.findings_contradicted}, "
+                f"{row.findings_undecided + row.findings_missing}"
+                for row in verdicts.itertuples()
+            ],
+        }
+    )
+    return written(
+        text, "Verdicts by written rules; the numbers count findings, which the page gives with their tests."
+    )
+
+
+def comparison() -> str:
+    """Every model in the experiments that the claims are about: solved, median, p."""
+    rows = []
+    for model, name in titles("models").items():
+        found = [row_of(f"{experiment}/{model}") for experiment in CLAIMED]
+        row = {"model": name.removeprefix("the "), "params": "; ".join(unique(each["parameters"] for each in found))}
+        for experiment, each in zip(CLAIMED, found, strict=True):
+            row[titles("experiments")[experiment].removesuffix(", T = 100")] = f"{shown(each)}{p_text(each)}"
+        rows.append(row)
+    references = [row_of(f"{experiment}/amu") for experiment in CLAIMED]
+    caps = [f"{load(f'experiment={experiment}/amu')['training']['max_sequences']:,}" for experiment in CLAIMED]
+    caption = (
+        f"Trials that met the criterion ({', '.join(unique(row['criterion'] for row in references))}) of all trials, "
+        "the Kaplan-Meier median of the sequences until then (n.r.: not reached) and p of the log-rank test against "
+        f"the first row, Holm-corrected. At most {', '.join(unique(caps))} sequences, T = 100. Learning rate and one "
+        "more setting of each model were tuned with equal numbers of configurations, on other trials. "
+        f"[All experiments]({PAGE})."
+    )
+    return written(pd.DataFrame(rows), caption)
+
+
+def lags() -> str:
+    """Success and median on the two-sequence problem by lag."""
+    rows = []
+    for experiment in CLAIMED[1:]:
+        for model in LAG_MODELS:
+            row = {"problem": experiment.rpartition("_")[2], "model": titles("models")[model].removeprefix("the ")}
+            for T in LAGS:
+                row[f"T = {T}"] = shown(row_of(f"{experiment}/{model}", f"task.T={T}"))
+            rows.append(row)
+    return written(pd.DataFrame(rows), "The two-sequence problem over longer lags, with the settings tuned at T = 100.")
+
+
+def speed() -> str:
+    """What scripts/benchmark.py measured."""
+    measured = pd.read_csv(PAPER / "speed.csv")
+    ratios = measured[measured["meaning"].eq("times faster")]
+    text = pd.DataFrame(
+        {
+            "training step": ratios["what"],
+            "microseconds a sequence": ratios["value"].map("{:.1f}".format),
+            "against": ratios["against"],
+            "times as fast": [f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}" for ratio in ratios["ratio"]],
+        }
+    )
+    others = [
+        f"{row.what}: {row.ratio:.2f} {row.meaning} ({row.unit}) as {row.against}."
+        if row.against == row.against
+        else f"{row.what}: {row.value:.2f} {row.unit}."
+        for row in measured.itertuples()
+        if row.unit == "s" or row.meaning == "times as much per step"
+    ]
+    caption = f"{' '.join(others)} Medians, all in one run on {measured['machine'][0]}, {measured['software'][0]}."
+    return written(text, f"{caption} [All that was measured](results/paper/speed.csv).")
+
+
+# Where numbers come from --------------------------------------------------------------------------------------------
+
+
+def titles(part: str) -> dict[str, str]:
+    """How tuning.yaml calls its models, or its experiments."""
+    plan = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
+    return {name: each["title"] for name, each in plan[part].items()}
+
+
+def row_of(experiment: str, *overrides: str) -> pd.Series:
+    """The row that a file of conf/experiment has in the tables, for the criterion that ends its training."""
+    config = prepare(load(f"experiment={experiment}", *overrides))
+    rows = criteria()
+    (row,) = rows[rows["identity"].eq(identity(config)) & rows["criterion"].eq(config["training"]["stop"])].iloc
+    return row
+
+
+@cache
+def criteria() -> pd.DataFrame:
+    return pd.concat([pd.read_csv(path, dtype={"identity": str}) for path in (PAPER / "tables").glob("*-criteria.csv")])
+
+
+# As text ------------------------------------------------------------------------------------------------------------
+
+
+def shown(row: pd.Series) -> str:
+    median = sequences_text(row["median_sequences"]).replace("not reached", "n.r.")
+    return f"{row['solved']}/{row['trials']}, {median}"
+
+
+def p_text(row: pd.Series) -> str:
+    p = row["p_holm"]
+    return "" if pd.isna(p) else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+
+
+def unique(values) -> list[str]:
+    return list(dict.fromkeys(map(str, values)))
+
+
+def written(text: pd.DataFrame, caption: str) -> str:
+    return Table("", caption, text, text.astype(str)).markdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The table of the LSTM of 1997, from small results written by hand and published numbers made up for them."""
+
+import pytest
+from handmade import write
+
+from amu_experiments.analysis.historical import historical_table
+from amu_experiments.analysis.tables import compare
+
+PUBLISHED = [
+    {
+        "source": "Somebody 1901, Table 3",
+        "task": {"problem": "two_sequence", "T": 100},
+        "statistic": "Means.",
+        "remarks": "Rain spoiled the second.",
+        "rows": [
+            {"method": "slow", "params": 42, "st1": 500, "st2": 600, "again": {"training.learning_rate": 0.1}},
+            {"method": "quick", "params": 40, "st2": 100, "misclassified": 0.5, "again": {"model.block_size": 2}},
+            {"method": "another network", "st2": 1},
+        ],
+    },
+    {
+        "source": "Somebody 1901, Table 4",
+        "task": {"problem": "two_sequence", "T": 1000},
+        "statistic": "Means.",
+        "rows": [{"method": "slow", "params": 42, "st2": 5000, "again": {}}],
+    },
+]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """slow: both trials after 800 and 900; quick: one of two after 250; one by another optimiser counts not."""
+    sgd = {"optimizer": "sgd"}
+    results = [
+        write(tmp_path, "lstm97", [800, 900], identity="1", training=sgd | {"learning_rate": 0.1}),
+        write(tmp_path, "lstm97", [250, None], identity="2", training=sgd, model={"block_size": 2}),
+        write(tmp_path, "lstm97", [1], identity="3", training={"optimizer": "adam", "learning_rate": 0.1}),
+        write(tmp_path, "lstm", [1], identity="4", training=sgd | {"learning_rate": 0.1}),
+    ]
+    return historical_table(compare(results), PUBLISHED)
+
+
+def test_every_published_mean_has_its_row(table):
+    numbers = table.numbers
+    assert list(zip(numbers["method"], numbers["criterion"], strict=True)) == [
+        ("slow", "st1"),
+        ("slow", "st2"),
+        ("quick", "st2"),
+        ("slow", "st2"),
+    ]
+    assert numbers["trials"].tolist() == [2, 2, 2, 0]
+
+
+def test_ratios_are_of_means_over_the_trials_that_solved(table):
+    assert table.numbers["mean"].tolist()[:3] == [750, 850, 250]
+    assert table.numbers["ratio"].tolist()[:3] == pytest.approx([1.5, 850 / 600, 2.5])
+    assert table.text["range"].tolist() == ["700 to 800", "800 to 900", "250 to 250", "-"]
+
+
+def test_a_run_agrees_within_a_factor_of_two_if_nearly_all_trials_solved(table, tmp_path):
+    assert table.text["agrees"].tolist() == ["yes", "yes", "no", "not run"]
+    half = write(tmp_path / "half", "lstm97", [600, None], training={"optimizer": "sgd", "learning_rate": 0.1})
+    numbers = historical_table(compare([half]), PUBLISHED).numbers
+    assert numbers["ratio"][1] == 1
+    assert numbers["agrees"][1] == "no"
+
+
+def test_what_is_not_run_is_shown_and_remarks_are_told(table):
+    assert table.text.iloc[3].tolist()[-5:] == ["not run", "-", "-", "-", "not run"]
+    assert "two_sequence: Rain spoiled the second." in table.caption
+    assert table.text["params"].tolist()[:3] == ["42", "42", "40 (42 here)"]
+
+
+def test_no_table_without_any_such_run(tmp_path):
+    assert historical_table(compare([write(tmp_path, "lstm", [300])]), PUBLISHED) is None
+    assert historical_table(compare([write(tmp_path, "lstm97", [300])]), PUBLISHED) is None
