@@ -11,7 +11,7 @@ set -euo pipefail
 set -m # every run is a process group of its own: Ctrl-C reaches this script alone, which stops them in order
 cd "$(dirname "$0")/.."
 
-models=(amu amu_full lstm gru rnn lstm97)
+lag_models=(amu amu_full lstm gru rnn lstm97)
 # The longest first, so that no processor is left with one of them at the end.
 experiments=(embedded_reber long_lag_2c copy_memory temporal_order_6b temporal_order_6a two_sequence_3c two_sequence_3a
   two_sequence_3b adding multiplication japanese_vowels arrow_head gun_point basic_motions italy_power_demand)
@@ -39,25 +39,33 @@ rm -f "$failed"
 
 main() {
   if $tune; then
-    part "Tuning, and the readings of the unit"
-    start reconstruct python scripts/reconstruct.py --threads 1
+    part "Tuning"
     for experiment in "${experiments[@]}"; do
       start "tune-$experiment" python scripts/tune.py "$experiment" --threads 1
     done
+    finish
+
+    part "The readings of the unit, beside the tuned LSTM"
+    start reconstruct python scripts/reconstruct.py --threads 1
     finish
   fi
 
   part "The LSTM of 1997 with its settings, against the published numbers"
   # As many trials as in the source: 3 pairs of sets of strings with 10 trials each, or 10 trials.
-  historical 30 embedded_reber
   historical 10 two_sequence
-  historical 10 temporal_order
+  historical 30 embedded_reber
   historical 10 adding
+  historical 10 multiplication
+  historical 10 temporal_order
   finish
 
   part "Experiments"
-  for pair in "${lags[@]}"; do compare "${pair%:*}" "task.T=${pair#*:}"; done
-  for experiment in "${experiments[@]}"; do compare "$experiment"; done
+  for pair in "${lags[@]}"; do
+    compare "${pair%:*}" "$(printf ' %s' "${lag_models[@]}")" "task.T=${pair#*:}"
+  done
+  for experiment in "${experiments[@]}"; do
+    compare "$experiment" "$(basename -s .yaml conf/experiment/"$experiment"/*)"
+  done
   finish
 
   part "Mechanism"
@@ -68,9 +76,15 @@ main() {
   start speed python scripts/benchmark.py --out "$paper/speed.csv" "${quickly[@]}"
   finish
 
-  part "Report"
-  start report amu-report --results-dir "$runs" --out "$paper"
+  part "Report, from the runs as they are kept in git"
+  start export python scripts/export_runs.py --results-dir "$runs" --out "$paper/runs"
   finish
+  start report amu-report --results-dir "$paper/runs" --out "$paper"
+  finish
+  if [[ $paper == results/paper ]]; then
+    start readme python scripts/make_readme.py
+    finish
+  fi
 
   echo "Everything took $(duration $SECONDS)."
   if [[ -e $failed ]]; then
@@ -79,9 +93,10 @@ main() {
   fi
 }
 
-compare() { # EXPERIMENT [KEY=VALUE]...: all models, one after another
-  local choices=$(printf ",$1/%s" "${models[@]}")
-  start "$(tr ' ' - <<<"$*")" amu-run -m "experiment=${choices:1}" "${@:2}" "${few[@]}" "${small[@]}" "${place[@]}"
+compare() { # EXPERIMENT MODELS [KEY=VALUE]...: these models, one after another
+  local choices=$(printf ",$1/%s" $2)
+  local name=$(tr ' ' - <<<"$1 ${*:3}")
+  start "${name%-}" amu-run -m "experiment=${choices:1}" "${@:3}" "${few[@]}" "${small[@]}" "${place[@]}"
 }
 
 historical() { # TRIALS TASK: all settings for that task, one after another

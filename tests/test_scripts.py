@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.overrides import conf_dir, load
+from amu_experiments.overrides import choices, conf_dir, load
 from amu_experiments.store import read_results
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -210,8 +210,8 @@ def reading(name, experiment, solved, median, verdict):
 
 READINGS = pd.DataFrame(
     [
-        reading("LSTM", "a", 5, 500.0, ""),
-        reading("LSTM", "b", 5, 500.0, ""),
+        reading("tuned LSTM", "a", 5, 500.0, ""),
+        reading("tuned LSTM", "b", 5, 500.0, ""),
         reading("default", "a", 5, 100.0, "ahead"),
         reading("default", "b", 2, math.inf, "behind"),
         reading("output=memory", "a", 5, 300.0, "undecided"),
@@ -224,12 +224,21 @@ READINGS = pd.DataFrame(
 
 def test_a_reading_changes_a_conclusion_where_its_place_is_another():
     table = reconstruct.summary(READINGS).set_index("reading")
-    assert table["changes"].to_dict() == {"LSTM": "", "default": "", "output=memory": "a", "output=linear": ""}
-    assert table["solved"].to_dict() == {"LSTM": 10, "default": 7, "output=memory": 10, "output=linear": 10}
+    assert table["changes"].to_dict() == {"tuned LSTM": "", "default": "", "output=memory": "a", "output=linear": ""}
+    assert table["solved"].to_dict() == {"tuned LSTM": 10, "default": 7, "output=memory": 10, "output=linear": 10}
 
 
 def test_the_best_reading_solves_most_then_is_fastest_over_all():
-    assert reconstruct.choice(reconstruct.summary(READINGS)) == "output=linear"
+    assert reconstruct.best_reading(reconstruct.summary(READINGS)) == "output=linear"
+
+
+def test_the_default_stands_unless_a_reading_is_significantly_better():
+    """10 of 10 against 7 of 10: p = 0.21 by Fisher's exact test; against 2 of 10: p = 0.0007."""
+    chosen, p = reconstruct.choice(reconstruct.summary(READINGS))
+    assert (chosen, p) == ("default", pytest.approx(0.2105, abs=1e-4))
+    worse = READINGS.assign(solved=READINGS["solved"].where(READINGS["reading"] != "default", 1))
+    chosen, p = reconstruct.choice(reconstruct.summary(worse))
+    assert (chosen, p) == ("output=linear", pytest.approx(0.0007, abs=1e-4))
 
 
 def test_a_reading_is_ahead_only_with_a_significant_difference():
@@ -249,9 +258,18 @@ def test_the_study_writes_a_row_for_each_reading(tmp_path, plan, monkeypatch):
     monkeypatch.setattr(reconstruct, "EXPERIMENTS", ("short",))
     monkeypatch.setattr(reconstruct, "LEARNING_RATES", (0.01, 0.1))
     monkeypatch.setattr(reconstruct, "READINGS", {"default": {}, "neurons_per_unit=2": {"model.neurons_per_unit": 2}})
-    reconstruct.main(["--plan", str(plan), "--out", str(tmp_path), "--results-dir", str(tmp_path / "runs/tuning")])
-    assert list(pd.read_csv(tmp_path / "reconstruction.csv")["reading"]) == ["LSTM", "default", "neurons_per_unit=2"]
-    assert len(pd.read_csv(tmp_path / "reconstruction-all.csv")) == 6
+    text = yaml.safe_load(plan.read_text())
+    text["models"]["lstm"] = PLAN["models"]["lstm"]
+    plan.write_text(yaml.safe_dump(text))
+    (tmp_path / "experiment/short").mkdir(parents=True)
+    chosen = {"training": {"learning_rate": 0.02}, "model": {"forget_bias": 3.0}}
+    (tmp_path / "experiment/short/lstm.yaml").write_text(yaml.safe_dump(chosen))
+    folders = {"experiments": tmp_path / "experiment", "out": tmp_path, "results-dir": tmp_path / "runs/tuning"}
+    reconstruct.main(["--plan", str(plan), *(f"--{name}={folder}" for name, folder in folders.items())])
+    table = pd.read_csv(tmp_path / "reconstruction.csv")
+    assert list(table["reading"]) == ["tuned LSTM", "default", "neurons_per_unit=2"]
+    assert table["short_learning_rate"][0] == 0.02
+    assert len(pd.read_csv(tmp_path / "reconstruction-all.csv")) == 5
     assert "| default | 0/2, n.r. (undecided) |" in (tmp_path / "reconstruction.md").read_text()
 
 
@@ -263,7 +281,16 @@ def test_the_study_keeps_to_forty_configurations_of_known_experiments():
 # All of it --------------------------------------------------------------------------------------------------------
 
 
-def test_the_one_command_runs_every_experiment_with_every_model():
+def test_the_one_command_runs_every_experiment():
     script = (SCRIPTS / "reproduce_paper.sh").read_text()
-    lists = {name: set(words.split()) for name, words in re.findall(r"^(models|experiments)=\((.*?)\)$", script, FLAGS)}
-    assert lists == {"models": MODELS, "experiments": set(PLAN["experiments"])}
+    lists = {name: set(words.split()) for name, words in re.findall(r"^(\w+)=\(([^()]*?)\)$", script, FLAGS)}
+    assert lists["experiments"] == set(PLAN["experiments"])
+    assert lists["lag_models"] == MODELS
+    assert {pair.partition(":")[0] for pair in lists["lags"]} <= set(PLAN["experiments"])
+
+
+def test_the_one_command_makes_every_historical_run():
+    script = (SCRIPTS / "reproduce_paper.sh").read_text()
+    tasks = re.findall(r"^  historical \d+ (\w+)$", script, re.M)
+    files = [name for name in choices("experiment") if name.startswith("lstm97_1997/")]
+    assert all(sum(file.startswith(f"lstm97_1997/{task}") for task in tasks) == 1 for file in files)
