@@ -27,11 +27,11 @@ from tune import judge, ranked, trained
 
 from amu_experiments import store
 from amu_experiments.analysis.statistics import logrank
-from amu_experiments.analysis.tables import times_to
+from amu_experiments.analysis.tables import Table, times_to
 from amu_experiments.overrides import conf_dir, load
 
 EXPERIMENTS = ("embedded_reber", "two_sequence_3a", "two_sequence_3c", "adding")
-LEARNING_RATES = (0.003, 0.01, 0.03)
+LEARNING_RATES = (0.001, 0.003, 0.01)
 SIGNIFICANT = 0.05
 
 DEFAULT, REFERENCE = "default", "tuned LSTM"
@@ -149,12 +149,12 @@ def choice(table: pd.DataFrame) -> tuple[str, float]:
 
 def write(tried: pd.DataFrame, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    table = summary(tried)
-    for name, frame in (("reconstruction", table), ("reconstruction-all", tried)):
-        text = frame.replace(math.inf, math.nan).to_csv(index=False, float_format="%.6g")
-        store.write_text(out / f"{name}.csv", text)
-    store.write_text(out / "reconstruction.md", markdown(tried, table))
-    print(f"Written to {out}. {verdict(table)}")
+    table = readable(tried)
+    numbers = tried.replace(math.inf, math.nan)
+    for name, frame in (("reconstruction", table.text), ("reconstruction-all", numbers)):
+        store.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    store.write_text(out / "reconstruction.md", table.markdown())
+    print(f"Written to {out}. {verdict(summary(tried))}")
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -166,25 +166,23 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
-def markdown(tried: pd.DataFrame, table: pd.DataFrame) -> str:
-    """The summary to read: solved, median and place against the LSTM in every experiment."""
+def readable(tried: pd.DataFrame) -> Table:
+    """The study to read: solved, median and place against the LSTM of every reading in every experiment."""
     best = tried[tried["best"]].assign(text=lambda rows: [shown(row) for _, row in rows.iterrows()])
-    wide = best.pivot(index="reading", columns="experiment", values="text")
-    columns = list(dict.fromkeys(best["experiment"]))
-    lines = [["reading", *columns, "changes the conclusion in"], ["---"] * (len(columns) + 2)]
-    lines += [
-        [reading, *wide.loc[reading, columns], changes]
-        for reading, changes in zip(table["reading"], table["changes"], strict=True)
-    ]
+    wide = best.pivot(index="reading", columns="experiment", values="text")[list(dict.fromkeys(best["experiment"]))]
+    numbers = summary(tried)
+    text = wide.loc[numbers["reading"]].reset_index()
+    text["solved of all"] = [f"{solved}/{trials}" for solved, trials in numbers[["solved", "trials"]].to_numpy()]
+    text["changes the conclusion in"] = numbers["changes"].to_numpy()
     rates = ", ".join(map(str, LEARNING_RATES))
     caption = (
         "Readings of the auxiliary memory unit beside the default (gradient=full, output=auto, output_in_product=true, "
         "neurons_per_unit=3, initial_range=0.5): trials that met the criterion that ends training, Kaplan-Meier median "
         "of the sequences until then (n.r.: under half are estimated to), and whether that is ahead of the LSTM "
         f"as tuned (log-rank test at {SIGNIFICANT:.0%}, uncorrected). Best of the learning rates {rates} each. "
-        f"{verdict(table)}"
+        f"{verdict(numbers)}"
     )
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + f"\n{caption}\n"
+    return Table("reconstruction", caption, numbers, text)
 
 
 def shown(row: Mapping) -> str:

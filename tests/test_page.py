@@ -122,8 +122,7 @@ def test_studies_are_shown_where_their_numbers_are(out):
     assert [study.id for study in studies(out)] == ["tuning", "speed"]
     _, read = page(out)
     assert "AMU 40.12 us" in read.text
-    assert "embedded_reber-lstm" in read.text
-    assert "0.01 2 <b>" in read.text
+    assert "lstm 0.01 2 <b>" in read.text
     assert "nan" not in read.text
 
 

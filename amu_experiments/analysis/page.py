@@ -1,6 +1,7 @@
 """The page: claims, experiments, studies and provenance in one HTML file that asks for nothing else."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -68,7 +69,7 @@ def studies(folder: Path) -> list[Study]:
         ("speed", "Speed", "Measured by scripts/benchmark.py.", "speed.csv"),
     )
     found = [(*words, sorted(folder.glob(pattern))) for *words, pattern in known]
-    return [Study(*words, [_read_table(path) for path in paths]) for *words, paths in found if paths]
+    return [Study(*words, _read_tables(paths)) for *words, paths in found if paths]
 
 
 def render(
@@ -124,10 +125,29 @@ def columns(table: Table) -> list[tuple[str, str]]:
     return [(name, classes(name)) for name in table.text]
 
 
-def _read_table(path: Path) -> Table:
-    numbers = pd.read_csv(path)
-    text = pd.DataFrame({name: [_cell(value) for value in numbers[name]] for name in numbers}, dtype=object)
-    return Table(path.stem, f"From {path.name}.", numbers.infer_objects(), text)
+def _read_tables(paths: list[Path]) -> list[Table]:
+    """The tables of these files; those of the models of one experiment, <experiment>-<model>.csv, as one table."""
+    parts: dict[str, dict[str, pd.DataFrame]] = {}
+    for path in paths:
+        name, _, model = path.stem.partition("-")
+        parts.setdefault(name, {})[model] = pd.read_csv(path)
+    tables = []
+    for name, by_model in parts.items():
+        numbers = pd.concat(
+            [table.assign(model=model) if model else table for model, table in by_model.items()], ignore_index=True
+        ).infer_objects()
+        if "model" in numbers:
+            numbers = numbers[["model", *numbers.columns.drop("model")]]
+        text = pd.DataFrame({key: [_cell(value) for value in numbers[key]] for key in numbers}, dtype=object)
+        tables.append(Table(name, _caption(paths[0].parent / f"{name}.md", by_model), numbers, text))
+    return tables
+
+
+def _caption(path: Path, models: Iterable[str]) -> str:
+    """The caption of a table that was written as Markdown, too."""
+    if path.exists():
+        return path.read_text(encoding="utf-8").splitlines()[-1]
+    return f"From {path.stem}{'-*' if any(models) else ''}.csv."
 
 
 def _cell(value: object) -> str:
