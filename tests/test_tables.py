@@ -164,9 +164,9 @@ def test_criteria_table_reads_well(comparison):
     table = criteria_table(comparison)
     text = table.text[table.text["criterion"] == "st2"].drop(columns="p (Holm)")
     assert text.to_numpy().tolist() == [
-        ["st2", "amu", "42", "3", "0", "3/4 [0.30, 0.95]", "400 [300, n.r.]"],
-        ["st2", "lstm", "42", "3", "1", "1/3 [0.06, 0.79]", "not reached [900, n.r.]"],
-        ["st2", "rnn", "42", "3", "0", "0/1 [0.00, 0.79]", "not reached"],
+        ["st2", "amu", "42", "3", "0", "1", "3/4 [0.30, 0.95]", "400 [300, n.r.]"],
+        ["st2", "lstm", "42", "3", "1", "1", "1/3 [0.06, 0.79]", "not reached [900, n.r.]"],
+        ["st2", "rnn", "42", "3", "0", "1", "0/1 [0.00, 0.79]", "not reached"],
     ]
     assert "st2: wrong == 0 and mean_error < 0.01" in table.caption
     assert "Holm-corrected for the 2 tests of each criterion" in table.caption

@@ -245,7 +245,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
             rows.append(
                 {"criterion": criterion}
                 | _who(comparison, row)
-                | {"solved": int(times[row][1].sum())}
+                | {"solved": int(times[row][1].sum()), "cut_off": _cut_off(comparison.results[row], criterion)}
                 | _columns("solved_share", share)
                 | _columns("median_sequences", median)
                 | {"p_logrank": p, "p_holm": adjusted}
@@ -260,6 +260,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
             "params": numbers["parameters"].map("{:,}".format),
             "units": numbers["units"].map(str),
             "diverged": numbers["diverged"].map(str),
+            "cut off": numbers["cut_off"].map(str),
             "solved": [
                 f"{row['solved']}/{row['trials']} {_interval(row, 'solved_share', '{:.2f}'.format)}" for row in rows
             ],
@@ -273,6 +274,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
         + "; ".join(condition(comparison.task, criterion) for criterion in comparison.criteria)
         + ").",
         f"Solved: trials that met it of all trials, [Wilson {percent} interval of the share].",
+        "Cut off: trials that had not met it when they had seen all the sequences they were given.",
         f"Median sequences: Kaplan-Meier median, [bootstrap {percent} percentile interval, {RESAMPLES:,} "
         + "resamples]; not reached (n.r.) where under half are estimated to solve.",
         "A trial that did not meet it is censored at the sequences it has seen"
@@ -403,6 +405,11 @@ def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.n
     solved = ~np.isnan(met)
     watched = np.where(result.trials["status"] == "diverged", cap, result.trials["sequences"])
     return np.where(solved, met, watched), solved
+
+
+def _cut_off(result: Result, criterion: str) -> int:
+    """Trials that a cap ended before they met the criterion."""
+    return int(((result.trials["status"] == "finished") & result.trials[f"{criterion}_sequences"].isna()).sum())
 
 
 def final_values(result: Result, metric: str) -> np.ndarray:
