@@ -46,7 +46,8 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
     Returns:
         flow: columns task, model, identity, phase (start, trained), flow (full: the derivative of the loss; truncated:
             what a truncated gradient makes of it), lag, trials, and the quartiles over trials of `error_flow` and of
-            its ratio to that at lag 1 (relative), each trial's being the median over sequences.
+            its ratio to that at lag 1 (relative; 0 where there is none at all), each trial's being the median over
+            sequences.
         trials: columns task, model, identity, phase, flow, trial, quantity, value: relative_flow, the ratio at the
             longest lag of `flow`; conflict, and conflict_<parameter> of each parameter tensor.
         traces: of an AMU, columns task, model, identity, trial, sequence, step, unit, memory, output, of the first
@@ -88,13 +89,12 @@ def _curves(norms_RBL: np.ndarray, lengths_RB: np.ndarray) -> tuple[pd.DataFrame
     """Quartiles over trials against the lag, up to the median length, and each trial's relative norm at the end."""
     longest = int(np.median(lengths_RB)) - 1
     lags = _spread(1, longest, MOST_LAGS)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        relative = norms_RBL / norms_RBL[..., :1]
     columns = {"lag": lags, "trials": len(norms_RBL)}
-    for name, values in (("norm", norms_RBL), ("relative", relative)):
+    for name, values in (("norm", norms_RBL), ("relative", relative_flow(norms_RBL))):
         of_trials = np.nanmedian(values[..., lags - 1], axis=1)
         for quartile, share in QUARTILES.items():
-            columns[f"{name}_{quartile}"] = np.quantile(of_trials, share, axis=0)
+            # A value that occurs, since between a number and an infinity there is no other.
+            columns[f"{name}_{quartile}"] = np.quantile(of_trials, share, axis=0, method="inverted_cdf")
     return pd.DataFrame(columns), of_trials[:, -1]
 
 
@@ -173,6 +173,15 @@ def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bo
     lags = np.arange(1, norms_RBT.shape[2])
     places = sequences.lengths[:, :, None] - 1 - lags
     return np.where(places >= 0, np.take_along_axis(norms_RBT, np.maximum(places, 0), axis=2), np.nan)
+
+
+def relative_flow(norms_RBL: np.ndarray) -> np.ndarray:
+    """Error flow over that at lag 1, both as `error_flow` gives it.
+
+    0 where there is none: behind a neuron that is saturated to the last digit all has vanished before t = T - 1.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(norms_RBL == 0, 0.0, norms_RBL / norms_RBL[..., :1])
 
 
 def conflict(network: Network, task: Task, sequences: Sequences, truncated: bool = False) -> dict[str, np.ndarray]:

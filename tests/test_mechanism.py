@@ -16,7 +16,7 @@ from amu_experiments.cells.amu import AMU
 from amu_experiments.cells.cell import Cell, recur
 from amu_experiments.cells.lstm import LSTM
 from amu_experiments.learning import loss_and_error
-from amu_experiments.mechanism import Step, conflict, error_flow, traces
+from amu_experiments.mechanism import Step, conflict, error_flow, relative_flow, traces
 from amu_experiments.network import Network
 from amu_experiments.overrides import load
 from amu_experiments.tasks.task import Sequences
@@ -86,6 +86,11 @@ def test_error_is_counted_back_from_each_sequences_own_end():
     assert flow[0, 1, 0] == pytest.approx(2 * (2 * 0.5) * 0.5)
     assert np.isnan(flow[0, 1, 1:]).all()
     assert not np.isnan(flow[0, 0]).any()
+
+
+def test_relative_flow_starts_at_one_and_is_none_where_none_reaches_the_last_step():
+    norms = np.array([[[2.0, 1.0, np.nan], [0.0, 0.0, 0.0]]])
+    assert relative_flow(norms).tolist() == [[[1.0, 0.5, pytest.approx(np.nan, nan_ok=True)], [0.0, 0.0, 0.0]]]
 
 
 def test_only_the_last_answer_sends_error_back():

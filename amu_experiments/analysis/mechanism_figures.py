@@ -30,7 +30,9 @@ UNIT_STYLES = (
 def read_mechanism(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables flow, trials and traces of a folder, by name; none where they have not been measured."""
     paths = {name: folder / f"{name}.csv" for name in ("flow", "trials", "traces")}
-    return {name: pd.read_csv(path) for name, path in paths.items()} if all(map(Path.exists, paths.values())) else {}
+    if not all(map(Path.exists, paths.values())):
+        return {}
+    return {name: pd.read_csv(path, dtype={"identity": str}) for name, path in paths.items()}
 
 
 def mechanism_pictures(comparison: Comparison, mechanism: dict[str, pd.DataFrame]) -> list[Picture]:
@@ -62,6 +64,8 @@ def flow_picture(comparison: Comparison, flow: pd.DataFrame) -> Picture | None:
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (phase, words) in zip(panels, PHASES.items(), strict=True):
         for row, (own, (colour, dashes, marker)) in enumerate(zip(rows, row_styles(comparison), strict=True)):
+            if own.empty:
+                continue
             # The derivative itself; of a cell that has only a truncated gradient, that.
             shown = own[(own["phase"] == phase) & (own["flow"] == own["flow"].min())]
             low, middle, high = (shown[f"relative_{name}"].clip(LOWEST) for name in ("low", "median", "high"))
