@@ -36,7 +36,13 @@ def main() -> None:
 
 def rewritten(readme: str) -> str:
     """The README with every marked part made anew."""
-    parts: dict[str, Callable[[], str]] = {"claims": claims, "comparison": comparison, "lags": lags, "speed": speed}
+    parts: dict[str, Callable[[], str]] = {
+        "claims": claims,
+        "comparison": comparison,
+        "lags": lags,
+        "historical": historical,
+        "speed": speed,
+    }
     for name, make in parts.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         readme = re.sub(f"{begin}\n.*?{end}", lambda _, b=begin, e=end, m=make: f"{b}\n{m()}{e}", readme, flags=re.S)
@@ -97,6 +103,20 @@ def lags() -> str:
                 row[f"T = {T}"] = shown(row_of(f"{experiment}/{model}", f"task.T={T}"))
             rows.append(row)
     return written(pd.DataFrame(rows), "The two-sequence problem over longer lags, with the settings tuned at T = 100.")
+
+
+def historical() -> str:
+    """How the LSTM of 1997 compares with its published means, in words."""
+    table = pd.read_csv(PAPER / "tables" / "lstm97-published.csv")
+    run = table[table["trials"] > 0]
+    counts = run["agrees"].value_counts().reindex(["yes", "in range", "no"], fill_value=0)
+    failed = ", ".join(unique(run.loc[run["agrees"] == "no", "task"].str.partition("-")[0].str.replace("_", " ")))
+    return (
+        f"The [LSTM of 1997, trained with its settings of 1997](results/paper/tables/lstm97-published.md), the one network "
+        f"here with published numbers, meets {counts['yes']} of {len(run)} published means that were run again within a "
+        f"factor of two; {counts['in range']} more lie within the range of its trials; {counts['no']} are not met "
+        f"({failed}).\n"
+    )
 
 
 def speed() -> str:

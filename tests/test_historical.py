@@ -65,6 +65,14 @@ def test_a_run_agrees_within_a_factor_of_two_if_nearly_all_trials_solved(table, 
     assert numbers["agrees"][1] == "no"
 
 
+def test_or_where_the_published_mean_lies_within_the_range(tmp_path):
+    times = [200] * 9 + [700]
+    far = write(tmp_path, "lstm97", times, training={"optimizer": "sgd", "learning_rate": 0.1})
+    numbers = historical_table(compare([far]), PUBLISHED).numbers
+    assert numbers["ratio"][1] == pytest.approx(250 / 600)
+    assert numbers["agrees"].tolist()[:2] == ["in range", "in range"]
+
+
 def test_what_is_not_run_is_shown_and_remarks_are_told(table):
     assert table.text.iloc[3].tolist()[-5:] == ["not run", "-", "-", "-", "not run"]
     assert "two_sequence: Rain spoiled the second." in table.caption
