@@ -112,10 +112,10 @@ def historical() -> str:
     counts = run["agrees"].value_counts().reindex(["yes", "in range", "no"], fill_value=0)
     failed = ", ".join(unique(run.loc[run["agrees"] == "no", "task"].str.partition("-")[0].str.replace("_", " ")))
     return (
-        f"The [LSTM of 1997, trained with its settings of 1997](results/paper/tables/lstm97-published.md), the one network "
-        f"here with published numbers, meets {counts['yes']} of {len(run)} published means that were run again within a "
-        f"factor of two; {counts['in range']} more lie within the range of its trials; {counts['no']} are not met "
-        f"({failed}).\n"
+        "The one network here with published numbers, the [LSTM of 1997 with its settings of 1997]"
+        f"(results/paper/tables/lstm97-published.md), meets {counts['yes']} of {len(run)} published means that were "
+        f"run again within a factor of two; {counts['in range']} more lie within the range of its trials; "
+        f"{counts['no']} are not met ({failed}).\n"
     )
 
 

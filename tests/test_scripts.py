@@ -84,6 +84,17 @@ def test_the_best_is_at_the_edge_until_all_four_beside_it_are_tried():
     assert all(tune.at_edge([(3, 3), *around[:k], *around[k + 1 :]]) for k in range(4))
 
 
+def test_among_the_best_few_more_trials_choose():
+    """The luckiest of three solved all of two trials, but with eight more only half of all: the second best is it."""
+    search = object.__new__(tune.Search)
+    search.tried = {(0, 0): tried(2, 100.0), (0, 1): tried(2, 200.0), (0, 2): tried(1, 50.0)}
+    search.finalists, search.final_trials = 2, 10
+    more = {(0, 0): tried(5, 100.0), (0, 1): tried(10, 200.0)}
+    search.try_out = lambda point, trials: more[point]
+    search.choose()
+    assert search.ranking() == [(0, 1), (0, 0), (0, 2)]
+
+
 # The plan ---------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +149,8 @@ def plan(tmp_path):
     plan = {
         "seed": 10_000,
         "trials": 2,
+        "finalists": 1,
+        "final_trials": 3,
         "configurations": 2,
         "most": 3,
         "models": {
@@ -175,7 +188,7 @@ def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, p
     run(tmp_path, plan)
     results = read_results(tmp_path / "runs/tuning")
     assert len(results) == 4
-    assert {trial for result in results for trial in result.trials["trial"]} == {10_000, 10_001}
+    assert {trial for result in results for trial in result.trials["trial"]} == {10_000, 10_001, 10_002}
     assert read_results(tmp_path / "runs") == []
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
     run(tmp_path, plan)

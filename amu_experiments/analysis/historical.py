@@ -54,8 +54,8 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
     caption = [
         "The LSTM of 1997 (model=lstm97) trained to the settings of Hochreiter & Schmidhuber 1997, beside their means.",
         "Mean and range: of the sequences until the criterion was met, over the trials that met it; ratio: to the",
-        f"published mean. Agrees: at least {SOLVED:.0%} met it, and the ratio lies within a factor of {FACTOR} (yes), or",
-        "else the published mean within the range here (in range).",
+        f"published mean. Agrees: at least {SOLVED:.0%} met it, and the ratio lies within a factor of {FACTOR} (yes),",
+        "or else the published mean within the range here (in range).",
         *(f"{problem}: {remark}" for remark, problem in remarks.items()),
     ]
     return Table("lstm97-published", " ".join(caption), numbers, text)
