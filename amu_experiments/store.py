@@ -196,7 +196,7 @@ def _tidy(folder: Path) -> list[Path]:
                 continue
             _remove(stack.glob(".*.part"))
             if (stack / "trials.csv").exists():
-                _remove([stack / "checkpoint.pt"])
+                _remove(stack.glob("checkpoint.pt"))
     return running
 
 
