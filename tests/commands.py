@@ -29,7 +29,7 @@ class Command:
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
-    def end(self, seconds: float = 60) -> int:
+    def end(self, seconds: float = 120) -> int:
         """The exit status, or minus the signal that ended it."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, "still running"
@@ -44,7 +44,7 @@ class Command:
         return self.out.read_text() if self.out.exists() else ""
 
 
-def wait_until(fact, seconds: float = 60) -> None:
+def wait_until(fact, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < end, "waited in vain"
