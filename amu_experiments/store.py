@@ -377,14 +377,16 @@ def _check_sums(stack: Path) -> None:
     """UnusableError if a file is not the one whose checksum was kept."""
     try:
         sums = dict(json.loads((stack / "sums.json").read_bytes()))
-    except (ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         sums = {}
     if not sums.keys() >= _COLUMNS.keys():
         raise UnusableError(stack, "sums.json is not as it was written")
     for name, kept in sums.items():
-        if not (stack / name).is_file():
-            raise UnusableError(stack, f"{name} is gone")
-        if hashlib.sha256((stack / name).read_bytes()).hexdigest() != kept:
+        try:
+            data = (stack / name).read_bytes()
+        except FileNotFoundError:
+            raise UnusableError(stack, f"{name} is gone") from None
+        if hashlib.sha256(data).hexdigest() != kept:
             raise UnusableError(stack, f"{name} is not as it was written")
 
 
