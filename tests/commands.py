@@ -21,10 +21,13 @@ PROCESSES.set_forkserver_preload([f"amu_experiments.{name}" for name in ("cli", 
 class Command:
     """A running command: what it writes is in the file `out`."""
 
+    started: list["Command"] = []
+
     def __init__(self, out: Path, target, *arguments):
         self.out = out
         self.process = PROCESSES.Process(target=_redirected, args=(out, target, *arguments), daemon=True)
         self.process.start()
+        self.started.append(self)
 
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
@@ -34,6 +37,12 @@ class Command:
         self.process.join(seconds)
         assert self.process.exitcode is not None, "still running"
         return self.process.exitcode
+
+    @classmethod
+    def kill_all(cls) -> None:
+        """Those that have been stopped too, for which an end would otherwise be waited in vain."""
+        while cls.started:
+            cls.started.pop().process.kill()
 
     @property
     def ended(self) -> bool:

@@ -54,14 +54,17 @@ SETTINGS = {
 }
 """Two trials that take a fraction of a second, with a checkpoint after every look at the validation data."""
 
-SOON = 4
-"""Seconds in which a command has to stop: two are promised, and a machine that runs tests may be busy."""
-
 AMU_RUN = [sys.executable, "-c", "import sys; from amu_experiments.cli import main; sys.exit(main())"]
 
 
 def lines(results_dir, settings=()):
     return [f"{key}={value}" for key, value in (SETTINGS | dict(settings) | {"results_dir": results_dir}).items()]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    yield
+    Command.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,14 @@ def only(whole, trials):
 
 def left_behind(results_dir):
     return [path.name for path in results_dir.rglob("*") if path.name == "checkpoint.pt" or path.suffix == ".part"]
+
+
+def soon():
+    """The two seconds in which a command has to stop, and one for the test; more on a machine that is slow now."""
+    began, cpu = time.monotonic(), time.process_time()
+    while time.process_time() - cpu < 0.05:
+        pass
+    return 1 + 2 * (time.monotonic() - began) / 0.05
 
 
 def contents(folder):
@@ -158,9 +169,9 @@ def test_killed_between_any_two_changes_to_the_store_a_run_ends_as_if_nothing_ha
 
 
 def test_the_command_is_killed_then_stopped_then_goes_on_to_the_end(tmp_path, number):
-    settings = {"training.max_sequences": 300}
     folders = [tmp_path / name for name in ("whole", "parts")]
     signals = [signal.SIGKILL, signal.SIGINT, *number([], [signal.SIGTERM, signal.SIGKILL] * 5)]
+    settings = {"training.max_sequences": 200 * len(signals)}
     for which in signals:
         seen = {path.stat().st_mtime_ns for path in checkpoints(folders[1])}
         command = [*AMU_RUN, *lines(folders[1], settings)]
@@ -169,7 +180,7 @@ def test_the_command_is_killed_then_stopped_then_goes_on_to_the_end(tmp_path, nu
             process.send_signal(which)
             began = time.monotonic()
             out, err = process.communicate(timeout=60)
-            assert time.monotonic() - began < SOON
+            assert time.monotonic() - began < soon()
         assert process.returncode == (-which if which == signal.SIGKILL else 130)
         if which != signal.SIGKILL:
             assert "sequences; the same command goes on from there." in out
@@ -190,7 +201,7 @@ def test_a_step_that_takes_long_does_not_keep_a_run_from_stopping(endless, tmp_p
     began = time.monotonic()
     command.signal(number_of_signal)
     assert command.end() == 130
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - began < soon()
     assert "the same command goes on from the last checkpoint" in command.told
 
 
@@ -230,7 +241,7 @@ def test_trials_that_another_process_trains_are_waited_for_and_all_others_traine
     waiting.signal(signal.SIGINT)
     began = time.monotonic()
     assert waiting.end() == 130
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - began < soon()
 
     overlapping = command("overlapping", [1, 2, 3])
     wait_until(lambda: trained(overlapping) == ["[2, 3]"])
