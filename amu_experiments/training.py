@@ -20,9 +20,10 @@ import pandas as pd
 import torch
 
 from amu_experiments import store
-from amu_experiments.config import ConfigurationError
+from amu_experiments.config import ConfigurationError, spell
 from amu_experiments.learning import Optimizer, learn, loss_and_error
-from amu_experiments.network import build, settled, squashed
+from amu_experiments.memory import check_memory
+from amu_experiments.network import build, count_parameters, settled, squashed
 from amu_experiments.progress import Progress
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
@@ -36,11 +37,7 @@ BYTES_AT_ONCE = 64 * 2**20
 
 def run(config: dict) -> None:
     """Train what is missing of the trials asked for, and print a table of all of them."""
-    try:
-        config = prepare(config)
-    except ValueError as error:
-        # What only a look at the data or the machine could tell is a mistake in the configuration all the same.
-        raise ConfigurationError(str(error)) from error
+    config = prepare(config)
     wanted = range(config["seed"], config["seed"] + config["trials"])
     folder = store.folder_of(config)
     stacks = store.missing_stacks(folder, wanted)
@@ -58,12 +55,23 @@ def run(config: dict) -> None:
 
 
 def prepare(config: dict) -> dict:
-    """The configuration with nothing left open, its number of units for one, and this process set up to run it."""
+    """The configuration with nothing left open, its number of units for one, and this process set up to run it.
+
+    Raises ConfigurationError for what only a look at the data or the machine can tell, before anything is written.
+    """
+    try:
+        return _prepared(config)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _prepared(config: dict) -> dict:
     if config["device"] != "cpu":
         try:
             torch.empty(0, device=config["device"])
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={config['device']}: not to be had here ({str(error).splitlines()[0]})") from None
+            reason = str(error).splitlines()[0][:200]
+            raise ValueError(f"device={config['device']}: not to be had here ({reason}); take device=cpu") from None
         if config["backend"] == "fused":
             raise ValueError(f"backend=fused runs on the CPU only; device={config['device']} takes torch or auto")
     threads = config["threads"] or os.cpu_count()
@@ -72,7 +80,26 @@ def prepare(config: dict) -> dict:
         from amu_experiments.cells.kernels import set_threads
 
         set_threads(threads)
-    return config | {"model": settled(config["model"], make_task(config["task"], [0]))}
+    task = make_task(config["task"], [0])
+    model = settled(config["model"], task)
+    config = config | {"model": model, "results_dir": str(_usable(config["results_dir"]))}
+    check_memory(config, task, count_parameters(model, task, model["units"]))
+    return config
+
+
+def _usable(results_dir: str) -> Path:
+    """The folder of results, ~ replaced; ValueError where it could not be made or written to."""
+    try:
+        folder = Path(results_dir).expanduser()
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"results_dir={spell(results_dir)}: no name for a folder ({reason})") from None
+    if not nearest.is_dir():
+        raise ValueError(f"results_dir={results_dir}: {nearest} is a file; give a folder, which may be new")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"results_dir={results_dir}: {nearest} is not to be written to; give another folder")
+    return folder
 
 
 def train_stack(config: dict, folder: Path, trials: list[int]) -> None:

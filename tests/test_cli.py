@@ -35,7 +35,7 @@ def trained(monkeypatch):
             raise errors[config["seed"]]
 
     training = ModuleType("amu_experiments.training")
-    training.run = run
+    training.run, training.prepare = run, dict
     monkeypatch.setitem(sys.modules, "amu_experiments.training", training)
     return configurations
 
@@ -291,7 +291,7 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
         ("task=echo model=leaky model.leak=all", "model.leak=all: must be a number"),
         (
             "experiment=echo/leak",
-            "echo/leaky, echo/typo (did you mean echo/leaky?)",
+            "echo/MODEL (did you mean echo/leaky?)",
         ),
         ("experiment=echo/typo", "did you mean training.learning_rate?"),
         ("task=typo", "training.stopp=null: no such key"),
