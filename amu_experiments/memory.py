@@ -27,12 +27,14 @@ def check_memory(config: Mapping, task: Task, parameters: int) -> None:
     if networks + data <= free:
         return
     if networks > data:
-        cause = f"trials={trials}, model.units={units}: {parameters:,} parameters in each network"
+        cause = f"trials={trials}, model.units={units} ({parameters:,} parameters in each network)"
+        less = "fewer trials or units"
     else:
-        cause = f"trials={trials}, task, training.batch_size: {sequences:,} sequences of {task.steps:,} steps in each"
+        shape = f"{sequences:,} sequences of {task.steps or 1:,} steps of {_width(task):,} numbers in each"
+        cause = f"trials={trials} and what task and training.batch_size say ({shape})"
+        less = "fewer trials, or fewer or shorter sequences"
     raise ValueError(
-        f"{cause} need {_size(networks + data)} of memory at least, and {_size(free)} are free here; "
-        "choose smaller ones of these"
+        f"{cause} need {_size(networks + data)} of memory at least, and {_size(free)} are free here; take {less}"
     )
 
 
@@ -69,4 +71,4 @@ def _size(count: float) -> str:
         if count < 1024 or unit == "PiB":
             break
         count /= 1024
-    return f"{count:,.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
+    return f"{count:,.1f} {unit}"

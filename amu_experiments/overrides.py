@@ -55,7 +55,11 @@ def load_all(overrides: Sequence[str], sweep: bool = False, config_dir: str | No
                 raise ConfigurationError(f"{override.input_line}: sweep over single values, 1,2,5 or range(0,30,10)")
             if override.is_sweep_override() and not sweep:
                 raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
-        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        try:
+            (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        except OmegaConfBaseException:
+            sweeps = ", ".join(override.input_line for override in parsed if override.is_sweep_override())
+            raise ConfigurationError(f"{sweeps}: not understood; sweep over single values or over one range") from None
         if not jobs:
             raise ConfigurationError("the sweep is empty: one of its keys has no value")
         return [composer.load(job) for job in jobs]
@@ -160,8 +164,6 @@ def _parse(lines: Sequence[str]) -> list[Override]:
             raise ConfigurationError(
                 f"{' '.join(line.split())}: not understood; write key=value, or key='a value like (this)'"
             ) from None
-        except OmegaConfBaseException:  # a sweep over a sweep
-            raise ConfigurationError(f"{line}: not understood; sweep over single values, or over one range") from None
         key = override.key_or_group
         if key == "hydra.mode":
             raise ConfigurationError(f"{line}: a sweep is asked for with -m")

@@ -70,7 +70,7 @@ def _prepared(config: dict) -> dict:
         try:
             torch.empty(0, device=config["device"])
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0][:200]
+            reason = str(error).splitlines()[0].split(". ")[0][:200]
             raise ValueError(f"device={config['device']}: not to be had here ({reason}); take device=cpu") from None
         if config["backend"] == "fused":
             raise ValueError(f"backend=fused runs on the CPU only; device={config['device']} takes torch or auto")
@@ -168,7 +168,8 @@ class Stack:
         self.best = flat.clone()
         self.best_value = np.full(R, np.inf)
         self.metrics = np.full((R, len(self.metric_names())), np.nan)
-        self.history: list[list[float]] = []
+        # For each evaluation an array with a row for every trial: small enough for a million evaluations.
+        self.history: list[np.ndarray] = []
         self.results: list[dict] = []
         self.ended: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []
@@ -224,10 +225,11 @@ class Stack:
         values = np.array([[measured[name] for name in self.metric_names()] for measured in metrics])
         self._keep_best(values)
         self.seconds += time.monotonic() - began
-        for r, trial in enumerate(self.active):
-            losses = self.losses[r].mean(dtype=np.float64)
-            norms = self.norms[r].mean(dtype=np.float64)
-            self.history.append([trial, self.sequences, self.seconds, losses, norms, *values[r]])
+        rows = np.empty((len(self.active), 5 + values.shape[1]))
+        rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 5:] = self.active, self.sequences, self.seconds, values
+        for r in range(len(rows)):
+            rows[r, 3:5] = self.losses[r].mean(dtype=np.float64), self.norms[r].mean(dtype=np.float64)
+        self.history.append(rows)
         self.losses, self.norms = self.losses[:, :0], self.norms[:, :0]
         stop = [criterion.name == self.training["stop"] for criterion in self.task.criteria]
         solved = (self.met[:, stop] >= 0).any(axis=1)
@@ -316,8 +318,11 @@ class Stack:
 
     def history_table(self) -> pd.DataFrame:
         columns = ["trial", "sequences", "seconds", "train_loss", "gradient_norm", *self.metric_names()]
-        table = pd.DataFrame(self.history, columns=columns).astype({"trial": int, "sequences": int})
+        table = pd.DataFrame(self._rows(), columns=columns).astype({"trial": int, "sequences": int})
         return table.sort_values(["trial", "sequences"], ignore_index=True)
+
+    def _rows(self) -> np.ndarray:
+        return np.concatenate([np.empty((0, 5 + len(self.metric_names()))), *self.history])
 
     def trials_table(self) -> pd.DataFrame:
         names = [f"{criterion.name}_sequences" for criterion in self.task.criteria]
@@ -368,7 +373,7 @@ class Stack:
             "memory": self.optimizer.memory,
             "updates": self.optimizer.updates,
         }
-        kept["history"] = torch.tensor(self.history, dtype=torch.float64)
+        kept["history"] = torch.from_numpy(self._rows())
         kept["results"] = [
             {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items()} for row in self.results
         ]
@@ -382,7 +387,7 @@ class Stack:
         self._keep(np.array([self.trials.index(trial) for trial in kept["active"]], dtype=int))
         self.network.hold(kept.pop("flat"))
         self.optimizer.memory, self.optimizer.updates = kept.pop("memory"), kept.pop("updates")
-        kept["history"] = kept["history"].tolist()
+        kept["history"] = [kept["history"].cpu().numpy()]
         for name, value in kept.items():
             was_array = isinstance(getattr(self, name), np.ndarray)
             setattr(self, name, value.cpu().numpy() if was_array else value)

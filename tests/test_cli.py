@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The configurations that would have been trained; a seed of 13 fails, 14 is a fault, 15 is Ctrl-C."""
+    """The configurations that would have been trained; a seed of 13 fails, 14 is a fault, 15 is Ctrl-C, 16 too much."""
     configurations = []
 
     def run(config):
@@ -30,6 +31,7 @@ def trained(monkeypatch):
             13: ConfigurationError("no data\nhere"),
             14: RuntimeError("a fault"),
             15: KeyboardInterrupt(),
+            16: MemoryError("no 4 TiB to be had"),
         }
         if config["seed"] in errors:
             raise errors[config["seed"]]
@@ -101,6 +103,26 @@ WRONG = {
     "task=adding --resolve": "--resolve: goes with --cfg only",
     "task=adding --config-name=mine": "--config-name: does not work here",
     "task=adding --config-dir=none": "--config-dir none: no such folder",
+    "task=adding trials=１": "trials=１: not understood",
+    "task=adding trials=10001": "trials=10001: must be a whole number from 1 to 10000",
+    "task=adding seed=2147483648": "seed=2147483648: must be a whole number from 0 to 2147483647",
+    "task=adding task.T=1e9": "task.T=1000000000.0: must be a whole number from 2 to 1000000",
+    "task=adding training.learning_rate=1e39": "training.learning_rate=1e+39: must be a number above 0 (from 1e-37 to",
+    "task=adding training.learning_rate=1e-40": "training.learning_rate=1e-40: must be a number above 0 (from 1e-37 to",
+    "task=adding training.learning_rate=1e400": "training.learning_rate=inf: must be a number above 0",
+    "task=adding training.clip_norm=1e300": "training.clip_norm=1e+300: must be a number above 0 (from 1e-37 to 3e+38)",
+    "task=adding model.initial_range=1e300": "model.initial_range=1e+300: must be a number above 0",
+    "task=two_sequence task.targets.noise_free=[1e300,0]": "noise_free[0]=1e+300: must be a number, 3e+38 at most",
+    "task=two_sequence task.criteria={}": "task.criteria={}: changes nothing, since groups are merged",
+    "task=adding training={}": "training={}: changes nothing",
+    "task=adding training=[]": "training=[]: must be a group of keys (batch_size, ",
+    "task=embedded_reber task.targets=all": "task.targets=all: must be one of next, legal",
+    "task=long_lag task.variant=2c task.trigger_probability=1": "must be a number between 0 and 1",
+    "task=adding results_dir=": "results_dir=: must be text that is not empty",
+    "task=adding results_dir=~": "results_dir=~: not understood; write key=value, or key='a value like (this)'",
+    "experiment=adding/amv": "two_sequence_3c/MODEL (did you mean adding/amu?)",
+    "-m task=adding seed=range(0,3),x": "seed=range(0,3),x: not understood; sweep over single values",
+    "-m task=adding model.units=2,0": "model.units=0: must be a whole number from 1",
 }
 
 
@@ -114,6 +136,104 @@ def test_a_wrong_command_gets_one_line_and_leaves_nothing(command, trained, fold
     assert WRONG[command] in err
     assert trained == []
     assert list(folder.iterdir()) == []
+
+
+TINY = "task.T=11 task.test_size=5 task.validation_size=5 model=rnn trials=1 training.max_sequences=5 backend=torch"
+
+SIZES = ("task.test_size", "task.validation_size")
+
+TOO_MUCH = {
+    "task=two_sequence trials=10000 task.T=1000000": r"trials=10000 and what task .* 1,100,000 steps of 1 numbers",
+    "task=two_sequence task.T=1000000 task.validation_size=1000000 trials=1": r"need 4\.0 TiB of memory at least",
+    "task=two_sequence task.T=1000000 task.test_size=1000000 trials=1": r"need 8\.0 TiB of memory at least",
+    "task=two_sequence model=rnn model.units=1000000": r"model\.units=1000000 \(1,000,003,000,001 parameters",
+    "task=two_sequence model=rnn model.parameters=1000000000 trials=100": "model.units=31621 .999,982,505 parameters",
+    "task=two_sequence training.batch_size=1000000000 trials=30": r"2,000,000,\d+ sequences of 110 steps",
+    "task=embedded_reber task.strings=1000000 trials=100": "6,000,000 sequences of 48 steps of 14 numbers",
+    "task=adding task.T=1000000 task.validation_size=1000000": "1,000,000 steps of 2 numbers",
+    "task=adding_1997 task.T=1000000 task.window=1000000 trials=10000": "fewer trials, or fewer or shorter sequences",
+    "task=multiplication task.T=1000000 trials=100": "of 1,100,000 steps of 2 numbers",
+    "task=temporal_order task.T=1000000 trials=30": "of 1,100,000 steps of 8 numbers",
+    "task=long_lag_2a task.p=1000000": "1,000,000 steps of 2,000,002 numbers",
+    "task=long_lag task.trigger_probability=1e-12": r"sequences of 1,000,000,000,\d+ steps",
+    "task=copy_memory task.symbols=1000000": "of 2,000,003 numbers",
+    "task=japanese_vowels model=rnn trials=10000 model.units=3000": r"model\.units=3000 \(9,066,009 parameters",
+}
+
+
+@pytest.mark.parametrize("command", TOO_MUCH)
+def test_what_cannot_fit_into_memory_is_refused_with_both_figures(command, folder, capsys):
+    assert main(command.split()) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(TOO_MUCH[command], err)
+    assert re.search(r"need [\d.,]+ [GTP]iB of memory at least, and [\d.,]+ \w+ are free here; take fewer", err)
+    assert list(folder.iterdir()) == []
+
+
+DATA = "@univariate true\n@equalLength false\n@classLabel true a b\n@data\n"
+
+UNFIT = {
+    "results_dir=file": "results_dir=file: file is a file; give a folder",
+    "results_dir=file/inside": "results_dir=file/inside: file is a file; give a folder",
+    f"results_dir={'x' * 300}": "no name for a folder (File name too long)",
+    "device=cuda": "device=cuda: not to be had here",
+    "task.N=12": "task.N=12: must be at most task.T=11",
+    "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
+    "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",
+    "model.units=1000000": "TiB of memory at least",
+    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts: series 2 has missing or infinite values",
+    "task=time_series task.path=away_TRAIN.ts": "away_TRAIN.ts: there is no such file",
+    "task=time_series task.path=folder_TRAIN.ts": "folder_TEST.ts cannot be read as a .ts file: Is a directory",
+    "task=time_series task.path=bytes_TRAIN.ts": "bytes_TRAIN.ts cannot be read as a .ts file: 'utf-8' codec",
+    "task=time_series task.name=Gunpoint": "did you mean GunPoint",
+}
+
+
+@pytest.fixture
+def unfit(folder):
+    """A file, and time series of which only those called good can be used."""
+    (folder / "file").write_text("")
+    for name in ("good", "nan", "folder", "bytes"):
+        (folder / f"{name}_TRAIN.ts").write_text(f"{DATA}1,2:a\n1,{name if name == 'nan' else 3}:a\n2,2:b\n")
+        (folder / f"{name}_TEST.ts").write_text(f"{DATA}1,2:a\n")
+    (folder / "folder_TEST.ts").unlink()
+    (folder / "folder_TEST.ts").mkdir()
+    (folder / "bytes_TRAIN.ts").write_bytes(bytes(range(128, 256)))
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+@pytest.mark.parametrize("settings", UNFIT)
+def test_what_only_a_look_can_tell_is_told_before_anything_starts(settings, sweep, unfit, folder, capsys):
+    """In a sweep the job before the bad one could run, and must not."""
+    given = dict(setting.split("=", 1) for setting in ["task=two_sequence", *TINY.split(), *settings.split()])
+    if given["task"] == "time_series":
+        given = {key: value for key, value in given.items() if key not in ("task.T", *SIZES)}
+    *_, last = settings.split()
+    key, value = last.split("=", 1)
+    good = {"results_dir": "kept", "device": "cpu", "task.N": "1", "model.units": "2", "task.path": "good_TRAIN.ts"}
+    good |= {"task.targets.noise_free": "[0,1]", "task.name": "GunPoint"}
+    if sweep:
+        given[key] = f"{good[key]},{value}"
+    before = sorted(folder.rglob("*"))
+    assert main([*["-m"] * sweep, *(f"{key}={value}" for key, value in given.items())]) == (2 if sweep else 1)
+    err = capsys.readouterr().err
+    assert err.startswith("amu-run: ")
+    assert err.count("\n") == 1
+    assert UNFIT[settings] in err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_home_folder_is_found(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert main(["task=two_sequence", *TINY.split(), "results_dir='~/runs'"]) == 0
+    assert [path.name for path in folder.iterdir()] == ["home"]
+    assert list((folder / "home").glob("runs/two_sequence/rnn/*/trials-0-0/trials.csv"))
+
+
+def test_memory_that_runs_out_all_the_same_is_told_in_a_line(trained, capsys):
+    assert main(["task=adding", "seed=16"]) == 1
+    assert capsys.readouterr().err == "amu-run: not enough memory (no 4 TiB to be had)\n"
 
 
 def test_answers_come_without_heavy_imports(folder):
@@ -207,7 +327,7 @@ def test_a_fault_shows_where_it_is(trained, capsys):
 
 def test_ctrl_c(trained, capsys):
     assert main(["task=adding", "seed=15"]) == 130
-    assert main(["-m", "task=adding", "seed=1,15,16"]) == 130
+    assert main(["-m", "task=adding", "seed=1,15,17"]) == 130
     assert [config["seed"] for config in trained] == [15, 1, 15]
 
 

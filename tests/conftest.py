@@ -1,0 +1,12 @@
+"""The option --long, for the tests of faults and endurance that take minutes."""
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")
+
+
+@pytest.fixture
+def long(request) -> bool:
+    return request.config.getoption("--long")
