@@ -38,7 +38,7 @@ def test_missing_trials_come_in_stacks_of_consecutive_numbers(tmp_path):
 def test_in_whatever_order_and_overlap_trials_are_trained_the_result_is_the_same(data, wanted):
     """Some stacks were trained before, some of them overlapping; then what is missing is trained, in any order."""
     with tempfile.TemporaryDirectory() as name:
-        folder, whole = Path(name, "adding", "amu", "0123"), Path(name, "adding", "amu", "4567")
+        folder, whole = (store.folder_of(CONFIG | {"results_dir": Path(name, part)}) for part in ("parts", "whole"))
         before = data.draw(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=4))
         for first, count in before:
             finish(folder, list(range(first, first + count)), mark=1.0)
