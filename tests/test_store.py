@@ -33,7 +33,7 @@ def test_missing_trials_come_in_stacks_of_consecutive_numbers(tmp_path):
     assert store.missing_stacks(tmp_path, [2, 3, 6]) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data(), wanted=st.sets(st.integers(0, 12), min_size=1))
 def test_in_whatever_order_and_overlap_trials_are_trained_the_result_is_the_same(data, wanted):
     """Some stacks were trained before, some of them overlapping; then what is missing is trained, in any order."""
