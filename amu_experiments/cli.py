@@ -48,13 +48,18 @@ Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit status 0, or 1 where a run failed, 2 for a wrong command, 130 if interrupted."""
+    # Idle threads of the compiled loops are to sleep: where they spin, other processes on the machine, and with them
+    # this one, take twice as long. Read when the first of them starts, once training is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         flags = _flags(sys.argv[1:] if arguments is None else arguments)
         if flags.help or flags.version:
             print(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
             return 0
         if not (flags.hydra_help or flags.shell_completion):
-            load_all(flags.overrides, flags.multirun, flags.config_dir)
+            configs = load_all(flags.overrides, flags.multirun, flags.config_dir)
+            if flags.multirun:
+                _look_ahead(configs)
             flags.overrides = forced(flags.overrides)
         return _hand_over(flags)
     except ConfigurationError as error:
@@ -63,6 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("amu-run: interrupted", file=sys.stderr)
         return 130
+
+
+def _look_ahead(configs: list[dict]) -> None:
+    """ConfigurationError where data, device or memory keep a job of a sweep from running: then none is to start."""
+    from amu_experiments.training import prepare
+
+    for config in configs:
+        prepare(config)
 
 
 def _job(composed: DictConfig) -> None:
@@ -75,16 +88,13 @@ def _job(composed: DictConfig) -> None:
     try:
         reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
         config = check(plain(composed), reference)
-        # Idle threads of the compiled loops are to sleep: where they spin, other processes on the machine, and
-        # with them this one, take twice as long. Read when the first of them starts, which is at this import.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         from amu_experiments.training import run
 
         run(config)
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
-        told = f"amu-run: {' '.join(str(error).split())}" if _expected(error) else traceback.format_exc()
+        told = f"amu-run: {_in_a_line(error)}" if _expected(error) else traceback.format_exc()
         print(told.rstrip(), file=sys.stderr)
         if not sweeping:
             raise SystemExit(1) from None
@@ -95,7 +105,12 @@ def _job(composed: DictConfig) -> None:
 def _expected(error: Exception) -> bool:
     """Whether an error tells the user what to mend; any other is a fault of the code, to be shown in full."""
     own = type(error).__module__.startswith("amu_experiments.")
-    return isinstance(error, OSError) or (isinstance(error, ValueError) and own)
+    return isinstance(error, OSError | MemoryError) or (isinstance(error, ValueError) and own)
+
+
+def _in_a_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"not enough memory ({text or 'none left'})" if isinstance(error, MemoryError) else text
 
 
 def _hand_over(flags: argparse.Namespace) -> int:

@@ -49,11 +49,15 @@ class Rule:
             value = str(value)
         if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind not in (bool, object)):
             raise ValueError("wrong type")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("not finite")
+        if isinstance(value, float) and not abs(value) <= LARGEST:
+            raise ValueError("not finite in single precision")
         if not self.test(value):
             raise ValueError("not allowed")
         return value
+
+
+LARGEST, LEAST = 3e38, 1e-37
+"""Of the numbers that single precision can hold."""
 
 
 def whole(low: int, high: int = 10**9) -> Rule:
@@ -69,9 +73,10 @@ def optional(rule: Rule) -> Rule:
     return replace(rule, words=f"{rule.words}, or null", optional=True)
 
 
-POSITIVE = Rule(float, "a number above 0", lambda value: value > 0)
+NUMBER = Rule(float, f"a number, {LARGEST:g} at most in size")
+POSITIVE = Rule(float, f"a number above 0 (from {LEAST:g} to {LARGEST:g})", lambda value: value >= LEAST)
 FRACTION = Rule(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
-PROPER_FRACTION = Rule(float, "a number between 0 and 1", lambda value: 0 < value < 1)
+PROPER_FRACTION = Rule(float, "a number between 0 and 1", lambda value: LEAST <= value < 1)
 TEXT = Rule(str, "text that is not empty", lambda value: value.strip() != "")
 DEVICE = Rule(str, "cpu, cuda, cuda:NUMBER or mps", lambda value: re.fullmatch(r"cpu|mps|cuda(:\d+)?", value))
 CONDITION = Rule(
@@ -115,7 +120,8 @@ CELL_RULES = {
     "lstm97": {
         "block_size": whole(1, 1000),
         "biases": one_of("none", "gates", "hidden", "all"),
-        "input_bias*": Rule(float, "a number"),
+        "input_bias*": NUMBER,
+        "output_bias*": NUMBER,
         "initial_range": POSITIVE,
     },
 }
@@ -124,14 +130,18 @@ CELL_RULES = {
 SQUARED_ERRORS = ("squared_error", "half_squared_error")
 
 TASK_RULES = {
-    "embedded_reber": {"strings": whole(1, 10**6), "loss": one_of("cross_entropy", *SQUARED_ERRORS)},
+    "embedded_reber": {
+        "strings": whole(1, 10**6),
+        "targets": one_of("next", "legal"),
+        "loss": one_of("cross_entropy", *SQUARED_ERRORS),
+    },
     "two_sequence": {
         "variant": one_of("noise_free", "noisy_input", "noisy_target"),
         "T": whole(1, 10**6),
         "N": whole(1, 10**6),
         "variance": POSITIVE,
         "target_variance": POSITIVE,
-        "targets.*": Rule(float, "a number"),
+        "targets.*": NUMBER,
         "tolerance.*": POSITIVE,
         "squash": one_of("linear", "logistic"),
         "loss": one_of(*SQUARED_ERRORS),
@@ -191,7 +201,7 @@ TASK_RULES = {
 BY_DEFAULT = {
     bool: Rule(bool, "true or false"),
     int: Rule(int, "a whole number"),
-    float: Rule(float, "a number"),
+    float: NUMBER,
     str: Rule(str, "text"),
     type(None): Rule(object, "a single value", lambda value: not isinstance(value, list | Mapping), optional=True),
 }

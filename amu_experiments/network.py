@@ -1,5 +1,6 @@
 """A network is a cell and a linear readout, for a stack of trials whose parameters lie in one flat tensor."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -129,8 +130,7 @@ def build(model: dict, task: Task, backend: str, device: str) -> Network:
 
 def count_parameters(model: dict, task: Task, units: int) -> int:
     """Parameters of one trial of this model, readout included."""
-    cell = cell_class(model["cell"])(task.input_size, units, trials=1, backend="torch", **cell_options(model))
-    return sum(p.numel() for p in cell.parameters()) + task.output_size * (units + cell.readout_bias)
+    return _counted(_smallest(model, task), task, units)
 
 
 def settled(model: dict, task: Task) -> dict:
@@ -144,13 +144,26 @@ def match_units(model: dict, task: Task) -> int:
 
     Raises ValueError where the cell cannot be made with these options, or not with so many units.
     """
-    if model.get("units") is not None:
-        count_parameters(model, task, model["units"])
-        return model["units"]
-    wanted = model["parameters"]
-    units = step = cell_class(model["cell"]).unit_step(**cell_options(model))
-    while count_parameters(model, task, units + step) <= wanted:
-        units += step
-    over = count_parameters(model, task, units + step) - wanted
-    under = wanted - count_parameters(model, task, units)
+    cell = _smallest(model, task)
+    step, units, wanted = cell.hidden_size, model.get("units"), model.get("parameters")
+    if units is not None:
+        if units % step:
+            raise ValueError(f"model.units={units}: must be a multiple of {step}, which is one block of this cell")
+        return units
+    # Every unit has a parameter at least, so that there are never more units than parameters.
+    most = bisect_right(range(step, step * wanted + 1, step), wanted, key=lambda n: _counted(cell, task, n))
+    units = step * max(most, 1)
+    over = _counted(cell, task, units + step) - wanted
+    under = wanted - _counted(cell, task, units)
     return units + step if over < under else units
+
+
+def _smallest(model: dict, task: Task) -> Cell:
+    """The cell with as few units as it can have: enough to count the parameters of a large one without making it."""
+    kind, options = cell_class(model["cell"]), cell_options(model)
+    return kind(task.input_size, kind.unit_step(**options), trials=1, backend="torch", **options)
+
+
+def _counted(cell: Cell, task: Task, units: int) -> int:
+    """Parameters of one trial of a cell like this one with so many units, and of its readout."""
+    return cell.count(task.input_size, units, **cell.options) + task.output_size * (units + cell.readout_bias)

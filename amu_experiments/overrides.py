@@ -55,7 +55,11 @@ def load_all(overrides: Sequence[str], sweep: bool = False, config_dir: str | No
                 raise ConfigurationError(f"{override.input_line}: sweep over single values, 1,2,5 or range(0,30,10)")
             if override.is_sweep_override() and not sweep:
                 raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
-        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        try:
+            (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        except OmegaConfBaseException:
+            sweeps = ", ".join(override.input_line for override in parsed if override.is_sweep_override())
+            raise ConfigurationError(f"{sweeps}: not understood; sweep over single values or over one range") from None
         if not jobs:
             raise ConfigurationError("the sweep is empty: one of its keys has no value")
         return [composer.load(job) for job in jobs]
@@ -141,7 +145,9 @@ class Composer:
         if name is None and group == "experiment":
             return
         if spell(name) not in names:
-            known = f"choose one of {', '.join(names)}" if names else "there are none"
+            # There is an experiment for every task and model: the folders tell enough.
+            known = dict.fromkeys(name if len(names) <= 50 else f"{name.partition('/')[0]}/MODEL" for name in names)
+            known = f"choose one of {', '.join(known)}" if names else "there are none"
             near = did_you_mean(nearest(spell(name), names))
             raise ConfigurationError(f"{group}={spell(name)}: no such {group}; {known}{near}")
 
@@ -173,9 +179,10 @@ def _parse(lines: Sequence[str]) -> list[Override]:
 
 
 def _set(config: DictConfig, override: Override) -> None:
-    """Set a value as Hydra does, but for a key that is not there too: `check` has more to say about it."""
+    """Set a value as Hydra does, but for a key or a type that does not fit too: `check` has more to say about it."""
+    value = override.value()
     try:
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        OmegaConf.update(config, override.key_or_group, value, merge=isinstance(value, dict))
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{override.input_line}: {_one_line(error)}") from error
 
@@ -190,6 +197,9 @@ def _resolved(config: DictConfig) -> dict:
 def _check_intent(overrides: Sequence[Override], config: dict) -> None:
     """ConfigurationError for what would work but surely was not meant."""
     for override in overrides:
+        if override.value() == {}:
+            line = override.input_line
+            raise ConfigurationError(f"{line}: changes nothing, since groups are merged; name the keys to change")
         if (override.is_add() or override.is_force_add()) and not override.is_hydra_override():
             line = override.input_line
             raise ConfigurationError(f"{line}: keys cannot be added; write {line.lstrip('+')}")

@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 
 from amu_experiments import store
-from amu_experiments.config import ConfigurationError
+from amu_experiments.config import ConfigurationError, spell
 from amu_experiments.learning import Optimizer, learn, loss_and_error
-from amu_experiments.network import build, settled, squashed
+from amu_experiments.memory import check_memory
+from amu_experiments.network import build, count_parameters, settled, squashed
 from amu_experiments.progress import Progress
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
@@ -40,11 +41,7 @@ BYTES_AT_ONCE = 64 * 2**20
 
 def run(config: dict) -> None:
     """Train what is missing of the trials asked for, and print a table of all of them."""
-    try:
-        config = prepare(config)
-    except ValueError as error:
-        # What only a look at the data or the machine could tell is a mistake in the configuration all the same.
-        raise ConfigurationError(str(error)) from error
+    config = prepare(config)
     wanted = wanted_trials(config)
     folder = store.folder_of(config)
     missing = len(set(wanted) - store.finished_trials(folder))
@@ -64,12 +61,23 @@ def wanted_trials(config: dict) -> range:
 
 
 def prepare(config: dict) -> dict:
-    """The configuration with nothing left open, its number of units for one, and this process set up to run it."""
+    """The configuration with nothing left open, its number of units for one, and this process set up to run it.
+
+    Raises ConfigurationError for what only a look at the data or the machine can tell, before anything is written.
+    """
+    try:
+        return _prepared(config)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _prepared(config: dict) -> dict:
     if config["device"] != "cpu":
         try:
             torch.empty(0, device=config["device"])
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={config['device']}: not to be had here ({str(error).splitlines()[0]})") from None
+            reason = str(error).splitlines()[0].split(". ")[0][:200]
+            raise ValueError(f"device={config['device']}: not to be had here ({reason}); take device=cpu") from None
         if config["backend"] == "fused":
             raise ValueError(f"backend=fused runs on the CPU only; device={config['device']} takes torch or auto")
     threads = config["threads"] or os.cpu_count()
@@ -78,7 +86,26 @@ def prepare(config: dict) -> dict:
         from amu_experiments.cells.kernels import set_threads
 
         set_threads(threads)
-    return config | {"model": settled(config["model"], make_task(config["task"], [0]))}
+    task = make_task(config["task"], [0])
+    model = settled(config["model"], task)
+    config = config | {"model": model, "results_dir": str(_usable(config["results_dir"]))}
+    check_memory(config, task, count_parameters(model, task, model["units"]))
+    return config
+
+
+def _usable(results_dir: str) -> Path:
+    """The folder of results, ~ replaced; ValueError where it could not be made or written to."""
+    try:
+        folder = Path(results_dir).expanduser()
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"results_dir={spell(results_dir)}: no name for a folder ({reason})") from None
+    if not nearest.is_dir():
+        raise ValueError(f"results_dir={results_dir}: {nearest} is a file; give a folder, which may be new")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"results_dir={results_dir}: {nearest} is not to be written to; give another folder")
+    return folder
 
 
 def train_missing(config: dict) -> store.Result:
@@ -186,7 +213,8 @@ class Stack:
         self.best = flat.clone()
         self.best_value = np.full(R, np.inf)
         self.metrics = np.full((R, len(self.metric_names())), np.nan)
-        self.history: list[list[float]] = []
+        # For each evaluation an array with a row for every trial: small enough for a million evaluations.
+        self.history: list[np.ndarray] = []
         self.results: list[dict] = []
         self.ended: list[torch.Tensor] = []
         self.weights: list[torch.Tensor] = []
@@ -242,10 +270,11 @@ class Stack:
         values = np.array([[measured[name] for name in self.metric_names()] for measured in metrics])
         self._keep_best(values)
         self.seconds += time.monotonic() - began
-        for r, trial in enumerate(self.active):
-            losses = self.losses[r].mean(dtype=np.float64)
-            norms = self.norms[r].mean(dtype=np.float64)
-            self.history.append([trial, self.sequences, self.seconds, losses, norms, *values[r]])
+        rows = np.empty((len(self.active), 5 + values.shape[1]))
+        rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 5:] = self.active, self.sequences, self.seconds, values
+        for r in range(len(rows)):
+            rows[r, 3:5] = self.losses[r].mean(dtype=np.float64), self.norms[r].mean(dtype=np.float64)
+        self.history.append(rows)
         self.losses, self.norms = self.losses[:, :0], self.norms[:, :0]
         stop = [criterion.name == self.training["stop"] for criterion in self.task.criteria]
         solved = (self.met[:, stop] >= 0).any(axis=1)
@@ -334,8 +363,11 @@ class Stack:
 
     def history_table(self) -> pd.DataFrame:
         columns = ["trial", "sequences", "seconds", "train_loss", "gradient_norm", *self.metric_names()]
-        table = pd.DataFrame(self.history, columns=columns).astype({"trial": int, "sequences": int})
+        table = pd.DataFrame(self._rows(), columns=columns).astype({"trial": int, "sequences": int})
         return table.sort_values(["trial", "sequences"], ignore_index=True)
+
+    def _rows(self) -> np.ndarray:
+        return np.concatenate([np.empty((0, 5 + len(self.metric_names()))), *self.history])
 
     def trials_table(self) -> pd.DataFrame:
         names = [f"{criterion.name}_sequences" for criterion in self.task.criteria]
@@ -386,7 +418,7 @@ class Stack:
             "memory": self.optimizer.memory,
             "updates": self.optimizer.updates,
         }
-        kept["history"] = torch.tensor(self.history, dtype=torch.float64)
+        kept["history"] = torch.from_numpy(self._rows())
         kept["results"] = [
             {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items()} for row in self.results
         ]
@@ -405,7 +437,7 @@ class Stack:
         self._keep(np.array([self.trials.index(trial) for trial in kept["active"]], dtype=int))
         self.network.hold(kept.pop("flat"))
         self.optimizer.memory, self.optimizer.updates = kept.pop("memory"), kept.pop("updates")
-        kept["history"] = kept["history"].tolist()
+        kept["history"] = [kept["history"].cpu().numpy()]
         for name, value in kept.items():
             was_array = isinstance(getattr(self, name), np.ndarray)
             setattr(self, name, value.cpu().numpy() if was_array else value)

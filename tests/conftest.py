@@ -1,15 +1,18 @@
-"""Options of the test suite."""
+"""The option --long, for the tests of faults and endurance that take minutes."""
 
 import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--long", action="store_true", help="kill, damage and race many more processes (tests/test_faults.py)"
-    )
+    parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")
 
 
 @pytest.fixture
-def number(request):
+def long(request) -> bool:
+    return request.config.getoption("--long")
+
+
+@pytest.fixture
+def number(long):
     """number(few, many): how often a test does what it does, many times with --long."""
-    return lambda few, many: many if request.config.getoption("--long") else few
+    return lambda few, many: many if long else few

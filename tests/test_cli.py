@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The configurations that would have been trained; a seed of 13 fails, 14 is a fault, 15 is Ctrl-C."""
+    """The configurations that would have been trained; a seed of 13 fails, 14 is a fault, 15 is Ctrl-C, 16 too much."""
     configurations = []
 
     def run(config):
@@ -30,12 +30,13 @@ def trained(monkeypatch):
             13: ConfigurationError("no data\nhere"),
             14: RuntimeError("a fault"),
             15: KeyboardInterrupt(),
+            16: MemoryError("no 4 TiB to be had"),
         }
         if config["seed"] in errors:
             raise errors[config["seed"]]
 
     training = ModuleType("amu_experiments.training")
-    training.run = run
+    training.run, training.prepare = run, dict
     monkeypatch.setitem(sys.modules, "amu_experiments.training", training)
     return configurations
 
@@ -101,6 +102,26 @@ WRONG = {
     "task=adding --resolve": "--resolve: goes with --cfg only",
     "task=adding --config-name=mine": "--config-name: does not work here",
     "task=adding --config-dir=none": "--config-dir none: no such folder",
+    "task=adding trials=１": "trials=１: not understood",
+    "task=adding trials=10001": "trials=10001: must be a whole number from 1 to 10000",
+    "task=adding seed=2147483648": "seed=2147483648: must be a whole number from 0 to 2147483647",
+    "task=adding task.T=1e9": "task.T=1000000000.0: must be a whole number from 2 to 1000000",
+    "task=adding training.learning_rate=1e39": "training.learning_rate=1e+39: must be a number above 0 (from 1e-37 to",
+    "task=adding training.learning_rate=1e-40": "training.learning_rate=1e-40: must be a number above 0 (from 1e-37 to",
+    "task=adding training.learning_rate=1e400": "training.learning_rate=inf: must be a number above 0",
+    "task=adding training.clip_norm=1e300": "training.clip_norm=1e+300: must be a number above 0 (from 1e-37 to 3e+38)",
+    "task=adding model.initial_range=1e300": "model.initial_range=1e+300: must be a number above 0",
+    "task=two_sequence task.targets.noise_free=[1e300,0]": "noise_free[0]=1e+300: must be a number, 3e+38 at most",
+    "task=two_sequence task.criteria={}": "task.criteria={}: changes nothing, since groups are merged",
+    "task=adding training={}": "training={}: changes nothing",
+    "task=adding training=[]": "training=[]: must be a group of keys (batch_size, ",
+    "task=embedded_reber task.targets=all": "task.targets=all: must be one of next, legal",
+    "task=long_lag task.variant=2c task.trigger_probability=1": "must be a number between 0 and 1",
+    "task=adding results_dir=": "results_dir=: must be text that is not empty",
+    "task=adding results_dir=~": "results_dir=~: not understood; write key=value, or key='a value like (this)'",
+    "experiment=adding/amv": "two_sequence_3c/MODEL (did you mean adding/amu?)",
+    "-m task=adding seed=range(0,3),x": "seed=range(0,3),x: not understood; sweep over single values",
+    "-m task=adding model.units=2,0": "model.units=0: must be a whole number from 1",
 }
 
 
@@ -114,6 +135,74 @@ def test_a_wrong_command_gets_one_line_and_leaves_nothing(command, trained, fold
     assert WRONG[command] in err
     assert trained == []
     assert list(folder.iterdir()) == []
+
+
+TINY = "task.T=11 task.test_size=5 task.validation_size=5 model=rnn trials=1 training.max_sequences=5 backend=torch"
+
+SIZES = ("task.test_size", "task.validation_size")
+
+DATA = "@univariate true\n@equalLength false\n@classLabel true a b\n@data\n"
+
+UNFIT = {
+    "results_dir=file": "results_dir=file: file is a file; give a folder",
+    "results_dir=file/inside": "results_dir=file/inside: file is a file; give a folder",
+    f"results_dir={'x' * 300}": "no name for a folder (File name too long)",
+    "device=cuda": "device=cuda: not to be had here",
+    "task.N=12": "task.N=12: must be at most task.T=11",
+    "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
+    "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",
+    "model.units=1000000": "TiB of memory at least",
+    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts: series 2 has missing or infinite values",
+    "task=time_series task.path=away_TRAIN.ts": "away_TRAIN.ts: there is no such file",
+    "task=time_series task.path=folder_TRAIN.ts": "folder_TEST.ts cannot be read as a .ts file: Is a directory",
+    "task=time_series task.path=bytes_TRAIN.ts": "bytes_TRAIN.ts cannot be read as a .ts file: 'utf-8' codec",
+    "task=time_series task.name=Gunpoint": "did you mean GunPoint",
+}
+
+
+@pytest.fixture
+def unfit(folder):
+    """A file, and time series of which only those called good can be used."""
+    (folder / "file").write_text("")
+    for name in ("good", "nan", "folder", "bytes"):
+        (folder / f"{name}_TRAIN.ts").write_text(f"{DATA}1,2:a\n1,{name if name == 'nan' else 3}:a\n2,2:b\n")
+        (folder / f"{name}_TEST.ts").write_text(f"{DATA}1,2:a\n")
+    (folder / "folder_TEST.ts").unlink()
+    (folder / "folder_TEST.ts").mkdir()
+    (folder / "bytes_TRAIN.ts").write_bytes(bytes(range(128, 256)))
+
+
+@pytest.mark.parametrize(("settings", "sweep"), [*((settings, True) for settings in UNFIT), ("device=cuda", False)])
+def test_what_only_a_look_can_tell_is_told_before_anything_starts(settings, sweep, unfit, folder, capsys):
+    """In a sweep the job before the bad one could run, and must not."""
+    given = dict(setting.split("=", 1) for setting in ["task=two_sequence", *TINY.split(), *settings.split()])
+    if given["task"] == "time_series":
+        given = {key: value for key, value in given.items() if key not in ("task.T", *SIZES)}
+    *_, last = settings.split()
+    key, value = last.split("=", 1)
+    good = {"results_dir": "kept", "device": "cpu", "task.N": "1", "model.units": "2", "task.path": "good_TRAIN.ts"}
+    good |= {"task.targets.noise_free": "[0,1]", "task.name": "GunPoint"}
+    if sweep:
+        given[key] = f"{good[key]},{value}"
+    before = sorted(folder.rglob("*"))
+    assert main([*["-m"] * sweep, *(f"{key}={value}" for key, value in given.items())]) == (2 if sweep else 1)
+    err = capsys.readouterr().err
+    assert err.startswith("amu-run: ")
+    assert err.count("\n") == 1
+    assert UNFIT[settings] in err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_home_folder_is_found(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert main(["task=two_sequence", *TINY.split(), "results_dir='~/runs'"]) == 0
+    assert [path.name for path in folder.iterdir()] == ["home"]
+    assert list((folder / "home").glob("runs/two_sequence/rnn/*/trials-0-0/trials.csv"))
+
+
+def test_memory_that_runs_out_all_the_same_is_told_in_a_line(trained, capsys):
+    assert main(["task=adding", "seed=16"]) == 1
+    assert capsys.readouterr().err == "amu-run: not enough memory (no 4 TiB to be had)\n"
 
 
 def test_answers_come_without_heavy_imports(folder):
@@ -207,7 +296,7 @@ def test_a_fault_shows_where_it_is(trained, capsys):
 
 def test_ctrl_c(trained, capsys):
     assert main(["task=adding", "seed=15"]) == 130
-    assert main(["-m", "task=adding", "seed=1,15,16"]) == 130
+    assert main(["-m", "task=adding", "seed=1,15,17"]) == 130
     assert [config["seed"] for config in trained] == [15, 1, 15]
 
 
@@ -291,7 +380,7 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
         ("task=echo model=leaky model.leak=all", "model.leak=all: must be a number"),
         (
             "experiment=echo/leak",
-            "echo/leaky, echo/typo (did you mean echo/leaky?)",
+            "echo/MODEL (did you mean echo/leaky?)",
         ),
         ("experiment=echo/typo", "did you mean training.learning_rate?"),
         ("task=typo", "training.stopp=null: no such key"),

@@ -202,7 +202,7 @@ def test_output_units_start_in_the_same_range_as_all_weights():
         (lambda: LSTM97(2, 4, block_size=0), "block_size=0"),
         (lambda: LSTM97(2, 4, biases="cells"), "none, gates, hidden, all"),
         (lambda: LSTM97(2, 4, biases="none"), "must be empty"),
-        (lambda: match_units(model(5, 2, "gates"), Sizes(7, 7)), "5 units: must be a multiple of block_size=2"),
+        (lambda: match_units(model(5, 2, "gates"), Sizes(7, 7)), "model.units=5: must be a multiple of 2"),
     ],
 )
 def test_wrong_options_are_named(make, words):

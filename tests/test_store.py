@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from amu_experiments import store
 from amu_experiments.analysis.report import write_report
@@ -58,6 +61,31 @@ def test_missing_trials_come_in_stacks_of_consecutive_numbers(folder):
     finish(folder, [6])
     assert store.missing_stacks(folder, range(9)) == [[0, 1], [4, 5], [7, 8]]
     assert store.missing_stacks(folder, [2, 3, 6]) == []
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), wanted=st.sets(st.integers(0, 12), min_size=1))
+def test_in_whatever_order_and_overlap_trials_are_trained_the_result_is_the_same(data, wanted):
+    """Some stacks were trained before, some of them overlapping; then what is missing is trained, in any order."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, whole = (store.folder_of(CONFIG | {"results_dir": Path(name, part)}) for part in ("parts", "whole"))
+        before = data.draw(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=4))
+        for first, count in before:
+            finish(folder, list(range(first, first + count)), mark=1.0)
+        done = store.finished_trials(folder)
+        missing = store.missing_stacks(folder, wanted)
+        trials = [trial for stack in missing for trial in stack]
+        assert sorted(trials) == sorted(wanted - done)
+        assert all(stack == list(range(stack[0], stack[-1] + 1)) for stack in missing)
+        for stack in data.draw(st.permutations(missing)):
+            finish(folder, stack, mark=1.0)
+        assert store.missing_stacks(folder, wanted) == []
+        for stack in store.missing_stacks(whole, done | wanted):
+            finish(whole, stack, mark=1.0)
+        ours, theirs = store.read_result(folder), store.read_result(whole)
+        pd.testing.assert_frame_equal(ours.trials, theirs.trials)
+        pd.testing.assert_frame_equal(ours.history, theirs.history)
+        assert store.read_weights(folder).keys() == store.read_weights(whole).keys()
 
 
 def test_an_interrupted_stack_comes_back_as_it_was(folder):

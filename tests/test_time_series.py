@@ -122,7 +122,7 @@ HEADER = """@problemName Own
 @timeStamps false
 @univariate false
 @equalLength false
-@classLabel true a b
+@classLabel true a b c
 @data
 """
 GOOD = ["1,2,3:5,5,5:a", "2,4:5,5:a", "3,3,4,5:5,5,5,5:b", "0,1:5,5:b"]
@@ -157,13 +157,27 @@ def test_a_pair_of_files_is_read_with_its_unequal_lengths(tmp_path, whole_folder
         ({"test": ["1,?:5,5:a"]}, "Own_TEST.ts: series 1 has missing or infinite values"),
         ({"train": ["1,x:5,5:a"]}, "Own_TRAIN.ts cannot be read as a .ts file: could not convert"),
         ({"train": ["1,2:5:a"]}, "Own_TRAIN.ts cannot be read as a .ts file: .*different number of obs"),
-        ({"train": ["1,2,3"] * 3}, "Own_TRAIN.ts: series without values"),
+        (
+            {"train": ["1,2,3"] * 3},
+            "Own_TRAIN.ts: series 1 is of class 1,2,3; @classLabel names a, b, c, and a line is",
+        ),
+        ({"train": [*GOOD, "1,2:5,5:"]}, "Own_TRAIN.ts: series 5 has no class; @classLabel names a, b, c"),
+        ({"train": [*GOOD, "1,2:5,5:d"]}, "Own_TRAIN.ts: series 5 is of class d; @classLabel names a, b, c"),
+        ({"train": [*GOOD, "1,2:5,5"]}, "Inconsistent number of dimensions in case 5.*; a line is one series"),
+        (
+            {"train": [*GOOD, ":5,5:a"]},
+            "Own_TRAIN.ts cannot be read as a .ts file: could not convert string to float: ''",
+        ),
+        ({"train": [GOOD[0], "", *GOOD[1:]]}, "Own_TRAIN.ts cannot be read .*case 2.*; a line is one series"),
+        ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts: series 5 has a value of 1e\+31, above 1e\+30"),
         ({"test": ["1,2:c"]}, "2 channels in the training part, 1 in the test part"),
         ({"test": ["1,2:5,5:c"]}, "no training series is of the test part's class c"),
         ({"train": GOOD[:2]}, "every training series is of class a"),
         ({"train": GOOD[1:3]}, "no class has two training series"),
         ({"header": HEADER.replace("timeStamps false", "timeStamps true")}, "time stamps are not supported"),
-        ({"train": ["1,2:3,4"], "header": HEADER.replace("true a b", "false")}, "has no class labels"),
+        ({"train": ["1,2:3,4"], "header": HEADER.replace("true a b c", "false")}, "has no class labels"),
+        ({"header": HEADER.replace("@classLabel true a b c\n", "")}, "has no class labels; its header must name them"),
+        ({"header": HEADER.replace("@data\n", "")}, "Own_TRAIN.ts: holds no series; they stand below a line @data"),
         ({"header": ""}, "Own_TRAIN.ts: holds no series"),
     ],
 )

@@ -244,19 +244,12 @@ def _span(comparison: Comparison) -> tuple[float, float]:
     if not _logarithmic(comparison):
         return 0.0, float(comparison.cap)
     first = min(result.config["training"]["evaluate_every"] for result in comparison.results)
-    return float(min(first, _earliest(comparison))), float(comparison.cap)
+    return float(min(first, comparison.earliest)), float(comparison.cap)
 
 
 def _logarithmic(comparison: Comparison) -> bool:
     """Whether sequences stand on a logarithmic axis: where a linear one would press the first times flat."""
-    return comparison.cap > 25 * _earliest(comparison)
-
-
-def _earliest(comparison: Comparison) -> float:
-    """Sequences when the first trial met a criterion; infinity where none did."""
-    rows = range(len(comparison.results))
-    met = [comparison.times(row, criterion) for criterion in comparison.criteria for row in rows]
-    return min((times[solved].min() for times, solved in met if solved.any()), default=np.inf)
+    return comparison.cap > 25 * comparison.earliest
 
 
 def draw_legend(figure: Figure, comparison: Comparison, styles: list[tuple]) -> None:

@@ -1,5 +1,6 @@
 """Comparison tables: which results may be compared, what each row says; as Markdown, CSV and LaTeX."""
 
+import functools
 import hashlib
 import json
 import math
@@ -56,7 +57,7 @@ class Comparison:
         """The row that the others are tested against; None without an AMU."""
         return 0 if self.results[0].config["model"]["cell"] == "amu" else None
 
-    @property
+    @functools.cached_property
     def cap(self) -> int:
         """The most sequences that any trial of the comparison was given or could have been given."""
         return max(
@@ -67,6 +68,13 @@ class Comparison:
     @property
     def criteria(self) -> list[str]:
         return criteria(self.results[0])
+
+    @functools.cached_property
+    def earliest(self) -> float:
+        """Sequences when the first trial met a criterion; infinity where none did."""
+        rows = range(len(self.results))
+        met = [self.times(row, criterion) for criterion in self.criteria for row in rows]
+        return min((times[solved].min() for times, solved in met if solved.any()), default=np.inf)
 
     def times(self, row: int, criterion: str) -> tuple[np.ndarray, np.ndarray]:
         """A row's trials as the statistics want them: `times` (R,) and `solved` (R,).

@@ -4,6 +4,7 @@ Axis letters, used as suffixes of tensor names: R trials, T time, B sequences of
 A units (a cell's output features), K net inputs (rows of the weight matrices: neurons, or gates).
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import ClassVar
@@ -119,7 +120,7 @@ class Cell(nn.Module):
     @classmethod
     def count(cls, input_size: int, hidden_size: int, **options) -> int:
         """Parameters of one trial."""
-        return sum(int(np.prod(shape)) for shape in cls.shapes(input_size, hidden_size, **options).values())
+        return sum(math.prod(shape) for shape in cls.shapes(input_size, hidden_size, **options).values())
 
     def initial_values(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One trial's initial parameters, uniform in +-initial_range / sqrt(fan)."""

@@ -65,6 +65,7 @@ class Adding(Task):
         self.form = check_choice("form", form, ("modern", "1997"))
         # In the 1997 form the first ten pairs can be marked, and the last one never is.
         self.T = check_integer("T", T, least=2 if self.form == "modern" else 11)
+        self.steps = self.T + (self.T // 10 if self.form == "1997" else 0)
         self.tolerance = check_number("tolerance", tolerance, low=0)
         if self.form == "1997":
             self.window = check_integer("window", window, least=1)

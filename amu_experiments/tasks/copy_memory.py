@@ -51,6 +51,7 @@ class CopyMemory(Task):
         self.T = check_integer("T", T, least=1)
         self.remembered = check_integer("remembered", remembered, least=1)
         self.symbols = check_integer("symbols", symbols, least=2)
+        self.steps = self.T + 2 * self.remembered
         self.input_size = self.symbols + 2
         self.output_size = self.symbols + 1
         self.validation_size = check_integer("validation_size", validation_size, least=1)

@@ -65,6 +65,10 @@ class EmbeddedReber(Task):
         super().__init__(trials)
         self.targets = check_choice("targets", targets, ("next", "legal"))
         self.strings = check_integer("strings", strings, least=1)
+        # Training strings are kept in their own order and in that of the present round.
+        self.training_size, self.validation_size, self.test_size = 2 * self.strings, 2 * self.strings, self.strings
+        # With twice as many strings the longest has some two symbols more.
+        self.steps = 8 + 2 * self.strings.bit_length()
         self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error", "half_squared_error"))
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
         self.criteria = read_criteria(criteria, self.metrics)

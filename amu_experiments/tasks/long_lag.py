@@ -79,6 +79,8 @@ class LongLag(Task):
         self.p = check_integer("p", p, least=2)
         self.q = check_integer("q", q, least=1)
         self.trigger_probability = check_number("trigger_probability", trigger_probability, low=0, high=1)
+        # In 2c there are 1 / trigger_probability more on average; of many sequences the longest has several times that.
+        self.steps = self.p if self.variant != "2c" else self.q + 2 + round(1 / self.trigger_probability)
         self.tolerance = check_number("tolerance", check_section("tolerance", tolerance, self.variant), low=0)
         self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error", "half_squared_error"))
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"

@@ -51,6 +51,7 @@ class Multiplication(Task):
     ):
         super().__init__(trials)
         self.T = check_integer("T", T, least=11)  # the first ten pairs can be marked, and the last one never is
+        self.steps = self.T + self.T // 10
         self.tolerance = check_number("tolerance", tolerance, low=0)
         self.window = check_integer("window", window, least=1)
         self.squash = check_choice("squash", squash, ("linear", "logistic"))

@@ -124,6 +124,11 @@ class Task:
     """Names of what `measure_recent` returns."""
     validation_size: int = 256
     test_size: int = 256
+    training_size: int = BLOCK
+    """How many training sequences of a trial are kept at once."""
+    steps: int | None = None
+    """How many time steps the longest sequence has, or about that; None: not known before they are drawn. With the
+    sizes above it tells whether a run fits into memory."""
     threads: int = 1
     """How many make training data, trial by trial; it does not matter to what they make."""
 

@@ -69,6 +69,7 @@ class TemporalOrder(Task):
         super().__init__(trials)
         self.variant = check_choice("variant", variant, ("6a", "6b"))
         self.T = check_integer("T", T, least=1)
+        self.steps = self.T + self.T // 10
         self.positions = _in_proportion(check_section("positions", positions, self.variant), self.T)
         self.output_size = 2 ** len(self.positions)
         self.tolerance = check_number("tolerance", tolerance, low=0)

@@ -5,6 +5,7 @@ The archive's own training and test parts are kept; aeon ships some sets and dow
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from amu_experiments.tasks.task import Sequences, Task, check_number, one_hot, read_criteria
+
+FORM = "a line is one series, its channels (values with ',' between) and then its class, with ':' between"
+
+LARGEST = 1e30
+"""In size, of a value: larger ones would not survive being scaled and squared in single precision."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,9 @@ class TimeSeries(Task):
         self.classes = np.unique(self.training.labels)
         self.input_size = self.training.series.shape[2]
         self.output_size = len(self.classes)
+        self.training_size, self.validation_size = len(self.training.labels), 0
+        self.test_size = len(self.held_out.labels)
+        self.steps = max(self.training.series.shape[1], self.held_out.series.shape[1])
 
     def sets(self, rng):
         train, validation = split_off(self.training.labels, self.validation_share, rng)
@@ -134,7 +143,7 @@ def _by_name(name: str) -> list[tuple]:
     if name in shipped:
         return _by_path(shipped[name])
     if name not in tsc_zenodo:
-        near = difflib.get_close_matches(str(name), [*shipped, *tsc_zenodo], n=3)
+        near = difflib.get_close_matches(str(name), {*shipped, *tsc_zenodo}, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped with aeon: {', '.join(shipped)}"
         raise ValueError(f"task.name={name} is no classification data set that aeon knows; {hint}")
     try:
@@ -154,7 +163,7 @@ def _by_path(path: str | Path) -> list[tuple]:
     if train.is_dir():
         pairs = sorted(train.glob("*_TRAIN.ts"))
         if len(pairs) != 1:
-            found = ", ".join(pair.name for pair in pairs) or "none"
+            found = ", ".join([*(pair.name for pair in pairs[:3]), *["..."] * (len(pairs) > 3)]) or "none"
             raise ValueError(f"task.path={path} must hold one file NAME_TRAIN.ts (found: {found}), or be that file")
         train = pairs[0]
     if not train.name.endswith("_TRAIN.ts"):
@@ -186,25 +195,36 @@ def _read(file: Path) -> tuple:
     except FileNotFoundError:
         raise ValueError(f"{file}: there is no such file") from None
     except (OSError, ValueError, IndexError) as error:
-        raise ValueError(f"{file} cannot be read as a .ts file: {_one_line(error)}") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+        reason = re.sub(r"^Error loading <.*?>\. ", "", reason).rstrip(".")
+        raise ValueError(f"{file} cannot be read as a .ts file: {reason}; {FORM}") from None
+    if len(series) == 0:
+        raise ValueError(f"{file}: holds no series; they stand below a line @data, and {FORM}")
     if header["timestamps"]:
         raise ValueError(f"{file}: series with time stamps are not supported; leave out the time stamps")
-    if not header["classlabel"]:
-        raise ValueError(f"{file}: has no class labels (@classLabel true ...)")
+    if not (header["classlabel"] and header["class_values"]):
+        raise ValueError(f"{file}: has no class labels; its header must name them (@classLabel true a b ...)")
+    declared = dict.fromkeys(header["class_values"])
+    for number, label in enumerate(labels):
+        if label.lower() not in declared:
+            raise ValueError(
+                f"{file}: series {number + 1} {f'is of class {label}' if label else 'has no class'}; "
+                f"@classLabel names {', '.join(declared)}, and {FORM}"
+            )
     return series, labels
 
 
 def _part(source: str, series, labels: np.ndarray) -> Part:
     """Series (I, T) of one length or many as (B, T, I), zero after the end; ValueError if they are no use."""
-    if len(series) == 0:
-        raise ValueError(f"{source}: holds no series")
     lengths = np.array([one.shape[1] for one in series])
     padded = np.zeros((len(series), lengths.max(), series[0].shape[0]))
     if 0 in padded.shape:
-        raise ValueError(f"{source}: series without values; a line is the channels, then the class, with ':' between")
+        raise ValueError(f"{source}: series without values; {FORM}")
     for number, one in enumerate(series):
         if not np.isfinite(one).all():
-            raise ValueError(f"{source}: series {number + 1} has missing or infinite values")
+            raise ValueError(f"{source}: series {number + 1} has missing or infinite values; fill them in")
+        if np.abs(one).max() > LARGEST:
+            raise ValueError(f"{source}: series {number + 1} has a value of {np.abs(one).max():.3g}, above {LARGEST:g}")
         padded[number, : lengths[number]] = one.T
     return Part(padded, lengths, np.asarray(labels))
 

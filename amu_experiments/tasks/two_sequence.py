@@ -60,10 +60,15 @@ class TwoSequence(Task):
         super().__init__(trials)
         self.variant = check_choice("variant", variant, ("noise_free", "noisy_input", "noisy_target"))
         self.N = check_integer("N", N, least=1)
-        self.T = check_integer("T", T, least=self.N)
+        self.T = check_integer("T", T, least=1)
+        if self.N > self.T:
+            raise ValueError(f"task.N={self.N}: must be at most task.T={self.T}, the length of a sequence")
+        self.steps = self.T + self.T // 10
         self.deviation = np.float32(check_number("variance", variance, low=0) ** 0.5)
         self.target_deviation = check_number("target_variance", target_variance, low=0) ** 0.5
         self.targets = tuple(check_section("targets", targets, self.variant))
+        if len(self.targets) != 2:
+            raise ValueError(f"task.targets.{self.variant}={list(self.targets)}: must be two numbers")
         self.tolerance = check_number("tolerance", check_section("tolerance", tolerance, self.variant), low=0)
         self.squash = check_choice("squash", squash, ("linear", "logistic"))
         self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))

@@ -1,0 +1,56 @@
+"""Runs that cannot fit into memory are refused before anything is drawn; those that fit are not."""
+
+import pytest
+
+from amu_experiments import memory
+from amu_experiments.config import ConfigurationError
+from amu_experiments.overrides import Composer
+from amu_experiments.training import prepare
+
+TOO_MUCH = {
+    "task=two_sequence trials=10000 task.T=1000000": r"trials=10000 and what task .* 1,100,000 steps of 1 numbers",
+    "task=two_sequence task.T=1000000 task.validation_size=1000000 trials=1": r"1,00\d,\d+ sequences of 1,100",
+    "task=two_sequence task.T=1000000 task.test_size=1000000 trials=1": r"2,00\d,\d+ sequences of 1,100,000 steps",
+    "task=two_sequence model=rnn model.units=1000000": r"model\.units=1000000 \(1,000,003,000,001 parameters",
+    "task=two_sequence model=rnn model.parameters=1000000000 trials=100": "model.units=31621 .999,982,505 parameters",
+    "task=two_sequence training.batch_size=1000000000 trials=30": r"2,000,000,\d+ sequences of 110 steps",
+    "task=embedded_reber task.strings=1000000 trials=100": "6,000,000 sequences of 48 steps of 14 numbers",
+    "task=adding task.T=1000000 task.validation_size=1000000": "1,000,000 steps of 2 numbers",
+    "task=adding_1997 task.T=1000000 task.window=1000000 trials=10000": "of 1,100,000 steps of 2 numbers",
+    "task=multiplication task.T=1000000 trials=100": "of 1,100,000 steps of 2 numbers",
+    "task=temporal_order task.T=1000000 trials=30": "of 1,100,000 steps of 8 numbers",
+    "task=long_lag_2a task.p=1000000": "1,000,000 steps of 2,000,002 numbers",
+    "task=long_lag task.trigger_probability=1e-12": r"sequences of 1,000,000,000,\d+ steps",
+    "task=copy_memory task.symbols=1000000": "of 2,000,003 numbers",
+    "task=japanese_vowels model=rnn trials=10000 model.units=3000": r"model\.units=3000 \(9,066,009 parameters",
+}
+
+
+@pytest.fixture(scope="module")
+def composer():
+    composer = Composer()
+    with composer.ready():
+        yield composer
+
+
+@pytest.mark.parametrize("command", TOO_MUCH)
+def test_what_cannot_fit_into_memory_is_refused_with_both_figures(command, composer):
+    both = r"need [\d.,]+ [TP]iB of memory at least, and [\d.,]+ \w+ are free here; take fewer"
+    with pytest.raises(ConfigurationError, match=f"{TOO_MUCH[command]}.*{both}"):
+        prepare(composer.load(command.split()))
+
+
+@pytest.mark.parametrize("free", [2**20, 2**30])
+def test_it_is_what_is_free_that_decides(free, composer, monkeypatch):
+    """Ten trials of (250 + 2,560 + 2 * 2,560) sequences of 110 numbers in four bytes each are some 30 MiB at least."""
+    monkeypatch.setattr(memory, "free_memory", lambda: free)
+    config = composer.load(["task=two_sequence", "task.validation_size=2560", "task.test_size=2560"])
+    if free == 2**30:
+        assert prepare(config)["model"]["units"] > 0
+    else:
+        with pytest.raises(ConfigurationError, match=r"need 33\.\d MiB of memory at least, and 1\.0 MiB are free here"):
+            prepare(config)
+
+
+def test_free_memory_is_some_of_what_the_machine_has():
+    assert 2**25 < memory.free_memory() < 2**50
