@@ -11,10 +11,11 @@ loss, which alone decides where a task has no criterion. The criterion of multip
 sequences, each measured before it is learned from.
 
 First comes the grid. Then, one by one, the configuration beside the best one that has not been tried, or, where all
-four beside it have, beside the second best, and so on. All models of an experiment get the same number. It is raised
-for all of them while the best configuration of any lies at the edge of what was tried, up to a limit; a model that
-never met the criterion has no best configuration and raises it for nobody. Trials that exist are not trained again: a
-run that was stopped goes on, and one with a higher limit goes further.
+four beside it have, beside the second best, and so on. All models of an experiment get the same number. Then the best
+few get more trials, since the luckiest of many configurations with few trials is seldom the best, and these trials
+choose. The number of configurations is raised for all models while the choice of any lies at the edge of what was
+tried, up to a limit; a model that never met the criterion has no best configuration and raises it for nobody. Trials
+that exist are not trained again: a run that was stopped goes on, and one with a higher limit goes further.
 
 Writes <experiments>/<experiment>/<model>.yaml, the choice, and <out>/<experiment>-<model>.csv, all that was tried.
 """
@@ -77,14 +78,14 @@ def models_of(plan: dict, experiment: str) -> dict[str, dict]:
 def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
     """Tune all models of an experiment, and write what was tried and chosen."""
     searches = {model: Search(plan, experiment, model, options) for model in models_of(plan, experiment)}
-    for search in searches.values():
-        search.extend(plan["configurations"])
-    while any(search.at_edge() for search in searches.values()):
-        count = len(next(iter(searches.values())).tried)
-        if count == plan["most"]:
-            break
+    count = plan["configurations"]
+    while True:
         for search in searches.values():
-            search.extend(count + 1)
+            search.extend(count)
+            search.choose()
+        if count == plan["most"] or not any(search.at_edge() for search in searches.values()):
+            break
+        count += 1
     for model, search in searches.items():
         store_choice(plan, experiment, model, search, options)
 
@@ -92,10 +93,11 @@ def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
 def store_choice(plan: dict, experiment: str, model: str, search: "Search", options: argparse.Namespace) -> None:
     """Write the choice as an experiment, and everything tried as CSV, best first."""
     options.out.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame([search.tried[point] for point in search.ranking()]).replace(math.inf, math.nan)
+    rows = [search.tried[point] | finals_of(search, point) for point in search.ranking()]
     path = options.out / f"{experiment}-{model}.csv"
-    store.write_text(path, table.to_csv(index=False, float_format="%.6g"))
-    best = search.tried[search.ranking()[0]]
+    text = pd.DataFrame(rows).replace(math.inf, math.nan).to_csv(index=False, float_format="%.6g")
+    store.write_text(path, text)
+    best = search.finals[search.ranking()[0]]
     found = f"validation loss {best['loss']:.4g}"
     if search.criterion:
         found = f"{search.criterion} met by {best['solved']} of {best['trials']} trials"
@@ -108,6 +110,12 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
     write_experiment(options.experiments, plan, experiment, model, chosen, f"{comment}. All of them: {path.name}")
     print(f"{experiment} {model}: {comment}", flush=True)
+
+
+def finals_of(search: "Search", point: Point) -> dict:
+    """What became of a configuration's trials among the best few, in columns of their own."""
+    measured = ("trials", "diverged", "solved", "median_sequences", "loss")
+    return {f"final_{key}": search.finals[point][key] for key in measured} if point in search.finals else {}
 
 
 def write_experiment(folder: Path, plan: dict, experiment: str, model: str, chosen: Mapping, how: str) -> None:
@@ -189,17 +197,13 @@ class Search:
         self.name = f"{experiment} {model}"
         self.axes = of_model["axes"]
         self.tried: dict[Point, dict] = {}
+        self.finals: dict[Point, dict] = {}
+        self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
         self.grid = grid(self.axes)
         self.composer = Composer()
-        settings = {
-            **of_experiment["settings"],
-            **of_model["settings"],
-            "trials": plan["trials"],
-            "seed": plan["seed"],
-        }
+        chosen = {"task": of_experiment["task"], "model": of_model["model"], "seed": plan["seed"]}
+        self.settings = chosen | of_experiment["settings"] | of_model["settings"]
         self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
-        self.lines = [f"task={of_experiment['task']}", f"model={of_model['model']}"]
-        self.lines += [f"{key}={value}" for key, value in settings.items()]
         self.criterion = None
 
     def extend(self, count: int) -> None:
@@ -208,14 +212,18 @@ class Search:
             new = len(self.tried)
             sizes = tuple(len(axis["values"]) for axis in self.axes)
             point = self.grid[new] if new < len(self.grid) else next_point(self.ranking(), sizes)
-            self.tried[point] = self.try_out(point)
+            self.tried[point] = self.try_out(point, self.trials)
 
-    def try_out(self, point: Point) -> dict:
+    def choose(self) -> None:
+        """Give the best few more trials; those choose."""
+        best = ranked(self.tried)[: self.finalists]
+        self.finals = {point: self.try_out(point, self.final_trials) for point in best}
+
+    def try_out(self, point: Point, trials: int) -> dict:
         values = {axis["key"]: axis["values"][place] for axis, place in zip(self.axes, point, strict=True)}
+        settings = self.settings | values | {"trials": trials}
         with self.composer.ready():
-            config = (
-                self.composer.load([*self.lines, *(f"{key}={value}" for key, value in values.items())]) | self.place
-            )
+            config = self.composer.load([f"{key}={value}" for key, value in settings.items()])
         training = config["training"]
         self.criterion = training["stop"]
         result = trained(config | self.place)
@@ -225,16 +233,18 @@ class Search:
             **judge(result, self.criterion, training["max_sequences"]),
         }
         told = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in row.items())
-        print(f"{self.name} {len(self.tried) + 1}: {told}", flush=True)
+        print(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {told}", flush=True)
         return row
 
     def ranking(self) -> list[Point]:
-        return ranked(self.tried)
+        """All points from best to worst, those with more trials first: they are the best by the first ones."""
+        finals = ranked(self.finals)
+        return finals + [point for point in ranked(self.tried) if point not in self.finals]
 
     def at_edge(self) -> bool:
-        """Whether more should be tried around the best; of a model that never met its criterion, no more is known."""
+        """Whether more should be tried around the choice; of a model that never met its criterion, no more is known."""
         ranking = self.ranking()
-        hopeless = self.criterion is not None and self.tried[ranking[0]]["solved"] == 0
+        hopeless = self.criterion is not None and self.finals[ranking[0]]["solved"] == 0
         return at_edge(ranking) and not hopeless
 
 
