@@ -1,5 +1,6 @@
 """Long runs need no more memory at their end than at their beginning, and a large store is reported soon."""
 
+import json
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ def test_memory_is_steady_from_a_tenth_of_a_run_to_its_end(long, tmp_path):
 
 def fill(results_dir, tasks, models, rates):
     """A store of 30 trials for every task, model and learning rate, each with 100 evaluations."""
+    made = training.provenance()
     composer, rng, trials, looks = Composer(), np.random.default_rng(0), np.arange(30), 1000 * np.arange(1, 101)
     with composer.ready():
         for task, model, rate in ((t, m, r) for t in tasks for m in models for r in rates):
@@ -69,9 +71,11 @@ def fill(results_dir, tasks, models, rates):
             table |= {
                 name: rng.random(30) for name in (*metrics, *(f"test_{name}" for name in ("loss", *kind.metrics)))
             }
-            stack = store.start_stack(store.folder_of(config), config, list(trials), training.provenance())
-            weights = np.zeros((30, 121), np.float32)
-            store.finish_stack(stack, pd.DataFrame(history), pd.DataFrame(table), trials, weights)
+            folder, weights = store.folder_of(config), np.zeros((30, 121), np.float32)
+            with store.claim(folder, config, trials.tolist()) as claim:
+                stack = store.stack_folder(folder, claim.trials)
+                store.write_text(stack / "provenance.json", json.dumps(made))
+                store.finish_stack(stack, pd.DataFrame(history), pd.DataFrame(table), trials, weights)
 
 
 def test_a_large_store_is_reported_soon(long, tmp_path):
