@@ -6,13 +6,14 @@ a run interrupted at any point and started again gives the rows of an uninterrup
 
 import importlib.metadata
 import io
+import json
 import os
 import platform
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ from amu_experiments.tasks.task import Sequences, Task
 SECONDS_BETWEEN_LOOKS = 0.5
 """How long a stretch of learning may take: signals, the clock and the progress bar are looked at in between."""
 
+SECONDS_TO_STOP = 1.5
+"""How long a step may still take after Ctrl-C or SIGTERM; one that takes longer is given up with what it did."""
+
 BYTES_AT_ONCE = 64 * 2**20
 """Of training inputs, for all trials of a stretch."""
 
@@ -38,20 +42,22 @@ BYTES_AT_ONCE = 64 * 2**20
 def run(config: dict) -> None:
     """Train what is missing of the trials asked for, and print a table of all of them."""
     config = prepare(config)
-    wanted = range(config["seed"], config["seed"] + config["trials"])
+    wanted = wanted_trials(config)
     folder = store.folder_of(config)
-    stacks = store.missing_stacks(folder, wanted)
-    missing = sum(map(len, stacks))
+    missing = len(set(wanted) - store.finished_trials(folder))
     if missing == 0:
         print(f"All {len(wanted)} trials asked for exist already: nothing to train.")
     elif missing < len(wanted):
         print(f"{len(wanted) - missing} of {len(wanted)} trials exist already; training {missing}.")
-    for trials in stacks:
-        train_stack(config, folder, trials)
+    result = train_missing(config)
     from amu_experiments.analysis.tables import run_table
 
-    print(run_table(store.read_result(folder)))
+    print(run_table(result))
     print(f"Kept in {folder}")
+
+
+def wanted_trials(config: dict) -> range:
+    return range(config["seed"], config["seed"] + config["trials"])
 
 
 def prepare(config: dict) -> dict:
@@ -102,33 +108,72 @@ def _usable(results_dir: str) -> Path:
     return folder
 
 
+def train_missing(config: dict) -> store.Result:
+    """Train those of the wanted trials that are not there, and return all that are; `config` must be prepared.
+
+    However many processes ask for the same trials at a time, each trial is trained by one of them: what another one is
+    training is waited for, after everything else.
+    """
+    folder = store.folder_of(config)
+    while True:
+        with store.claim(folder, config, wanted_trials(config)) as claim:
+            for line in claim.set_aside:
+                print(f"Damaged: {line}", flush=True)
+            if claim.trials:
+                train_stack(config, folder, claim.trials)
+                continue
+        if not claim.elsewhere:
+            return store.read_result(folder)
+        print(f"{claim.elsewhere[0].name} is being trained by another process: waiting for it.", flush=True)
+        store.wait_for(claim.elsewhere[0])
+
+
 def train_stack(config: dict, folder: Path, trials: list[int]) -> None:
-    """Train a stack of trials to its end, from its checkpoint if there is one, and write its results."""
+    """Train a stack of trials that was claimed to its end, from its checkpoint if there is one, and write its results.
+
+    Where a checkpoint cannot be written, training ends with that error: to go on would put ever more at stake.
+    """
     training = config["training"]
-    path = store.start_stack(folder, config, trials, provenance())
-    stack = Stack(config, trials)
-    if (path / "checkpoint.pt").exists():
-        stack.load((path / "checkpoint.pt").read_bytes())
-        print(f"Going on from the checkpoint at {stack.sequences:,} sequences.")
+    path = store.stack_folder(folder, trials)
+    store.write_text(path / "provenance.json", json.dumps(provenance(), indent=1) + "\n")
+    stack = taken_up(config, path, trials)
     title = f"{folder.parent.parent.name} {folder.parent.name}"
-    progress = Progress(title, len(trials), stack.maximum, stack.sequences, training["stop"])
     saved = time.monotonic()
-    with postponed_signals() as interrupted:
-        while stack.active:
+    with (
+        closing(Progress(title, len(trials), stack.maximum, stack.sequences, training["stop"])) as progress,
+        postponed_signals() as interrupted,
+    ):
+        while stack.active and not interrupted:
             count = stack.learn_some()
             progress.advance(count, len(stack.active))
             if stack.evaluation_is_due():
                 stack.evaluate()
                 progress.tell(stack.sequences, stack.solved)
-            if interrupted or time.monotonic() - saved > 60 * training["checkpoint_minutes"]:
-                store.write_bytes(path / "checkpoint.pt", stack.dump())
+            if time.monotonic() - saved > 60 * training["checkpoint_minutes"]:
+                store.write_checkpoint(path, stack.dump())
                 saved = time.monotonic()
-            if interrupted:
-                progress.close()
-                print(f"Stopped at {stack.sequences:,} sequences; the same command goes on from there.")
-                raise KeyboardInterrupt
-    progress.close()
-    store.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
+        if not stack.active:
+            store.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
+    if stack.active:
+        store.write_checkpoint(path, stack.dump())
+        print(f"Stopped at {stack.sequences:,} sequences; the same command goes on from there.")
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def taken_up(config: dict, path: Path, trials: list[int]) -> "Stack":
+    """A stack as its checkpoint has it, or at its beginning where there is none that can be used."""
+    stack = Stack(config, trials)
+    checkpoint = path / "checkpoint.pt"
+    if not checkpoint.exists():
+        return stack
+    try:
+        stack.load(store.read_checkpoint(path))
+    except ValueError as error:
+        print(f"Damaged: {checkpoint}: {error}; set aside as {store.set_aside(checkpoint).name}. Starting anew.")
+        return Stack(config, trials)
+    print(f"Going on from the checkpoint at {stack.sequences:,} sequences.")
+    return stack
 
 
 class Stack:
@@ -382,8 +427,13 @@ class Stack:
         return file.getvalue()
 
     def load(self, data: bytes) -> None:
-        """Go on from what `dump` gave."""
-        kept = torch.load(io.BytesIO(data), weights_only=True, map_location=self.network.flat.device)
+        """Go on from what `dump` gave; ValueError for anything else, of which no code is run."""
+        try:
+            kept = torch.load(io.BytesIO(data), weights_only=True, map_location=self.network.flat.device)
+        except Exception as error:  # bytes of any kind can make it stumble in any way
+            raise ValueError(f"cannot be read as a checkpoint ({type(error).__name__})") from error
+        if not isinstance(kept, dict) or kept.keys() != {*self._KEPT, "flat", "memory", "updates"}:
+            raise ValueError("not a checkpoint of this version")
         self._keep(np.array([self.trials.index(trial) for trial in kept["active"]], dtype=int))
         self.network.hold(kept.pop("flat"))
         self.optimizer.memory, self.optimizer.updates = kept.pop("memory"), kept.pop("updates")
@@ -395,11 +445,19 @@ class Stack:
 
 @contextmanager
 def postponed_signals():
-    """A list that becomes non-empty on Ctrl-C or SIGTERM; a second one stops the process at once."""
+    """A list that becomes non-empty on Ctrl-C or SIGTERM, which otherwise do nothing for SECONDS_TO_STOP.
+
+    What takes longer than that, such as compiling, gets a KeyboardInterrupt. A second signal acts at once.
+    """
     interrupted: list[int] = []
 
     def note(number, frame):
         interrupted.append(number)
+        restore()
+        previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP)
+
+    def restore():
         for each, handler in previous.items():
             signal.signal(each, handler)
 
@@ -411,9 +469,13 @@ def postponed_signals():
         previous = {}
     try:
         yield interrupted
+    except KeyboardInterrupt:
+        print("Stopped in the middle of a step; the same command goes on from the last checkpoint, if there is one.")
+        raise
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        if interrupted:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        restore()
 
 
 def provenance() -> dict:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from amu_experiments.store import write_text
+from amu_experiments.store import UnusableError, read_config, read_stack, write_stack
 
 EVALUATIONS = 25
 
@@ -32,19 +32,23 @@ def main() -> None:
     if others:
         names = ", ".join(sorted(map(str, others)))
         raise SystemExit(f"export_runs: {options.out} holds runs that {options.results_dir} does not; remove {names}")
-    for stack in stacks:
-        copy(stack, options.out / stack.relative_to(options.results_dir))
+    try:
+        for stack in stacks:
+            copy(stack, options.out / stack.relative_to(options.results_dir))
+    except UnusableError as error:
+        raise SystemExit(f"export_runs: {error}; the command that made it makes it anew") from error
     print(f"{len(stacks)} stacks written to {options.out}")
 
 
 def copy(stack: Path, to: Path) -> None:
-    """Copy one stack, and the configuration it belongs to."""
+    """Copy one stack, and the configuration it belongs to; UnusableError where they are not as they were written."""
+    read_config(stack.parent)
+    _, history = read_stack(stack)
     to.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(stack.parent / "config.yaml", to.parent / "config.yaml")
-    for name in ("provenance.json", "trials.csv"):
-        shutil.copyfile(stack / name, to / name)
-    history = thinned(pd.read_csv(stack / "history.csv"))
-    write_text(to / "history.csv", history.to_csv(index=False, float_format="%.5g"))
+    shutil.copyfile(stack / "provenance.json", to / "provenance.json")
+    table = thinned(history).to_csv(index=False, float_format="%.5g")
+    write_stack(to, {"history.csv": table.encode(), "trials.csv": (stack / "trials.csv").read_bytes()})
 
 
 def thinned(history: pd.DataFrame) -> pd.DataFrame:

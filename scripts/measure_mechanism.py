@@ -28,7 +28,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    results = read_results(options.results_dir)
+    left_out: list = []
+    results = read_results(options.results_dir, left_out)
+    for error in left_out:
+        print(f"Left out: {error}")
     results = [result for result in results if options.task is None or result.task in options.task]
     if not results:
         raise SystemExit(f"measure_mechanism: no finished runs in {options.results_dir}")

@@ -35,7 +35,7 @@ from amu_experiments import store
 from amu_experiments.analysis.statistics import median_time
 from amu_experiments.analysis.tables import final_values, times_to
 from amu_experiments.overrides import Composer, conf_dir
-from amu_experiments.training import prepare, train_stack
+from amu_experiments.training import prepare, train_missing, wanted_trials
 
 Point = tuple[int, ...]
 """A configuration by the places of its values on the two axes."""
@@ -247,12 +247,8 @@ def grid(axes: Sequence[Mapping]) -> list[Point]:
 def trained(config: dict) -> store.Result:
     """The trials that a configuration asks for, of which those that are missing are trained first."""
     config = prepare(config)
-    folder = store.folder_of(config)
-    wanted = range(config["seed"], config["seed"] + config["trials"])
-    for trials in store.missing_stacks(folder, wanted):
-        train_stack(config, folder, trials)
-    result = store.read_result(folder)
-    return replace(result, trials=result.trials[result.trials["trial"].isin(wanted)])
+    result = train_missing(config)
+    return replace(result, trials=result.trials[result.trials["trial"].isin(wanted_trials(config))])
 
 
 if __name__ == "__main__":

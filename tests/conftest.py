@@ -1,4 +1,4 @@
-"""The option --long, for the tests of faults and endurance that take minutes."""
+"""Options of the test suite."""
 
 import pytest
 
@@ -10,3 +10,9 @@ def pytest_addoption(parser):
 @pytest.fixture
 def long(request) -> bool:
     return request.config.getoption("--long")
+
+
+@pytest.fixture
+def number(long):
+    """number(few, many): how often a test does what it does, many times with --long."""
+    return lambda few, many: many if long else few

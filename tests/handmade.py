@@ -1,12 +1,13 @@
 """Small results written by hand in the store's files, for tests of the analysis."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from amu_experiments.config import SCHEMA_VERSION
-from amu_experiments.store import Result, read_result
+from amu_experiments.store import Result, folder_of, read_result
 
 TASK = {
     "problem": "two_sequence",
@@ -43,7 +44,8 @@ def write(
     """Write a result and read it back. Each trial is given as it ended:
 
     a number: sequences after which it met st2 (and st1 100 earlier); None: it met neither in all the
-    sequences there were; "diverged": it did so after 300.
+    sequences there were; "diverged": it did so after 300. `identity` is what the result returned calls itself, for
+    tests that match by it; its folder has the name that belongs to the configuration.
     """
     training = TRAINING | dict(training)
     config = {
@@ -77,13 +79,13 @@ def write(
         if status != "diverged":
             row = {"trial": trial, "sequences": seen, "seconds": seen / 100, "train_loss": 0.1}
             history.append(row | {"gradient_norm": 1.0} | {key: trials[-1][key] for key in METRICS})
-    folder = root / config["task"]["problem"] / cell / identity
+    folder = folder_of(config | {"results_dir": root})
     stack = folder / f"trials-{first}-{first + len(ends) - 1}"
     stack.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     pd.DataFrame(history, columns=HISTORY).to_csv(stack / "history.csv", index=False)
     pd.DataFrame(trials, columns=TRIALS).to_csv(stack / "trials.csv", index=False)
-    return read_result(folder)
+    return replace(read_result(folder), identity=identity)
 
 
 METRICS = ["mean_error", "accuracy", "loss"]

@@ -17,6 +17,7 @@ from amu_experiments.config import (
     task_folder,
 )
 from amu_experiments.overrides import Composer, choices, load
+from amu_experiments.store import folder_of
 
 REFERENCE = {
     "trials": 10,
@@ -278,9 +279,25 @@ def test_folders_cannot_lead_elsewhere(name):
     for folder in (
         task_folder({"task": {"problem": "time_series", "name": name}}),
         task_folder({"task": {"problem": "time_series", "name": None, "path": name}}),
+        task_folder({"task": {"problem": name}}),
         model_folder({"model": {"cell": name}}),
     ):
         assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", folder)
+
+
+@pytest.mark.parametrize("name", ["../../up", "/etc/passwd", "..", "a/../../b", "~", "a\\b", "C:x", "a\0b", "a\nb"])
+def test_results_stay_in_their_folder_whatever_things_are_called(composer, tmp_path, name):
+    base = composer.load(["task=time_series", "task.name=GunPoint", "model.units=2"])
+    for section, values in (
+        ("task", {"name": name}),
+        ("task", {"name": None, "path": name}),
+        ("model", {"cell": name}),
+    ):
+        config = base | {section: base[section] | values, "results_dir": str(tmp_path)}
+        assert folder_of(config).resolve().parents[2] == tmp_path.resolve()
+    for override in (f"task={name}", f"model={name}", f"model.cell={name}", f"task.problem={name}"):
+        with pytest.raises(ConfigurationError):
+            composer.load(["task=time_series", "task.name=GunPoint", "model.units=2", override])
 
 
 # The files in conf/ -----------------------------------------------------------------------------------------

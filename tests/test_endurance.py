@@ -1,5 +1,6 @@
 """Long runs need no more memory at their end than at their beginning, and a large store is reported soon."""
 
+import json
 import subprocess
 import sys
 import time
@@ -69,9 +70,11 @@ def fill(results_dir, tasks, models, rates):
             table |= {
                 name: rng.random(30) for name in (*metrics, *(f"test_{name}" for name in ("loss", *kind.metrics)))
             }
-            stack = store.start_stack(store.folder_of(config), config, list(trials), training.provenance())
-            weights = np.zeros((30, 121), np.float32)
-            store.finish_stack(stack, pd.DataFrame(history), pd.DataFrame(table), trials, weights)
+            folder, weights = store.folder_of(config), np.zeros((30, 121), np.float32)
+            with store.claim(folder, config, trials.tolist()) as claim:
+                stack = store.stack_folder(folder, claim.trials)
+                store.write_text(stack / "provenance.json", json.dumps(training.provenance()))
+                store.finish_stack(stack, pd.DataFrame(history), pd.DataFrame(table), trials, weights)
 
 
 def test_a_large_store_is_reported_soon(long, tmp_path):

@@ -1,39 +1,69 @@
-"""The folder of results: which trials are missing, and files that appear whole or not at all."""
+"""The folder of results: which trials are missing, who trains them, and nothing believed that is not as it was."""
 
+import json
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amu_experiments import store
+from amu_experiments.analysis.report import write_report
+
+OLD = Path(__file__).parent / "old_store"
 
 CONFIG = {
-    "results_dir": "runs",
     "task": {"problem": "adding", "T": 100},
     "model": {"cell": "amu", "units": 3},
     "training": {"learning_rate": 0.01, "checkpoint_minutes": 5},
 }
 
 
+@pytest.fixture
+def folder(tmp_path):
+    return store.folder_of(CONFIG | {"results_dir": tmp_path})
+
+
+def claimed(folder, trials):
+    """What is to be trained of these trials, and elsewhere, as numbers."""
+    with store.claim(folder, CONFIG, trials) as claim:
+        return claim.trials, [path.name for path in claim.elsewhere]
+
+
 def finish(folder, trials, mark=0.0):
-    stack = store.start_stack(folder, CONFIG, trials, {})
-    table = pd.DataFrame({"trial": trials, "status": "finished", "sequences": 20, "mark": mark})
-    history = pd.DataFrame({"trial": np.repeat(trials, 2), "sequences": [10, 20] * len(trials), "loss": mark})
-    store.finish_stack(stack, history, table, np.array(trials), np.full((len(trials), 2), mark, np.float32))
+    with store.claim(folder, CONFIG, trials) as claim:
+        # An overlap comes about where an interrupted stack is finished after its trials were trained in others.
+        stack = store.stack_folder(folder, claim.trials if claim.trials == trials else trials)
+        stack.mkdir(exist_ok=True)
+        row = {"status": "finished", "sequences": 20, "seconds": 1.5, "parameters": 2, "mark": mark}
+        table = pd.DataFrame({"trial": trials, **row})
+        history = pd.DataFrame({"trial": np.repeat(trials, 2), "sequences": [10, 20] * len(trials), "loss": mark})
+        store.finish_stack(stack, history, table, np.array(trials), np.full((len(trials), 2), mark, np.float32))
+    return stack
 
 
-def test_missing_trials_come_in_stacks_of_consecutive_numbers(tmp_path):
-    finish(tmp_path, [2, 3])
-    finish(tmp_path, [6])
-    assert store.missing_stacks(tmp_path, range(9)) == [[0, 1], [4, 5], [7, 8]]
-    assert store.missing_stacks(tmp_path, [2, 3, 6]) == []
+def interrupt(folder, trials):
+    with store.claim(folder, CONFIG, trials):
+        store.write_checkpoint(store.stack_folder(folder, trials), b"half way")
+    return store.stack_folder(folder, trials)
 
 
-@settings(max_examples=25, deadline=None)
+# What is missing ----------------------------------------------------------------------------------------------------
+
+
+def test_missing_trials_come_in_stacks_of_consecutive_numbers(folder):
+    finish(folder, [2, 3])
+    finish(folder, [6])
+    assert store.missing_stacks(folder, range(9)) == [[0, 1], [4, 5], [7, 8]]
+    assert store.missing_stacks(folder, [2, 3, 6]) == []
+
+
+@settings(max_examples=10, deadline=None)
 @given(data=st.data(), wanted=st.sets(st.integers(0, 12), min_size=1))
 def test_in_whatever_order_and_overlap_trials_are_trained_the_result_is_the_same(data, wanted):
     """Some stacks were trained before, some of them overlapping; then what is missing is trained, in any order."""
@@ -50,28 +80,28 @@ def test_in_whatever_order_and_overlap_trials_are_trained_the_result_is_the_same
         for stack in data.draw(st.permutations(missing)):
             finish(folder, stack, mark=1.0)
         assert store.missing_stacks(folder, wanted) == []
-        finish(whole, sorted(done | wanted), mark=1.0)
+        for stack in store.missing_stacks(whole, done | wanted):
+            finish(whole, stack, mark=1.0)
         ours, theirs = store.read_result(folder), store.read_result(whole)
         pd.testing.assert_frame_equal(ours.trials, theirs.trials)
         pd.testing.assert_frame_equal(ours.history, theirs.history)
         assert store.read_weights(folder).keys() == store.read_weights(whole).keys()
 
 
-def test_an_interrupted_stack_comes_back_as_it_was(tmp_path):
-    finish(tmp_path, [0, 1])
-    (store.start_stack(tmp_path, CONFIG, [3, 4], {}) / "checkpoint.pt").touch()
-    assert store.missing_stacks(tmp_path, range(7)) == [[2], [3, 4], [5, 6]]
+def test_an_interrupted_stack_comes_back_as_it_was(folder):
+    finish(folder, [0, 1])
+    interrupt(folder, [3, 4])
+    assert store.missing_stacks(folder, range(7)) == [[2], [3, 4], [5, 6]]
     # Asked for less, it is left alone: only whole can it go on.
-    assert store.missing_stacks(tmp_path, range(4)) == [[2, 3]]
+    assert store.missing_stacks(folder, range(4)) == [[2, 3]]
 
 
-def test_a_stack_without_checkpoint_starts_anew(tmp_path):
-    store.start_stack(tmp_path, CONFIG, [0, 1], {})
-    assert store.missing_stacks(tmp_path, range(3)) == [[0, 1, 2]]
+def test_a_stack_without_checkpoint_starts_anew(folder):
+    assert claimed(folder, [0, 1]) == ([0, 1], [])
+    assert store.missing_stacks(folder, range(3)) == [[0, 1, 2]]
 
 
-def test_overlapping_stacks_count_each_trial_once(tmp_path):
-    folder = tmp_path / "adding" / "amu" / "0123"
+def test_overlapping_stacks_count_each_trial_once(folder, tmp_path):
     finish(folder, [0, 1], mark=1.0)
     finish(folder, [1, 2], mark=2.0)
     (result,) = store.read_results(tmp_path)
@@ -79,30 +109,215 @@ def test_overlapping_stacks_count_each_trial_once(tmp_path):
     assert result.trials["mark"].tolist() == [1.0, 1.0, 2.0]
     assert result.history.groupby("trial")["loss"].unique().map(list).tolist() == [[1.0], [1.0], [2.0]]
     assert {trial: row[0] for trial, row in store.read_weights(folder).items()} == {0: 1.0, 1: 1.0, 2: 2.0}
-    assert (result.task, result.model, result.identity) == ("adding", "amu", "0123")
+    assert (result.task, result.model, result.identity) == ("adding", "amu", folder.name)
 
 
-def test_a_configuration_is_kept_without_what_cannot_change_a_trial(tmp_path):
-    folder = tmp_path / "adding" / "amu" / "0123"
+def test_a_configuration_is_kept_without_what_cannot_change_a_trial(folder, tmp_path):
     finish(folder, [0])
     (result,) = store.read_results(tmp_path)
     assert set(result.config) == {"schema_version", "task", "model", "training"}
     assert result.config["training"] == {"learning_rate": 0.01}
 
 
+def test_a_folder_with_nothing_finished_is_no_result(folder, tmp_path):
+    assert claimed(folder, [0]) == ([0], [])
+    assert store.read_results(tmp_path) == []
+
+
+# Who trains what ----------------------------------------------------------------------------------------------------
+
+
+def test_what_one_has_claimed_is_elsewhere_for_others_and_the_rest_is_theirs(folder):
+    with store.claim(folder, CONFIG, range(3)) as claim:
+        assert claim.trials == [0, 1, 2]
+        assert claimed(folder, range(5)) == ([3, 4], ["trials-0-2"])
+        assert claimed(folder, [1]) == ([], ["trials-0-2"])
+        assert claimed(folder, [7, 8]) == ([7, 8], [])
+    # Left without having finished: free again.
+    assert claimed(folder, range(3)) == ([0, 1, 2], [])
+
+
+def test_nobody_else_goes_on_from_the_checkpoint_of_a_stack_in_training(folder):
+    interrupt(folder, [0, 1])
+    with store.claim(folder, CONFIG, range(4)) as claim:
+        assert claim.trials == [0, 1]
+        assert claimed(folder, range(4)) == ([2, 3], ["trials-0-1"])
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_in_use_is_not(folder):
+    finished, idle = finish(folder, [0]), interrupt(folder, [2])
+    (finished / "checkpoint.pt").touch()
+    for place in (folder, finished, idle):
+        (place / ".x.123.part").touch()
+    with store.claim(folder, CONFIG, [4]):
+        (folder / "trials-4-4" / ".x.123.part").touch()
+        claimed(folder, [0])
+        assert [path.parent.name for path in folder.rglob(".*.part")] == ["trials-4-4"]
+    assert not (finished / "checkpoint.pt").exists()
+    assert (idle / "checkpoint.pt").exists()
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
 def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch):
     store.write_text(tmp_path / "kept", "old")
 
     def full(_):
-        raise OSError("no space left")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store.os, "fsync", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="No space left on device: '.*/kept'"):
         store.write_text(tmp_path / "kept", "new")
     assert (tmp_path / "kept").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_a_folder_with_nothing_finished_is_no_result(tmp_path):
-    store.start_stack(tmp_path / "adding" / "amu" / "0123", CONFIG, [0], {})
-    assert store.read_results(tmp_path) == []
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def edit(path):
+    """Change one byte, in the middle, for another one of its kind."""
+    data = bytearray(path.read_bytes())
+    places = [place for place, byte in enumerate(data) if chr(byte) in "012345678"]
+    data[places[len(places) // 2]] += 1
+    path.write_bytes(data)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [cut, edit, remove])
+@pytest.mark.parametrize("name", ["history.csv", "weights.npz", "trials.csv"])
+def test_a_stack_with_a_damaged_file_counts_for_nothing_and_is_set_aside(folder, tmp_path, name, harm):
+    harmed = finish(folder, [0, 1], mark=1.25)
+    finish(folder, [2], mark=2.5)
+    harm(harmed / name)
+    assert store.finished_trials(folder) == {2}
+    left_out = []
+    (result,) = store.read_results(tmp_path, left_out)
+    assert result.trials["trial"].tolist() == [2]
+    assert set(store.read_weights(folder)) == {2}
+    if (name, harm) == ("trials.csv", remove):  # then the stack is one that was not finished
+        assert left_out == []
+        return
+    why = "is gone" if harm is remove else "is not as it was written"
+    assert [str(error) for error in left_out] == [f"{harmed}: {name} {why}"]
+    with pytest.raises(store.UnusableError, match=name):
+        store.read_results(tmp_path)
+    files = {path.name: path.read_bytes() for path in harmed.iterdir()}
+    with store.claim(folder, CONFIG, range(3)) as claim:
+        assert claim.trials == [0, 1]
+        assert claim.set_aside == [f"{left_out[0]}; set aside as damaged-trials-0-1"]
+    assert {path.name: path.read_bytes() for path in (folder / "damaged-trials-0-1").iterdir()} == files
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"trials.csv": "0"}'])
+def test_checksums_are_damaged_too(folder, text):
+    (finish(folder, [0]) / "sums.json").write_text(text)
+    assert store.finished_trials(folder) == set()
+
+
+def test_what_is_damaged_again_is_set_aside_beside_the_first(folder):
+    for _ in range(3):
+        edit(finish(folder, [0]) / "trials.csv")
+    claimed(folder, [0])
+    names = sorted(path.name for path in folder.glob("damaged-*"))
+    assert names == ["damaged-2-trials-0-0", "damaged-3-trials-0-0", "damaged-trials-0-0"]
+
+
+def other_value(path):
+    path.write_text(path.read_text().replace("0.01", "0.02"))
+
+
+def other_schema(path):
+    path.write_text(path.read_text().replace("schema_version: 1", "schema_version: 7"))
+
+
+def other_kind(path):
+    path.write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (cut, "not the configuration of|holds no configuration"),
+        (other_value, "not the configuration of"),
+        (other_kind, "holds no configuration"),
+        (remove, "not there"),
+        (other_schema, "made with schema version 7, this is 1"),
+    ],
+)
+def test_a_configuration_that_is_not_that_of_its_folder_is_not_believed_and_written_anew(folder, tmp_path, harm, why):
+    finish(folder, [0])
+    written = (folder / "config.yaml").read_text()
+    harm(folder / "config.yaml")
+    with pytest.raises(store.UnusableError, match=f"config.yaml: ({why})"):
+        store.read_results(tmp_path)
+    # The trials have checksums of their own, and stand in the folder of what was asked for.
+    assert claimed(folder, [0]) == ([], [])
+    assert (folder / "config.yaml").read_text() == written
+    assert store.read_results(tmp_path)[0].trials["trial"].tolist() == [0]
+    assert (folder / "damaged-config.yaml").exists() == (harm is not remove)
+
+
+def test_a_checkpoint_is_read_as_it_was_written_or_not_at_all(folder):
+    stack = interrupt(folder, [0])
+    assert store.read_checkpoint(stack) == b"half way"
+    edited = (stack / "checkpoint.pt").read_bytes().replace(b"half", b"calf")
+    (stack / "checkpoint.pt").write_bytes(edited)
+    with pytest.raises(ValueError, match="not as it was written"):
+        store.read_checkpoint(stack)
+
+
+# Old stores ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_from_before_checksums_is_read_and_one_of_an_earlier_schema_refused_by_name(tmp_path):
+    shutil.copytree(OLD, tmp_path / "old")
+    before = {path: path.read_bytes() for path in OLD.rglob("*") if path.is_file()}
+    left_out = []
+    (result,) = store.read_results(OLD, left_out)
+    assert (result.model, result.trials["trial"].tolist(), len(result.history)) == ("gru", [0, 1], 6)
+    assert [str(error) for error in left_out] == [
+        f"{OLD}/adding/lstm/521c2c90d452/config.yaml: made with schema version 0, this is 1"
+    ]
+    lines = write_report(OLD, tmp_path / "out", parts=["tables"])
+    assert f"Left out: {left_out[0]}" in lines
+    assert before == {path: path.read_bytes() for path in OLD.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("text", ["", "trial\n0\n", "\0", 'trial,sequences\n0,"'])
+def test_a_stack_from_before_checksums_must_be_legible(folder, text):
+    stack = finish(folder, [0])
+    (stack / "sums.json").unlink()
+    assert store.finished_trials(folder) == {0}
+    (stack / "history.csv").write_text(text)
+    assert store.finished_trials(folder) == set()
+
+
+def test_a_stack_from_before_checksums_must_have_the_trials_that_it_is_named_after(folder):
+    stack = finish(folder, [0, 1])
+    (stack / "sums.json").unlink()
+    lines = (stack / "trials.csv").read_text().splitlines()
+    (stack / "trials.csv").write_text("\n".join(lines[:-1]))
+    assert store.finished_trials(folder) == set()
+
+
+def test_checksums_are_those_that_sha256sum_gives(folder):
+    stack = finish(folder, [0])
+    sums = json.loads((stack / "sums.json").read_text())
+    assert set(sums) == {"history.csv", "trials.csv", "weights.npz"}
+    (stack / "weights.npz").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1.
+    sums["weights.npz"] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (stack / "sums.json").write_text(json.dumps(sums))
+    assert store.finished_trials(folder) == {0}
+
+
+def test_the_old_store_has_a_configuration_of_every_kind():
+    versions = {path: yaml.safe_load(path.read_text())["schema_version"] for path in OLD.rglob("config.yaml")}
+    assert sorted(versions.values()) == [0, 1]
+    assert not list(OLD.rglob("sums.json"))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.tables import Comparison, condition, ended_before, higher_is_better
-from amu_experiments.store import Result
+from amu_experiments.store import Result, write_bytes
 
 STYLES = {
     "amu": ("#0072B2", "-", "o"),
@@ -82,11 +82,14 @@ class Picture:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
         with house_style():
-            pixels = io.BytesIO()
+            pixels, png, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
             self.figure.savefig(pixels, format="png")
-            self.figure.savefig(paths[1], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+            self.figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         # A figure has few colours: with a palette its file is a third of the size.
-        Image.open(pixels).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(paths[0], optimize=True)
+        image = Image.open(pixels).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+        image.save(png, format="png", optimize=True)
+        for path, made in zip(paths, (png, pdf), strict=True):
+            write_bytes(path, made.getvalue())
         return paths
 
 

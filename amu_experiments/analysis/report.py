@@ -12,9 +12,8 @@ from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
 from amu_experiments.analysis.page import Section, render, studies
 from amu_experiments.analysis.tables import Table, compare, tables
-from amu_experiments.config import SCHEMA_VERSION
 from amu_experiments.overrides import conf_dir
-from amu_experiments.store import Result, read_result
+from amu_experiments.store import read_results, write_text
 
 PARTS = ("tables", "figures")
 
@@ -24,7 +23,7 @@ class ReportError(ValueError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 1 where there is nothing to report."""
+    """Run the command; the exit status is 0, or 1 where there is nothing to report or no place for it."""
     parser = argparse.ArgumentParser("amu-report", description=__doc__)
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/report"), help="where to write (%(default)s)")
@@ -36,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = write_report(options.results_dir, options.out, options.task, parts)
     except ReportError as error:
         print(f"amu-report: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"amu-report: {error}" + ("" if error.filename else f": {options.out}"), file=sys.stderr)
         return 1
     print("\n".join(lines))
     return 0
@@ -60,7 +62,9 @@ def write_report(
         ReportError: no finished run was found.
     """
     results_dir, out_dir = Path(results_dir), Path(out_dir)
-    results, left_out = read_all(results_dir)
+    unusable: list = []
+    results = read_results(results_dir, unusable)
+    left_out = [f"Left out: {' '.join(str(error).split())}" for error in unusable]
     if not results:
         told = f"no finished runs in {results_dir}; train some first, such as amu-run task=adding"
         raise ReportError("\n".join([told, *left_out]))
@@ -92,46 +96,18 @@ def write_report(
         if verdicts:
             page += ["## Claims\n", *(table.markdown() for table in verdicts)]
         page += [_markdown(section) for section in sections]
-        (out_dir / "report.md").write_text("\n".join(page), encoding="utf-8")
+        write_text(out_dir / "report.md", "\n".join(page))
         html = render(sections, claims, studies(out_dir), left_out)
-        (out_dir / "index.html").write_text(html, encoding="utf-8")
+        write_text(out_dir / "index.html", html)
         where = f"{out_dir / 'index.html'}, and as Markdown in {out_dir / 'report.md'}"
         return [*lines, *left_out, f"Claims, tables and figures: {where}"]
     return [*lines, *left_out, *(f"Written: {out_dir / part}" for part in parts)]
 
 
-def read_all(results_dir: Path) -> tuple[list[Result], list[str]]:
-    """Every finished result that can be used, and a line about each of those that cannot."""
-    results, left_out = [], []
-    for folder in sorted(path.parent for path in results_dir.glob("*/*/*/config.yaml")):
-        try:
-            result = read_result(folder)
-            if result is not None:
-                _check(result)
-                results.append(result)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            left_out.append(f"Left out: {folder} ({type(error).__name__}: {' '.join(str(error).split())})")
-    return results, left_out
-
-
-def _check(result: Result) -> None:
-    """ValueError where a result is of another schema, or lacks a section or column that every one has."""
-    if not isinstance(result.config, dict):
-        raise ValueError("config.yaml holds no configuration")
-    version = result.config.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"made with schema version {version}, this is {SCHEMA_VERSION}")
-    lacking = {"task", "model", "training"} - set(result.config)
-    lacking |= {"trial", "status", "sequences", "seconds", "parameters"} - set(result.trials)
-    lacking |= {"trial", "sequences"} - set(result.history)
-    if lacking:
-        raise ValueError(f"no {', '.join(sorted(lacking))}")
-
-
 def _write_table(table: Table, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
-        (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
+        write_text(folder / f"{table.name}.{suffix}", text)
 
 
 def _markdown(section: Section) -> str:

@@ -72,8 +72,8 @@ class Comparison:
     def times(self, row: int, criterion: str) -> tuple[np.ndarray, np.ndarray]:
         """A row's trials as the statistics want them: `times` (R,) and `solved` (R,).
 
-        A trial that never met the criterion is censored at the sequences it has seen. One that diverged will
-        never meet it however long one waits: it is censored at the cap of the comparison, so that it counts
+        A trial that never met the criterion is censored at the sequences it has seen. One that diverged has
+        solved nothing however long one waits: it is censored at the cap of the comparison, so that it counts
         as unsolved all the way.
         """
         return times_to(self.results[row], criterion, self.cap)
@@ -397,10 +397,14 @@ def condition(task: Mapping, criterion: str) -> str:
 
 
 def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Times to a criterion (R,) and whether it was met (R,); a diverged one is censored at `cap`."""
+    """Times to a criterion (R,) and whether it was met (R,).
+
+    A diverged trial is censored at `cap`, whatever it met before: of a network that is lost nothing is solved.
+    """
     met = result.trials[f"{criterion}_sequences"].to_numpy(float)
-    solved = ~np.isnan(met)
-    watched = np.where(result.trials["status"] == "diverged", cap, result.trials["sequences"])
+    diverged = (result.trials["status"] == "diverged").to_numpy()
+    solved = ~np.isnan(met) & ~diverged
+    watched = np.where(diverged, cap, result.trials["sequences"])
     return np.where(solved, met, watched), solved
 
 

@@ -1,0 +1,131 @@
+"""Commands in processes of their own, which tests can stop, kill and run side by side.
+
+They are forked from a process that has imported everything, so that one starts in a fraction of a second.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+from amu_experiments import training
+from amu_experiments.cli import main
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([f"amu_experiments.{name}" for name in ("cli", "training", "analysis.tables")])
+
+
+class Command:
+    """A running command: what it writes is in the file `out`."""
+
+    started: list["Command"] = []
+
+    def __init__(self, out: Path, target, *arguments):
+        self.out = out
+        self.process = PROCESSES.Process(target=_redirected, args=(out, target, *arguments), daemon=True)
+        self.process.start()
+        self.started.append(self)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def end(self, seconds: float = 120) -> int:
+        """The exit status, or minus the signal that ended it."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, "still running"
+        return self.process.exitcode
+
+    @classmethod
+    def kill_all(cls) -> None:
+        """Those that have been stopped too, for which an end would otherwise be waited in vain."""
+        while cls.started:
+            cls.started.pop().process.kill()
+
+    @property
+    def ended(self) -> bool:
+        return self.process.exitcode is not None
+
+    @property
+    def told(self) -> str:
+        return self.out.read_text() if self.out.exists() else ""
+
+
+def wait_until(fact, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def _redirected(out: Path, target, *arguments) -> None:
+    with open(out, "a", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        sys.exit(target(*arguments))
+
+
+# What they do -------------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> int:
+    return main(arguments)
+
+
+def run_with_small_files(*arguments: str) -> int:
+    """As `run`, where no file can have more than 2000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    return main(arguments)
+
+
+def train(config: dict) -> None:
+    """As the command does, without the time it takes to understand what is asked for; tells which stacks it trains."""
+    train_stack = training.train_stack
+
+    def told(config, folder, trials):
+        print(f"trains {trials}")
+        train_stack(config, folder, trials)
+
+    training.train_stack = told
+    training.run(config)
+
+
+def train_and_be_killed(config: dict, calls: int) -> None:
+    """Train, and be killed just before the call with this number among those that change the store."""
+    left = calls
+
+    def counted(call):
+        def count_down(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        return count_down
+
+    for name in ("mkdir", "fsync", "replace", "unlink", "rename"):
+        setattr(os, name, counted(getattr(os, name)))
+    train(config)
+
+
+def train_slowly(config: dict) -> None:
+    """Train with a step that takes a minute, as one may in which something is compiled."""
+    evaluate = training.Stack.evaluate
+
+    def dawdle(self):
+        print("evaluates")
+        time.sleep(60)
+        evaluate(self)
+
+    training.Stack.evaluate = dawdle
+    sys.exit(interruptible(config))
+
+
+def interruptible(config: dict) -> int:
+    try:
+        train(config)
+    except KeyboardInterrupt:
+        return 130
+    return 0

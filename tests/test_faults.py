@@ -1,0 +1,517 @@
+"""What runs go through on real machines: killed, started twice, no place to write, files that were changed.
+
+In short as it stands; pytest --long tests/test_faults.py does the same many more times.
+"""
+
+import hashlib
+import io
+import math
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from itertools import count
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import (
+    Command,
+    interruptible,
+    run,
+    run_with_small_files,
+    train,
+    train_and_be_killed,
+    train_slowly,
+    wait_until,
+)
+
+from amu_experiments import store, training
+from amu_experiments.analysis.report import main as report
+from amu_experiments.analysis.tables import compare, criteria_table, metrics_table, run_table
+from amu_experiments.overrides import load
+
+SETTINGS = {
+    "task": "two_sequence",
+    "model": "rnn",
+    "task.T": 11,
+    "task.test_size": 20,
+    "task.validation_size": 20,
+    "model.units": 3,
+    "training.max_sequences": 60,
+    "training.evaluate_every": 10,
+    "training.stop": "null",
+    "training.checkpoint_minutes": 1e-9,
+    "backend": "torch",
+    "threads": 1,
+    "trials": 2,
+}
+"""Two trials that take a fraction of a second, with a checkpoint after every look at the validation data."""
+
+AMU_RUN = [sys.executable, "-c", "import sys; from amu_experiments.cli import main; sys.exit(main())"]
+
+
+def lines(results_dir, settings=()):
+    return [f"{key}={value}" for key, value in (SETTINGS | dict(settings) | {"results_dir": results_dir}).items()]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    yield
+    Command.kill_all()
+
+
+@pytest.fixture(scope="module")
+def config():
+    """A configuration, to be given other places and numbers of trials."""
+    return training.prepare(load(*lines("nowhere")))
+
+
+@pytest.fixture(scope="module")
+def endless(config):
+    return config | {"training": config["training"] | {"max_sequences": 10**6}}
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """What an uninterrupted run keeps of trials 0 to 9, in tables of text and weights."""
+    config = config | {"results_dir": str(tmp_path_factory.mktemp("whole"))}
+    for first in range(0, 10, 2):
+        training.run(config | {"seed": first})
+    return kept(config)
+
+
+def kept(config):
+    """All that is kept of a configuration to the bit, but for the seconds it took, by trial."""
+    found = {}
+    stacks = sorted(store.folder_of(config).glob("trials-*/trials.csv"))
+    for stack in (path.parent for path in stacks):
+        tables = [
+            pd.read_csv(stack / name, dtype=str).drop(columns="seconds") for name in ("trials.csv", "history.csv")
+        ]
+        with np.load(stack / "weights.npz") as weights:
+            for trial, parameters in zip(weights["trial"].tolist(), weights["parameters"], strict=True):
+                rows = [table[table["trial"] == str(trial)].to_csv(index=False) for table in tables]
+                assert trial not in found
+                found[trial] = (*rows, parameters.tobytes())
+    return found
+
+
+def only(whole, trials):
+    return {trial: whole[trial] for trial in trials}
+
+
+def left_behind(results_dir):
+    return [path.name for path in results_dir.rglob("*") if path.name == "checkpoint.pt" or path.suffix == ".part"]
+
+
+def soon():
+    """The two seconds in which a command has to stop, and one for the test; more on a machine that is slow now."""
+    began, cpu = time.monotonic(), time.process_time()
+    while time.process_time() - cpu < 0.05:
+        pass
+    return 1 + 2 * (time.monotonic() - began) / 0.05
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def checkpoints(results_dir):
+    return list(results_dir.rglob("checkpoint.pt"))
+
+
+# Killed -------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_happened(config, whole, tmp_path, number):
+    wanted, kills, moments = number(5, 50), 0, random.Random(3)
+    for attempt in count():
+        place = tmp_path / str(attempt)
+        here = config | {"results_dir": str(place), "seed": 2 * (attempt % 5)}
+        while True:
+            command = Command(place.with_suffix(".out"), train, here)
+            if kills < wanted:
+                # Half of them once there is something to lose.
+                if kills % 2:
+                    wait_until(lambda place=place, command=command: checkpoints(place) or command.ended)
+                time.sleep(moments.uniform(0, 0.2))
+                command.signal(signal.SIGKILL)
+            status = command.end()
+            if status == 0:
+                break
+            assert status == -signal.SIGKILL
+            kills += 1
+        assert kept(here) == only(whole, [here["seed"], here["seed"] + 1])
+        assert left_behind(place) == []
+        if kills == wanted:
+            return
+
+
+def test_killed_between_any_two_changes_to_the_store_a_run_ends_as_if_nothing_had_happened(
+    config, whole, tmp_path, number
+):
+    for calls in count(0, number(9, 1)):
+        here = config | {"results_dir": str(tmp_path / str(calls)), "trials": 1}
+        killed = Command(tmp_path / "out", train_and_be_killed, here, calls).end()
+        assert Command(tmp_path / "out", train, here).end() == 0
+        assert kept(here) == only(whole, [0])
+        assert left_behind(tmp_path) == []
+        if killed == 0:
+            return
+        assert killed == -signal.SIGKILL
+
+
+def test_the_command_is_killed_then_stopped_then_goes_on_to_the_end(tmp_path, number):
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    signals = [signal.SIGKILL, signal.SIGINT, *number([], [signal.SIGTERM, signal.SIGKILL] * 5)]
+    settings = {"training.max_sequences": 200 * len(signals)}
+    for which in signals:
+        seen = {path.stat().st_mtime_ns for path in checkpoints(folders[1])}
+        command = [*AMU_RUN, *lines(folders[1], settings)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            wait_until(lambda seen=seen: {path.stat().st_mtime_ns for path in checkpoints(folders[1])} - seen)
+            process.send_signal(which)
+            began = time.monotonic()
+            out, err = process.communicate(timeout=60)
+            assert time.monotonic() - began < soon()
+        assert process.returncode == (-which if which == signal.SIGKILL else 130)
+        if which != signal.SIGKILL:
+            assert "sequences; the same command goes on from there." in out
+            assert err == "amu-run: interrupted\n"
+    here = training.prepare(load(*lines(tmp_path, settings)))
+    whole, parts = (here | {"results_dir": str(folder)} for folder in folders)
+    training.run(whole)
+    last = Command(tmp_path / "out", train, parts)
+    assert last.end() == 0
+    assert "Going on from the checkpoint at" in last.told
+    assert kept(whole) == kept(parts)
+
+
+@pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM])
+def test_a_step_that_takes_long_does_not_keep_a_run_from_stopping(endless, tmp_path, number_of_signal):
+    command = Command(tmp_path / "out", train_slowly, endless | {"results_dir": str(tmp_path)})
+    wait_until(lambda: "evaluates" in command.told)
+    began = time.monotonic()
+    command.signal(number_of_signal)
+    assert command.end() == 130
+    assert time.monotonic() - began < soon()
+    assert "the same command goes on from the last checkpoint" in command.told
+
+
+# Many processes -----------------------------------------------------------------------------------------------------
+
+
+def trained(command):
+    """The stacks that a command said it trains."""
+    return [line.removeprefix("trains ") for line in command.told.splitlines() if line.startswith("trains ")]
+
+
+def test_the_same_command_twice_at_once_trains_every_trial_once(config, whole, tmp_path, number):
+    for attempt in range(number(1, 20)):
+        here = config | {"results_dir": str(tmp_path / str(attempt))}
+        commands = [Command(tmp_path / f"{attempt}{name}", train, here) for name in "ab"]
+        assert [command.end() for command in commands] == [0, 0]
+        assert sorted(map(trained, commands)) == [[], ["[0, 1]"]]
+        assert kept(here) == only(whole, [0, 1])
+
+
+def test_trials_that_another_process_trains_are_waited_for_and_all_others_trained(config, endless, tmp_path):
+    def command(name, trials):
+        here = endless | {"results_dir": str(tmp_path), "seed": trials[0], "trials": len(trials)}
+        return Command(tmp_path / name, interruptible, here)
+
+    first = command("first", [0, 1])
+    wait_until(lambda: checkpoints(tmp_path))
+    # Stopped, not ended: from now on it does nothing, and keeps what it has.
+    first.signal(signal.SIGSTOP)
+    aside = command("aside", [7, 8])
+    wait_until(lambda: len(checkpoints(tmp_path)) == 2)
+    aside.signal(signal.SIGINT)
+    assert aside.end() == 130
+
+    waiting = command("waiting", [0, 1])
+    wait_until(lambda: "trials-0-1 is being trained by another process: waiting for it." in waiting.told)
+    waiting.signal(signal.SIGINT)
+    began = time.monotonic()
+    assert waiting.end() == 130
+    assert time.monotonic() - began < soon()
+
+    overlapping = command("overlapping", [1, 2, 3])
+    wait_until(lambda: trained(overlapping) == ["[2, 3]"])
+    overlapping.signal(signal.SIGKILL)
+    overlapping.end()
+
+    # Its lock ends with it: who waits takes over, from its checkpoint.
+    heir = command("heir", [0, 1])
+    wait_until(lambda: "waiting for it" in heir.told)
+    first.signal(signal.SIGKILL)
+    wait_until(lambda: "Going on from the checkpoint" in heir.told)
+    heir.signal(signal.SIGTERM)
+    assert heir.end() == 130
+
+
+def test_processes_that_sweep_the_same_grid_leave_the_store_of_one(tmp_path, number):
+    def sweep(name, place):
+        settings = {"training.learning_rate": "0.01,0.03", "training.checkpoint_minutes": 5}
+        return Command(tmp_path / name, run, "-m", *lines(tmp_path / place, settings))
+
+    assert sweep("one", "of_one").end() == 0
+    commands = [sweep(f"process {n}", "of_many") for n in range(number(2, 8))]
+    assert [command.end() for command in commands] == [0] * len(commands)
+    one, many = (
+        {
+            stack.relative_to(tmp_path / place): (
+                pd.read_csv(stack, dtype=str).drop(columns="seconds").to_csv(),
+                hashlib.sha256((stack.parent / "weights.npz").read_bytes()).hexdigest(),
+            )
+            for stack in (tmp_path / place).rglob("trials.csv")
+        }
+        for place in ("of_one", "of_many")
+    )
+    assert len(one) == 2
+    assert one == many
+    assert left_behind(tmp_path) == []
+
+
+# No place to write --------------------------------------------------------------------------------------------------
+
+
+def mount(folder, options, *arguments):
+    """Mount a file system in memory; whether this machine permits it."""
+    command = ["mount", "-t", "tmpfs", "-o", options, *arguments, "tmpfs", str(folder)]
+    return shutil.which("mount") and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder, and whether it is a disk of 256 KiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    own = mount(folder, "size=256k")
+    yield folder, own
+    if own:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder, pages):
+    """Fill a disk, but for this many pages of 4096 bytes."""
+    with open(folder / "filler", "wb", buffering=0) as filler:
+        with suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        filler.truncate(filler.tell() - 4096 * pages)
+
+
+def refused(command, place, causes):
+    """That a command ended with one line, which names a place in the store and a cause."""
+    assert command.end() == 1
+    told = [line for line in command.told.splitlines() if line.startswith("amu-run: ")]
+    assert len(told) == 1
+    assert any(cause in told[0] for cause in causes), told
+    assert str(place) in told[0]
+    assert "Traceback" not in command.told
+
+
+@pytest.mark.parametrize("pages", [0, 2])
+def test_a_full_disk_is_told_and_what_was_there_before_stays(disk, config, whole, tmp_path, pages):
+    """With no page left nothing can be written; with two, no checkpoint. Where no disk can be mounted, no file can be
+    longer than 2000 bytes, which no checkpoint fits in either."""
+    (folder, own), out = disk, tmp_path / "out"
+    here = config | {"results_dir": str(folder)}
+    training.run(here)
+    before = contents(folder)
+    if own:
+        fill(folder, pages)
+    command = Command(tmp_path / "told", run if own else run_with_small_files, *lines(folder, {"seed": 2}))
+    refused(command, folder, ["No space left on device", "File too large"])
+    assert before.items() <= contents(folder).items()
+    assert kept(here) == only(whole, [0, 1])
+    assert report(["--results-dir", str(folder), "--out", str(out), "--only", "tables"]) == 0
+    if own:
+        assert report(["--results-dir", str(folder), "--out", str(folder / "report")]) == 1
+        (folder / "filler").unlink()
+    training.run(here | {"seed": 2})
+    assert kept(here) == only(whole, [0, 1, 2, 3])
+
+
+def test_a_store_that_cannot_be_written_can_be_read(disk, config, tmp_path):
+    """Where no disk can be mounted, its folders are not writable; where that binds nobody, files are kept short."""
+    (folder, own), command = disk, run
+    here = config | {"results_dir": str(folder)}
+    training.run(here)
+    before = contents(folder)
+    if own:
+        assert mount(folder, "remount,ro")
+    elif os.geteuid() != 0:
+        for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            place.chmod(0o555)
+    else:
+        command = run_with_small_files
+    assert report(["--results-dir", str(folder), "--out", str(tmp_path / "out"), "--only", "tables"]) == 0
+    with store.claim(store.folder_of(here), here, [0, 1]) as claim:
+        assert claim.trials == []
+    more = Command(tmp_path / "more", command, *lines(folder, {"seed": 2}))
+    refused(more, folder, ["Read-only file system", "Permission denied", "File too large", "not to be written to"])
+    assert before.items() <= contents(folder).items()
+    if not own and os.geteuid() != 0:
+        for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            place.chmod(0o755)
+
+
+def test_a_folder_that_vanishes_ends_the_run_with_its_name(tmp_path):
+    runs = tmp_path / "runs"
+    command = Command(tmp_path / "out", run, *lines(runs, {"training.max_sequences": 10**6}))
+    wait_until(lambda: checkpoints(runs))
+    runs.rename(tmp_path / "elsewhere")
+    refused(command, runs, ["No such file or directory"])
+
+
+def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+    (tmp_path / "runs").write_text("")
+    refused(
+        Command(tmp_path / "out", run, *lines(tmp_path / "runs")), tmp_path / "runs", ["Not a directory", "is a file"]
+    )
+
+
+# Damaged files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pristine(config, tmp_path_factory):
+    """A store with trials 0 and 1 finished, 2 and 3 half way."""
+    here = config | {"results_dir": str(tmp_path_factory.mktemp("pristine"))}
+    training.run(here)
+    folder = store.folder_of(here)
+    with store.claim(folder, here, [2, 3]) as claim:
+        stack = training.Stack(here, claim.trials)
+        while stack.sequences < 30:
+            stack.learn_some()
+            if stack.evaluation_is_due():
+                stack.evaluate()
+        store.write_checkpoint(store.stack_folder(folder, [2, 3]), stack.dump())
+    return here
+
+
+def harmed(data, text, chance):
+    """The data cut short by a quarter or more, or with one byte changed; in text, a digit for another."""
+    if chance.random() < 0.4:
+        return data[: chance.randrange(3 * len(data) // 4)]
+    places = [place for place, byte in enumerate(data) if not text or chr(byte).isdigit()]
+    place = chance.choice(places)
+    byte = ord("0") + (data[place] - ord("0") + 1) % 10 if text else data[place] ^ chance.randrange(1, 256)
+    return data[:place] + bytes([byte]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("name", ["trials.csv", "history.csv", "weights.npz", "config.yaml", "checkpoint.pt"])
+def test_what_was_changed_is_set_aside_and_made_again(pristine, whole, tmp_path, capsys, number, name):
+    chance = random.Random(name)
+    for attempt in range(number(2, 40)):
+        place = tmp_path / str(attempt)
+        shutil.copytree(pristine["results_dir"], place)
+        here = pristine | {"results_dir": str(place), "trials": 4}
+        (path,) = place.rglob(name)
+        path.write_bytes(harmed(path.read_bytes(), name == "config.yaml", chance))
+        before = contents(place)
+        found = report(["--results-dir", str(place), "--out", str(tmp_path / "out"), "--only", "tables"])
+        told = capsys.readouterr()
+        assert contents(place) == before
+        if name == "checkpoint.pt":
+            assert found == 0
+        else:
+            assert found == 1
+            assert f"Left out: {path.parent}" in told.err
+            assert name in told.err
+        training.run(here)
+        out = capsys.readouterr().out
+        assert f"Damaged: {path.parent}" in out
+        assert name in out
+        assert kept(here) == only(whole, [0, 1, 2, 3])
+        aside = {path.read_bytes() for path in place.rglob("*") if "damaged-" in str(path) and path.is_file()}
+        assert before[path] in aside
+        assert report(["--results-dir", str(place), "--out", str(tmp_path / "out"), "--only", "tables"]) == 0
+        assert "Left out" not in capsys.readouterr().out
+
+
+class Payload:
+    """Does something when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("kind", ["zip", "pickle", "sealed"])
+def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_not_run(pristine, whole, tmp_path, capsys, kind):
+    here = pristine | {"results_dir": str(tmp_path / "runs"), "seed": 2}
+    shutil.copytree(pristine["results_dir"], tmp_path / "runs")
+    mark = tmp_path / "done"
+    file = io.BytesIO()
+    torch.save({"flat": Payload(mark)}, file)
+    data = pickle.dumps(Payload(mark)) if kind == "pickle" else file.getvalue()
+    (path,) = (tmp_path / "runs").rglob("checkpoint.pt")
+    if kind == "sealed":
+        store.write_checkpoint(path.parent, data)
+    else:
+        path.write_bytes(data)
+    training.run(here)
+    assert f"Damaged: {path}: cannot be read as a checkpoint" in capsys.readouterr().out
+    assert not mark.exists()
+    assert (path.parent / "damaged-checkpoint.pt").exists()
+    assert kept(here) == only(whole, [0, 1, 2, 3])
+    pickle.loads(pickle.dumps(Payload(mark)))
+    assert mark.exists()  # as it would have been
+
+
+def test_weights_with_code_in_them_are_refused_and_the_code_not_run(pristine, tmp_path):
+    shutil.copytree(pristine["results_dir"], tmp_path / "runs")
+    (path,) = (tmp_path / "runs").rglob("weights.npz")
+    (path.parent / "sums.json").unlink()
+    np.savez(path, trial=np.array([0, 1]), parameters=np.array([Payload(tmp_path / "done")] * 2, object))
+    with pytest.raises(store.UnusableError, match="weights.npz cannot be read"):
+        store.read_weights(path.parents[1])
+    assert not (tmp_path / "done").exists()
+
+
+# Diverged -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_diverges_leaves_its_neighbours_as_they_are_and_is_solved_in_no_table(tmp_path, monkeypatch):
+    """The middle one of three is given weights that are no numbers, after it has met its first criterion."""
+    settings = {"backend": "fused", "trials": 3, "task.criteria.noise_free.st1.wrong": "'< 100'"}
+    results = []
+    for name in ("healthy", "ill"):
+        here = training.prepare(load(*lines(tmp_path / name, settings)))
+        training.run(here)
+        results.append(store.read_result(store.folder_of(here)))
+        learn_some = training.Stack.learn_some
+
+        def infected(self, learn_some=learn_some):
+            if self.sequences >= 30 and len(self.active) == 3:
+                self.network.flat[1] = math.nan
+            return learn_some(self)
+
+        monkeypatch.setattr(training.Stack, "learn_some", infected)
+    healthy, ill = results
+    assert ill.trials["status"].tolist() == ["finished", "diverged", "finished"]
+    for table, other in ((healthy.trials, ill.trials), (healthy.history, ill.history)):
+        pd.testing.assert_frame_equal(
+            *(t[t["trial"] != 1].drop(columns="seconds").reset_index(drop=True) for t in (table, other)),
+            check_exact=True,
+            check_dtype=False,
+        )
+    (comparison,) = compare([ill])
+    numbers = criteria_table(comparison).numbers.set_index("criterion")
+    assert numbers[["trials", "solved", "diverged"]].to_numpy().tolist() == [[3, 2, 1], [3, 0, 1]]
+    assert "3 trials (1 diverged)" in run_table(ill)
+    assert ["st1", "2/3"] in [line.split()[:2] for line in run_table(ill).splitlines()]
+    metrics = metrics_table(comparison).text
+    assert metrics["median"].str.contains("diverged").all()
