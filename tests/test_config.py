@@ -13,7 +13,6 @@ from amu_experiments.config import (
     definition,
     identity,
     model_folder,
-    plain,
     task_folder,
 )
 from amu_experiments.overrides import Composer, choices, load
@@ -312,8 +311,3 @@ def test_every_task_and_every_model_composes(composer, task, model):
     config = composer.load([f"task={task}", f"model={model}", *data])
     assert config["model"]["cell"] == model
     assert config == check(config, composer.reference(task, model))
-
-
-def test_every_experiment_composes(composer):
-    for experiment in choices("experiment"):
-        assert plain(composer.load([f"experiment={experiment}"]))

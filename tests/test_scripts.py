@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.overrides import conf_dir, load
+from amu_experiments.overrides import Composer, choices, conf_dir
 from amu_experiments.store import read_results
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -100,10 +100,22 @@ def test_tuning_trials_are_far_from_those_that_reports_use():
     assert PLAN["seed"] > max(experiment["settings"]["trials"] for experiment in PLAN["experiments"].values())
 
 
+def test_every_experiment_is_of_the_plan_or_of_1997():
+    folders = {name.partition("/")[0] for name in choices("experiment")}
+    assert folders == {*PLAN["experiments"], "lstm97_1997"}
+
+
+@pytest.fixture(scope="module")
+def composer():
+    composer = Composer()
+    with composer.ready():
+        yield composer
+
+
 @pytest.mark.parametrize("experiment", PLAN["experiments"])
-def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment):
+def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, composer):
     for model in MODELS:
-        config = load(f"experiment={experiment}/{model}")
+        config = composer.load([f"experiment={experiment}/{model}"])
         assert config["trials"] == PLAN["experiments"][experiment]["settings"]["trials"]
         assert config["model"]["cell"] == PLAN["models"][model]["model"]
         for axis in PLAN["models"][model]["axes"]:
