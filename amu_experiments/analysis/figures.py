@@ -84,6 +84,8 @@ class Picture:
         with house_style():
             pixels, png, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
             self.figure.savefig(pixels, format="png")
+            # Where everything stands is settled now: to find it again for each format takes as long as drawing.
+            self.figure.set_layout_engine("none")
             self.figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
         # A figure has few colours: with a palette its file is a third of the size.
         image = Image.open(pixels).convert("RGB").quantize(64, dither=Image.Dither.NONE)
