@@ -1,5 +1,6 @@
 """What the README tells a newcomer to write and to type is tried as it stands there."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -66,6 +67,11 @@ def test_every_command_of_the_readme_is_a_valid_one(conf, command):
     sweep = "-m" in words
     configs = load_all([word for word in words if word != "-m"], sweep, config_dir=str(conf))
     assert len(configs) > 1 or not sweep
+
+
+def test_results_in_the_readme_are_those_of_the_committed_tables(monkeypatch):
+    monkeypatch.syspath_prepend(README.parent / "scripts")
+    assert importlib.import_module("make_readme").rewritten(TEXT) == TEXT
 
 
 def test_the_files_that_the_readme_points_to_exist():
