@@ -122,7 +122,7 @@ def _traces(network: Network, result: Result, trials: list[int], few: Sequences)
         for t in _spread(0, lengths[b] - 1, MOST_STEPS)
         for a in range(memory.shape[-1])
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"memory": float, "output": float})
 
 
 # Of a network -------------------------------------------------------------------------------------------------
