@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from amu_experiments import training
@@ -30,7 +31,9 @@ class Command:
         self.started.append(self)
 
     def signal(self, number: int) -> None:
-        os.kill(self.process.pid, number)
+        """Send a signal, unless the command has ended by now."""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
 
     def end(self, seconds: float = 120) -> int:
         """The exit status, or minus the signal that ended it."""
