@@ -51,12 +51,12 @@ main() {
   fi
 
   part "The LSTM of 1997 with its settings, against the published numbers"
-  # The source has 10 trials of each, or 3 pairs of sets of strings with 10 trials each.
-  historical 30 two_sequence
-  historical 30 embedded_reber
+  # Ten trials of each setting, as in the source, which has them with three pairs of sets of strings for the grammar.
+  historical 10 two_sequence
+  historical 10 embedded_reber
   historical 10 adding
   historical 10 multiplication
-  historical 30 temporal_order
+  historical 10 temporal_order
   finish
 
   part "Experiments"
