@@ -120,6 +120,7 @@ CELL_RULES = {
     "lstm97": {
         "block_size": whole(1, 1000),
         "biases": one_of("none", "gates", "hidden", "all"),
+        "gradient": one_of("truncated", "full"),
         "input_bias*": NUMBER,
         "output_bias*": NUMBER,
         "initial_range": POSITIVE,

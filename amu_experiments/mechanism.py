@@ -27,6 +27,9 @@ MOST_LAGS = 60
 MOST_STEPS = 120
 """Of a trace over time."""
 
+MOST_TRACED = 3
+"""Sequences of a trial that have traces."""
+
 NUMBERS_AT_ONCE = 2 * 10**7
 """Gradients of single steps that are held at a time."""
 
@@ -49,7 +52,7 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
             its ratio to that at lag 1 (relative; 0 where there is none at all), each trial's being the median over
             sequences.
         trials: columns task, model, identity, phase, flow, trial, quantity, value: relative_flow, the ratio at the
-            longest lag of `flow`; conflict, and conflict_<parameter> of each parameter tensor.
+            longest lag of `flow`; conflict, over all weights of the cell.
         traces: of an AMU, columns task, model, identity, trial, sequence, step, unit, memory, output, of the first
             trial that met its stop criterion (of the first at all, where none did); empty for other cells.
     """
@@ -68,7 +71,8 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
             curves.append(curve.assign(phase=phase, flow=flow))
             values.append(_long(trials, {"relative_flow": longest}).assign(phase=phase, flow=flow))
         flow = _flows(network.cell)[-1]
-        values.append(_long(trials, conflict(network, task, few, flow == "truncated")).assign(phase=phase, flow=flow))
+        conflicts = conflict(network, task, few, flow == "truncated")["conflict"]
+        values.append(_long(trials, {"conflict": conflicts}).assign(phase=phase, flow=flow))
     tables = {"flow": pd.concat(curves), "trials": pd.concat(values), "traces": _traces(network, result, trials, few)}
     first = ["task", "model", "identity"]
     for name, table in tables.items():
@@ -81,7 +85,7 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
 def _flows(cell: Cell) -> list[str]:
     """The kinds of flow that can be looked at; the last is the one that the cell learns by."""
     if isinstance(cell, LSTM97):
-        return ["truncated"]
+        return [cell.gradient]
     return ["full", "truncated"] if isinstance(cell, AMU) and cell.gradient == "truncated" else ["full"]
 
 
@@ -118,7 +122,7 @@ def _traces(network: Network, result: Result, trials: list[int], few: Sequences)
     lengths = few.lengths[trials.index(shown)]
     rows = [
         (shown, b, t + 1, a, memory[b, t, a], output[b, t, a])
-        for b in range(min(len(lengths), 4))
+        for b in range(min(len(lengths), MOST_TRACED))
         for t in _spread(0, lengths[b] - 1, MOST_STEPS)
         for a in range(memory.shape[-1])
     ]

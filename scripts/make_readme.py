@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 PAGE = "results/paper/index.html"
 
-CLAIMED = ("embedded_reber", "two_sequence_3a", "two_sequence_3c")
+CLAIMED = ("embedded_reber", "embedded_reber_legal", "two_sequence_3a", "two_sequence_3c")
 """The experiments that the paper's claims are about, by their names in conf/experiment."""
 
 LAGS = (100, 200, 500, 1000)
@@ -96,7 +96,7 @@ def comparison() -> str:
 def lags() -> str:
     """Success and median on the two-sequence problem by lag."""
     rows = []
-    for experiment in CLAIMED[1:]:
+    for experiment in CLAIMED[2:]:
         for model in LAG_MODELS:
             row = {"problem": experiment.rpartition("_")[2], "model": titles("models")[model].removeprefix("the ")}
             for T in LAGS:
@@ -108,7 +108,7 @@ def lags() -> str:
 def historical() -> str:
     """How the LSTM of 1997 compares with its published means, in words."""
     table = pd.read_csv(PAPER / "tables" / "lstm97-published.csv")
-    run = table[table["trials"] > 0]
+    run = table[(table["trials"] > 0) & table["but_with"].isna()]
     counts = run["agrees"].value_counts().reindex(["yes", "in range", "no"], fill_value=0)
     failed = ", ".join(unique(run.loc[run["agrees"] == "no", "task"].str.partition("-")[0].str.replace("_", " ")))
     return (

@@ -14,8 +14,9 @@ First comes the grid. Then, one by one, the configuration beside the best one th
 four beside it have, beside the second best, and so on. All models of an experiment get the same number. Then the best
 few get more trials, since the luckiest of many configurations with few trials is seldom the best, and these trials
 choose. The number of configurations is raised for all models while the choice of any lies at the edge of what was
-tried, up to a limit; a model that never met the criterion has no best configuration and raises it for nobody. Trials
-that exist are not trained again: a run that was stopped goes on, and one with a higher limit goes further.
+tried, up to a limit; where some models met the criterion, one that never did has no best configuration and raises it
+for nobody. Trials that exist are not trained again: a run that was stopped goes on, and one with a higher limit goes
+further.
 
 Writes <experiments>/<experiment>/<model>.yaml, the choice, and <out>/<experiment>-<model>.csv, all that was tried.
 """
@@ -83,7 +84,8 @@ def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
         for search in searches.values():
             search.extend(count)
             search.choose()
-        if count == plan["most"] or not any(search.at_edge() for search in searches.values()):
+        able = [search for search in searches.values() if search.finals[search.ranking()[0]]["solved"]]
+        if count == plan["most"] or not any(search.at_edge() for search in able or searches.values()):
             break
         count += 1
     for model, search in searches.items():
@@ -105,7 +107,7 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     comment = f"chosen by scripts/tune.py from {len(search.tried)} configurations ({found})"
     if not best["solved"] and search.criterion:
         comment += ", of which none met it once; this one has the lowest validation loss"
-    elif search.at_edge():
+    if search.at_edge():
         comment += ", still at the edge of what was tried"
     chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
     write_experiment(options.experiments, plan, experiment, model, chosen, f"{comment}. All of them: {path.name}")
@@ -242,10 +244,8 @@ class Search:
         return finals + [point for point in ranked(self.tried) if point not in self.finals]
 
     def at_edge(self) -> bool:
-        """Whether more should be tried around the choice; of a model that never met its criterion, no more is known."""
-        ranking = self.ranking()
-        hopeless = self.criterion is not None and self.finals[ranking[0]]["solved"] == 0
-        return at_edge(ranking) and not hopeless
+        """Whether something beside the choice has not been tried."""
+        return at_edge(self.ranking())
 
 
 def grid(axes: Sequence[Mapping]) -> list[Point]:

@@ -12,7 +12,8 @@ SLOW = [800 + 10 * n for n in range(10)]
 NEVER = [None] * 10
 NOISE_FREE = {"variant": "noise_free"}
 NOISY = {"variant": "noisy_target", "criteria": {"noisy_target": {"st1": {"wrong": "== 0"}, "st2": {"wrong": "== 0"}}}}
-REBER = {"problem": "embedded_reber"}
+REBER, LEGAL = ({"problem": "embedded_reber", "targets": targets} for targets in ("next", "legal"))
+TASKS = (NOISE_FREE, NOISY, REBER, LEGAL)
 
 
 def verdicts(root, rows, mechanism=None) -> dict[str, Claim]:
@@ -24,7 +25,7 @@ def verdicts(root, rows, mechanism=None) -> dict[str, Claim]:
     return {claim.id: claim for claim in judge(compare(results), mechanism or {})}
 
 
-def against(amu, others, tasks=(NOISE_FREE, NOISY, REBER)) -> list[tuple]:
+def against(amu, others, tasks=TASKS) -> list[tuple]:
     """The AMU and, of each task, the three others."""
     rivals = dict(zip(("lstm", "gru", "rnn"), others, strict=True))
     return [(cell, ends, task, {}) for task in tasks for cell, ends in {"amu": amu, **rivals}.items()]
@@ -81,7 +82,7 @@ def test_nothing_run_leaves_every_claim_undecided_and_names_what_is_missing():
     assert {claim.verdict for claim in claims} == {"undecided"}
     assert all(finding.says == "missing" for claim in claims for finding in claim.findings)
     assert "10 trials or more of each of amu, lstm, gru, rnn" in claims[5].findings[0].text
-    assert claims[5].would_change.startswith("1 of its 1 findings lack their runs")
+    assert claims[5].would_change.startswith("2 of its 2 findings lack their runs")
 
 
 # Generation, classification, convergence
@@ -94,7 +95,7 @@ def test_a_cell_ahead_of_all_others_is_better(tmp_path):
     assert (
         "amu 10/10, median 340 against rnn 0/10, median not reached, p < 0.001" in claims["generation"].findings[0].text
     )
-    assert "embedded_reber-noise_free-T100-N3-criteria" in claims["generation"].rests_on
+    assert "embedded_reber-noise_free-T100-N3-targetsnext-criteria" in claims["generation"].rests_on
 
 
 def test_the_strongest_other_cell_decides(tmp_path):
@@ -106,7 +107,7 @@ def test_the_strongest_other_cell_decides(tmp_path):
 def test_equal_cells_decide_nothing(tmp_path):
     claims = verdicts(tmp_path, against(QUICK, [QUICK, SLOW, NEVER]))
     assert claims["generation"].verdict == "undecided"
-    assert "1 more of 1 would do" in claims["generation"].would_change
+    assert "2 more of 2 would do" in claims["generation"].would_change
 
 
 def test_a_cell_that_never_solves_contradicts_convergence(tmp_path):
@@ -131,12 +132,15 @@ def test_a_missing_rival_or_too_few_trials_leave_it_open(tmp_path):
 
 
 def test_the_truncated_unit_is_judged_and_others_are_told_beside(tmp_path):
-    full = [("amu", QUICK, task, {"gradient": "full"}) for task in (NOISE_FREE, NOISY, REBER)]
+    full = [("amu", QUICK, task, {"gradient": "full"}) for task in (NOISE_FREE, NOISY, REBER, LEGAL)]
     rivals = [row for row in against(SLOW, [QUICK, NEVER, NEVER]) if row[0] != "amu"]
-    truncated = [("amu", SLOW, task, {"gradient": "truncated"}) for task in (NOISE_FREE, NOISY, REBER)]
+    truncated = [("amu", SLOW, task, {"gradient": "truncated"}) for task in (NOISE_FREE, NOISY, REBER, LEGAL)]
     generation = verdicts(tmp_path, [*full, *rivals, *truncated])["generation"]
     assert generation.verdict == "contradicted"
-    assert generation.beside == ["embedded_reber-noise_free-T100-N3: amu (gradient=full) 10/10, median 340"]
+    assert generation.beside == [
+        f"embedded_reber-noise_free-T100-N3-targets{targets}: amu (gradient=full) 10/10, median 340"
+        for targets in ("next", "legal")
+    ]
 
 
 # Memory
@@ -169,7 +173,7 @@ def test_lags_that_are_close_together_show_no_long_memory(tmp_path):
 def forms(key: str, one: str, other: str, ends, other_ends) -> list[tuple]:
     return [
         ("amu", own, task, {key: value})
-        for task in (NOISE_FREE, NOISY, REBER)
+        for task in (NOISE_FREE, NOISY, REBER, LEGAL)
         for value, own in ((one, ends), (other, other_ends))
     ]
 
@@ -181,7 +185,7 @@ def forms(key: str, one: str, other: str, ends, other_ends) -> list[tuple]:
 def test_truncation_is_judged_against_the_same_unit_with_its_full_gradient(tmp_path, truncated, full, verdict):
     algorithm = verdicts(tmp_path, forms("gradient", "truncated", "full", truncated, full))["algorithm"]
     assert algorithm.verdict == verdict
-    assert len(algorithm.findings) == len(algorithm.beside) == 3
+    assert len(algorithm.findings) == len(algorithm.beside) == 4
 
 
 def test_units_that_differ_in_more_than_the_gradient_are_no_pair(tmp_path):
@@ -193,10 +197,10 @@ def test_units_that_differ_in_more_than_the_gradient_are_no_pair(tmp_path):
 
 
 def conflicts(separate: float, joint: float) -> dict[str, pd.DataFrame]:
-    rows = [(place, "amu", "conflict", (separate, joint)[place % 2]) for place in range(6)]
+    rows = [(place, "amu", "conflict", (separate, joint)[place % 2]) for place in range(8)]
     tables = measured(rows)
     trials = tables["trials"]
-    trials.loc[trials["identity"].isin([f"{place:012}" for place in (4, 5)]), "task"] = "embedded_reber"
+    trials.loc[trials["identity"].isin([f"{place:012}" for place in range(4, 8)]), "task"] = "embedded_reber"
     return tables
 
 
@@ -212,7 +216,7 @@ def test_separation_needs_quicker_learning_and_less_conflict(tmp_path, separate,
     rows = forms("output", "neuron", "memory", separate, joint)
     separation = verdicts(tmp_path, rows, conflicts(*conflict))["separation"]
     assert separation.verdict == verdict
-    assert len(separation.findings) == 3 * 3
+    assert len(separation.findings) == 4 * 3
 
 
 def test_separation_without_measurements_is_undecided(tmp_path):
@@ -240,5 +244,5 @@ def test_the_tables_hold_every_verdict_and_finding(tmp_path):
     assert verdict.numbers["claim"].tolist() == [claim.id for claim in claims]
     assert len(findings.numbers) == sum(len(claim.findings) for claim in claims)
     assert "| undecided |" in verdict.markdown()
-    assert verdict.numbers.loc[5, "findings_missing"] == 1
+    assert verdict.numbers.loc[5, "findings_missing"] == 2
     assert all(claim.rule.endswith(".") and "\n" not in claim.rule for claim in claims)

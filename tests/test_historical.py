@@ -13,8 +13,8 @@ PUBLISHED = [
         "statistic": "Means.",
         "remarks": "Rain spoiled the second.",
         "rows": [
-            {"method": "slow", "params": 42, "st1": 500, "st2": 600, "again": {"training.learning_rate": 0.1}},
-            {"method": "quick", "params": 40, "st2": 100, "misclassified": 0.5, "again": {"model.block_size": 2}},
+            {"method": "slow", "params": 42, "st1": 500, "st2": 600, "again": [{"training.learning_rate": 0.1}]},
+            {"method": "quick", "params": 40, "st2": 100, "misclassified": 0.5, "again": [{"model.block_size": 2}]},
             {"method": "another network", "st2": 1},
         ],
     },
@@ -22,7 +22,7 @@ PUBLISHED = [
         "source": "Somebody 1901, Table 4",
         "task": {"problem": "two_sequence", "T": 1000},
         "statistic": "Means.",
-        "rows": [{"method": "slow", "params": 42, "st2": 5000, "again": {}}],
+        "rows": [{"method": "slow", "params": 42, "st2": 5000, "again": [{}]}],
     },
 ]
 
@@ -77,6 +77,20 @@ def test_what_is_not_run_is_shown_and_remarks_are_told(table):
     assert table.text.iloc[3].tolist()[-5:] == ["not run", "-", "-", "-", "not run"]
     assert "two_sequence: Rain spoiled the second." in table.caption
     assert table.text["params"].tolist()[:3] == ["42", "42", "40 (42 here)"]
+
+
+def test_runs_with_other_settings_than_the_published_have_rows_of_their_own(tmp_path):
+    published = [{**PUBLISHED[1], "task": {"problem": "two_sequence"}}]
+    published[0]["rows"] = [
+        {"method": "slow", "params": 42, "st2": 500, "again": [{"model.biases": "gates"}, {"model.biases": "all"}]}
+    ]
+    results = [
+        write(tmp_path, "lstm97", times, identity=str(place), training={"optimizer": "sgd"}, model={"biases": biases})
+        for place, (biases, times) in enumerate({"gates": [900, None], "all": [500, 500]}.items())
+    ]
+    table = historical_table(compare(results), published)
+    assert table.text["but with"].tolist() == ["-", "model.biases=all"]
+    assert table.text["solved here"].tolist() == ["1/2", "2/2"]
 
 
 def test_no_table_without_any_such_run(tmp_path):

@@ -138,14 +138,32 @@ def test_error_along_the_state_neither_vanishes_nor_grows():
     assert gradient.flatten().tolist() == [1.0] * 4
 
 
-@pytest.mark.parametrize("biases", ["gates", "all"])
+@pytest.mark.parametrize("recurrent", [0.0, 0.5])
+def test_truncation_leaves_out_what_goes_back_through_recurrent_weights(recurrent):
+    task = Answers("every", "half_squared_error", "logistic")
+    _, lengths, targets = to_torch(made_sequences([0], 3, task), "cpu")
+    x = torch.randn(1, targets.shape[2], 3, 2, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for gradient in ("truncated", "full"):
+        cell = LSTM97(2, 4, trials=1, block_size=2, gradient=gradient, backend="torch", initial_range=1.0)
+        network = Network(cell, 2)
+        network.initialise([0])
+        with torch.no_grad():
+            cell.weight_hh.fill_(recurrent)
+        losses, _ = loss_and_error(network(x, lengths, True), targets, lengths, task)
+        gradients.append(network.gradient(losses.sum()))
+    assert torch.allclose(*gradients) == (recurrent == 0)
+
+
+@pytest.mark.parametrize(("biases", "gradient"), [("gates", "full"), ("all", "truncated")])
 @pytest.mark.parametrize("answer", ["every", "last"])
-def test_compiled_learning_equals_torch(biases, answer):
+def test_compiled_learning_equals_torch(biases, gradient, answer):
     task, trials = Answers(answer, "half_squared_error", "logistic"), [0, 1]
     seen = []
     for backend in ("fused", "torch"):
         # The size that test_kernels.py compiles as well.
-        network = Network(LSTM97(2, 4, trials=2, block_size=2, biases=biases, backend=backend, initial_range=1.0), 2)
+        options = {"block_size": 2, "biases": biases, "gradient": gradient, "initial_range": 1.0}
+        network = Network(LSTM97(2, 4, trials=2, backend=backend, **options), 2)
         network.initialise(trials)
         sequences = made_sequences(trials, 12, task)
         learned = learn(network, made_optimizer(network, "sgd", 0.5, np.inf), task, sequences, 2)
@@ -201,6 +219,7 @@ def test_output_units_start_in_the_same_range_as_all_weights():
         (lambda: LSTM97(2, 5, block_size=2), "5 units: must be a multiple of block_size=2"),
         (lambda: LSTM97(2, 4, block_size=0), "block_size=0"),
         (lambda: LSTM97(2, 4, biases="cells"), "none, gates, hidden, all"),
+        (lambda: LSTM97(2, 4, gradient="half"), "truncated, full"),
         (lambda: LSTM97(2, 4, biases="none"), "must be empty"),
         (lambda: match_units(model(5, 2, "gates"), Sizes(7, 7)), "model.units=5: must be a multiple of 2"),
     ],

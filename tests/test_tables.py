@@ -82,6 +82,20 @@ def test_labels_tell_what_differs_between_rows_of_a_model_and_nothing_else(tmp_p
     assert comparison.labels == ["amu (gradient=truncated)", "amu (gradient=full)", "lstm"]
 
 
+def test_a_learning_rate_is_told_only_where_rows_would_be_alike_without(tmp_path):
+    settings = [("truncated", 0.1), ("full", 0.1), ("full", 0.2)]
+    results = [
+        write(tmp_path, "amu", [300], model={"gradient": gradient}, training={"learning_rate": rate})
+        for gradient, rate in settings
+    ]
+    (comparison,) = compare(results)
+    assert comparison.labels == [
+        "amu (gradient=truncated)",
+        "amu (gradient=full, learning_rate=0.1)",
+        "amu (gradient=full, learning_rate=0.2)",
+    ]
+
+
 def test_rows_with_other_budgets_show_it_whatever_their_model(tmp_path):
     results = [
         write(tmp_path, "amu", [300]),

@@ -127,7 +127,7 @@ def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | Non
     own = of_row(traces, comparison, 0)
     if comparison.reference is None or not len(own):
         return None
-    sequences = list(own["sequence"].unique())[:3]
+    sequences = own["sequence"].unique()
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     panels = figure.subplots(2, len(sequences), sharex=True, sharey="row", squeeze=False)
     for column, sequence in enumerate(sequences):

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +25,15 @@ PAPER = {"gradient": "truncated", "output": "neuron"}
 PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
 """Settings that bear on what a number means: where rows differ in one, every row's label tells its own."""
 
+TUNED = ("training.learning_rate", "model.initial_range", "model.forget_bias")
+"""Settings that differ wherever models are tuned: a label tells them where rows cannot be told apart without."""
+
 HIGHER_IS_BETTER = ("accuracy", "right", "correct")
 """Words in the name of a metric that is better when higher; any other is an error, better when lower."""
 
 WORDS = (
     *("criterion", "metric", "model", "method", "source", "claim", "statement", "verdict", "finding", "says"),
-    *("task", "agrees", "reading", "problem", "training step", "against"),
+    *("task", "agrees", "but with", "reading", "problem", "training step", "against"),
 )
 """Columns that hold words and stand to the left; the others hold numbers and stand to the right."""
 
@@ -132,8 +135,8 @@ class Table:
 def compare(results: list[Result]) -> list[Comparison]:
     """Groups results into comparisons: those whose whole task configuration is equal.
 
-    Rows of a comparison may differ in anything else. What differs between rows of the same model, and any
-    difference in `PROTOCOL`, is part of their labels.
+    Rows of a comparison may differ in anything else. What differs between rows of the same model, that in `TUNED` if
+    need be, and any difference in `PROTOCOL` is part of their labels.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -180,14 +183,16 @@ def _labels(results: list[Result]) -> list[str]:
         ]
         return any(other.get(key) != settings[row][key] for other in alike)
 
-    labels = []
-    for row, result in enumerate(results):
-        different = [f"{_leaf(key)}={_shown(settings[row][key])}" for key in settings[row] if differs(key, row)]
-        labels.append(f"{result.model} ({', '.join(different)})" if different else result.model)
-    counts = Counter(labels)
+    def label(row: int, left_out: Collection[str] = ()) -> str:
+        own = {key: value for key, value in settings[row].items() if key not in left_out and differs(key, row)}
+        model, told = results[row].model, ", ".join(f"{_leaf(key)}={_shown(value)}" for key, value in own.items())
+        return f"{model} ({told})" if told else model
+
+    short = [label(row, left_out=TUNED) for row in range(len(results))]
+    labels = [short[row] if short.count(short[row]) == 1 else label(row) for row in range(len(results))]
     return [
-        label if counts[label] == 1 else f"{label} [{result.task}/{result.identity}]"
-        for label, result in zip(labels, results, strict=True)
+        own if labels.count(own) == 1 else f"{own} [{result.task}/{result.identity}]"
+        for own, result in zip(labels, results, strict=True)
     ]
 
 

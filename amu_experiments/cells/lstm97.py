@@ -23,7 +23,7 @@ class LSTM97(Cell):
         y_c(t)     = out_j(t) * h(s_c(t)),   h(x) = 2 f(x) - 1; y is the output
 
     Truncated gradient: d net(t) / d h(t-1) := 0. Error goes back in time along s alone, where it neither grows nor
-    vanishes; there is no other gradient.
+    vanishes.
 
     With G = A / block_size blocks, K = 2 G + A rows: input gates, output gates, cells, those of a block side by side.
     `output, (h, s) = layer(x)`, with h (R, B, K) and s (R, B, A).
@@ -33,6 +33,7 @@ class LSTM97(Cell):
         block_size: cells of a block.
         biases: which units have a bias: "none", "gates", "hidden" (gates and cells) or "all" (the output units that
             read this cell, too).
+        gradient: "truncated", as in 1997, or "full", back-propagation through time.
         input_bias, output_bias: where the biases of the input and the output gates start, block by block, staggered
             so that blocks come into use one after another; further blocks go on in steps of the list's last
             difference. Empty: random like the weights.
@@ -43,16 +44,27 @@ class LSTM97(Cell):
     states = ("h", "s")
 
     def __init__(
-        self, input_size, hidden_size, block_size=1, biases="hidden", input_bias=(), output_bias=(-1.0, -2.0), **common
+        self,
+        input_size,
+        hidden_size,
+        block_size=1,
+        biases="hidden",
+        gradient="truncated",
+        input_bias=(),
+        output_bias=(-1.0, -2.0),
+        **common,
     ):
         if block_size < 1 or hidden_size % block_size:
             raise ValueError(f"{hidden_size} units: must be a multiple of block_size={block_size}")
         if biases not in BIASED:
             raise ValueError(f"biases={biases!r}: must be one of {', '.join(BIASED)}")
+        if gradient not in ("truncated", "full"):
+            raise ValueError(f"gradient={gradient!r}: must be one of truncated, full")
         if biases == "none" and (len(input_bias) or len(output_bias)):
             raise ValueError("biases='none': input_bias and output_bias must be empty, []")
         self.blocks = hidden_size // block_size
         self.block_size = block_size
+        self.gradient = gradient
         self.input_bias, self.output_bias = input_bias, output_bias
         self.readout_bias = biases == "all"
         super().__init__(input_size, hidden_size, block_size=block_size, biases=biases, **common)
@@ -89,7 +101,7 @@ class LSTM97(Cell):
 
     def step(self, net_RBK, state):
         h, s = state
-        net = net_RBK + recur(h.detach(), self.weight_hh)
+        net = net_RBK + recur(h.detach() if self.gradient == "truncated" else h, self.weight_hh)
         gates, cells = net.split([2 * self.blocks, self.hidden_size], dim=-1)
         gates = torch.sigmoid(gates)
         of_input, of_output = (gate.repeat_interleave(self.block_size, dim=-1) for gate in gates.chunk(2, dim=-1))
@@ -102,6 +114,7 @@ class LSTM97(Cell):
 
         A, G, size = self.hidden_size, self.blocks, self.block_size
         K = 2 * G + A
+        truncated = self.gradient == "truncated"
         half, one, two = f32(0.5), f32(1.0), f32(2.0)
 
         @compiled
@@ -147,8 +160,8 @@ class LSTM97(Cell):
             tape=2 * A,
             outputs=A,
             biases=self.bias.shape[1],
-            recurrent_error=False,
-            constants=(size,),
+            recurrent_error=not truncated,
+            constants=(size, truncated),
         )
 
 
