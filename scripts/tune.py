@@ -2,6 +2,7 @@
 
     python scripts/tune.py                         # every experiment in conf/tuning.yaml
     python scripts/tune.py adding gun_point        # these
+    python scripts/tune.py adding --continue       # go on from what results/paper/tuning says was tried
     python scripts/tune.py --defaults              # train nothing: write the experiments with the shipped defaults
 
 A configuration is a learning rate and a value of one more setting, both from conf/tuning.yaml. It is trained on tuning
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="*", help="from the plan; none: all of them")
     parser.add_argument("--defaults", action="store_true", help="write the experiments untuned, train nothing")
+    parser.add_argument(
+        "--continue", dest="go_on", action="store_true", help="take what the tables in --out hold for tried"
+    )
     parser.add_argument("--plan", type=Path, default=conf_dir() / "tuning.yaml", help="%(default)s")
     parser.add_argument("--experiments", type=Path, default=conf_dir() / "experiment", help="%(default)s")
     parser.add_argument("--out", type=Path, default=Path("results/paper/tuning"), help="%(default)s")
@@ -207,6 +211,9 @@ class Search:
         self.settings = chosen | of_experiment["settings"] | of_model["settings"]
         self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
         self.criterion = None
+        # What became of configurations, by their point and the number of trials.
+        path = options.out / f"{experiment}-{model}.csv"
+        self.recorded = read_record(path, self.axes) if options.go_on and path.exists() else {}
 
     def extend(self, count: int) -> None:
         """Try configurations until there are so many."""
@@ -228,6 +235,9 @@ class Search:
             config = self.composer.load([f"{key}={value}" for key, value in settings.items()])
         training = config["training"]
         self.criterion = training["stop"]
+        recorded = self.recorded.get((point, trials))
+        if recorded and recorded["max_sequences"] == training["max_sequences"]:
+            return recorded
         result = trained(config | self.place)
         row = values | {
             "max_sequences": training["max_sequences"],
@@ -246,6 +256,21 @@ class Search:
     def at_edge(self) -> bool:
         """Whether something beside the choice has not been tried."""
         return at_edge(self.ranking())
+
+
+def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], dict]:
+    """The rows that `store_choice` wrote, as `Search.try_out` returned them, by point and number of trials."""
+    table = pd.read_csv(path).fillna({"median_sequences": math.inf, "final_median_sequences": math.inf})
+    recorded = {}
+    for row in table.to_dict("records"):
+        point = tuple(axis["values"].index(row[axis["key"]]) for axis in axes)
+        first = {key: value for key, value in row.items() if not key.startswith("final_")}
+        recorded[point, row["trials"]] = first
+        if row["final_trials"] == row["final_trials"]:
+            counts = {key: int(row[f"final_{key}"]) for key in ("trials", "diverged", "solved")}
+            finals = {key: row[f"final_{key}"] for key in ("median_sequences", "loss")}
+            recorded[point, counts["trials"]] = first | counts | finals
+    return recorded
 
 
 def grid(axes: Sequence[Mapping]) -> list[Point]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
     run(tmp_path, plan, "short")
     written = yaml.safe_load((tmp_path / "experiment/short/amu.yaml").read_text())
     table = pd.read_csv(tmp_path / "out/short-amu.csv")
-    assert len(table) == 2
+    assert len(table) == 3
     assert table["loss"].is_monotonic_increasing  # nothing is solved in 40 sequences
     assert written["defaults"] == [{"override /task": "adding"}, {"override /model": "amu"}]
     assert written["trials"] == 3
@@ -194,13 +195,13 @@ def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
     assert written["model"] == {"gradient": "truncated", "initial_range": table["model.initial_range"][0]}
     assert written["training"]["max_sequences"] == 40
     assert not any("test" in column for column in table)
-    assert "chosen by scripts/tune.py from 2" in (tmp_path / "experiment/short/rnn.yaml").read_text()
+    assert "chosen by scripts/tune.py from 3" in (tmp_path / "experiment/short/rnn.yaml").read_text()
 
 
 def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, plan):
     run(tmp_path, plan)
     results = read_results(tmp_path / "runs/tuning")
-    assert len(results) == 4
+    assert len(results) == 6
     assert {trial for result in results for trial in result.trials["trial"]} == {10_000, 10_001, 10_002}
     assert read_results(tmp_path / "runs") == []
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
@@ -208,14 +209,47 @@ def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, p
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
 
 
-def test_with_the_best_at_the_edge_all_models_get_more(tmp_path, plan):
-    """Every first evaluation meets this criterion, so no best one is hopeless."""
-    text = yaml.safe_load(plan.read_text())
-    text["experiments"]["short"]["settings"]["task.criteria.modern.solved.mse"] = "'< 1e9'"
-    plan.write_text(yaml.safe_dump(text))
+@pytest.mark.parametrize(
+    ("solved", "at_edge", "counts"),
+    [
+        ({"amu": 2, "rnn": 2}, {"amu": False, "rnn": False}, [2]),
+        ({"amu": 2, "rnn": 2}, {"amu": False, "rnn": True}, [2, 3]),
+        ({"amu": 2, "rnn": 0}, {"amu": False, "rnn": True}, [2]),
+        ({"amu": 0, "rnn": 0}, {"amu": False, "rnn": True}, [2, 3]),
+    ],
+)
+def test_all_get_more_while_one_is_at_the_edge_but_not_for_one_that_solves_nothing(
+    tmp_path, plan, monkeypatch, solved, at_edge, counts
+):
+    extended = {}
+
+    class Search:
+        def __init__(self, plan, experiment, model, options):
+            self.model, self.finals = model, {(0, 0): {"solved": solved[model]}}
+            self.extend = extended.setdefault(model, []).append
+            self.choose, self.ranking, self.at_edge = (lambda: None, lambda: [(0, 0)], lambda: at_edge[model])
+
+    monkeypatch.setattr(tune, "Search", Search)
+    monkeypatch.setattr(tune, "store_choice", lambda *_: None)
     run(tmp_path, plan)
-    assert {len(pd.read_csv(path)) for path in (tmp_path / "out").iterdir()} == {3}
+    assert extended == {"amu": counts, "rnn": counts}
+
+
+def test_a_choice_at_the_edge_says_so(tmp_path, plan):
+    run(tmp_path, plan)
     assert "still at the edge" in (tmp_path / "experiment/short/rnn.yaml").read_text()
+
+
+def test_tuning_goes_on_from_its_tables_where_the_runs_are_gone(tmp_path, plan):
+    run(tmp_path, plan)
+    written = [*tmp_path.glob("out/*.csv"), *tmp_path.glob("experiment/*/*.yaml")]
+    before = {path: path.read_text() for path in written}
+    trained = len(read_results(tmp_path / "runs/tuning"))
+    shutil.rmtree(tmp_path / "runs")
+    run(tmp_path, plan, "--continue")
+    # What was among the best for a while only is in no table.
+    assert len(read_results(tmp_path / "runs/tuning")) < trained / 2
+    assert before == {path: path.read_text() for path in before}
 
 
 def test_untuned_experiments_say_so_and_leave_the_defaults(tmp_path, plan):
