@@ -83,7 +83,7 @@ def models_of(plan: dict, experiment: str) -> dict[str, dict]:
 def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
     """Tune all models of an experiment, and write what was tried and chosen."""
     searches = {model: Search(plan, experiment, model, options) for model in models_of(plan, experiment)}
-    count = plan["configurations"]
+    count = max(plan["configurations"], *(len(search.tried) for search in searches.values()))
     while True:
         for search in searches.values():
             search.extend(count)
@@ -214,13 +214,16 @@ class Search:
         # What became of configurations, by their point and the number of trials.
         path = options.out / f"{experiment}-{model}.csv"
         self.recorded = read_record(path, self.axes) if options.go_on and path.exists() else {}
+        for point, trials in self.recorded:
+            if trials == self.trials:
+                self.tried[point] = self.try_out(point, trials)
 
     def extend(self, count: int) -> None:
         """Try configurations until there are so many."""
         while len(self.tried) < count:
-            new = len(self.tried)
             sizes = tuple(len(axis["values"]) for axis in self.axes)
-            point = self.grid[new] if new < len(self.grid) else next_point(self.ranking(), sizes)
+            untried = [point for point in self.grid if point not in self.tried]
+            point = untried[0] if untried else next_point(self.ranking(), sizes)
             self.tried[point] = self.try_out(point, self.trials)
 
     def choose(self) -> None:
@@ -265,6 +268,7 @@ def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], 
     for row in table.to_dict("records"):
         point = tuple(axis["values"].index(row[axis["key"]]) for axis in axes)
         first = {key: value for key, value in row.items() if not key.startswith("final_")}
+        first |= {axis["key"]: axis["values"][place] for axis, place in zip(axes, point, strict=True)}
         recorded[point, row["trials"]] = first
         if row["final_trials"] == row["final_trials"]:
             counts = {key: int(row[f"final_{key}"]) for key in ("trials", "diverged", "solved")}
