@@ -95,7 +95,7 @@ def test_a_cell_ahead_of_all_others_is_better(tmp_path):
     assert (
         "amu 10/10, median 340 against rnn 0/10, median not reached, p < 0.001" in claims["generation"].findings[0].text
     )
-    assert "embedded_reber-noise_free-T100-N3-targetsnext-criteria" in claims["generation"].rests_on
+    assert "embedded_reber-noise_free-T100-N3-next-criteria" in claims["generation"].rests_on
 
 
 def test_the_strongest_other_cell_decides(tmp_path):
@@ -138,7 +138,7 @@ def test_the_truncated_unit_is_judged_and_others_are_told_beside(tmp_path):
     generation = verdicts(tmp_path, [*full, *rivals, *truncated])["generation"]
     assert generation.verdict == "contradicted"
     assert generation.beside == [
-        f"embedded_reber-noise_free-T100-N3-targets{targets}: amu (gradient=full) 10/10, median 340"
+        f"embedded_reber-noise_free-T100-N3-{targets}: amu (gradient=full) 10/10, median 340"
         for targets in ("next", "legal")
     ]
 

@@ -200,7 +200,7 @@ def _names(results: list[Result]) -> list[str]:
     """A readable name of each task setting, fit for a file: the task, its variant or form, and its sizes.
 
     A size is a setting named by one letter (T, N). Only where two settings would have the same name, what
-    else differs between those two is added.
+    else differs between those two is added, words without their key.
     """
     names = []
     for result in results:
@@ -213,7 +213,9 @@ def _names(results: list[Result]) -> list[str]:
     for name, own in zip(names, settings, strict=True):
         others = [other for twin, other in zip(names, settings, strict=True) if twin == name]
         extra = [
-            f"{_leaf(key)}{_shown(own[key])}" for key in own if any(other.get(key) != own[key] for other in others)
+            value if isinstance(value, str) and value.isidentifier() else f"{_leaf(key)}{_shown(value)}"
+            for key, value in own.items()
+            if any(other.get(key) != value for other in others)
         ]
         full_names.append("-".join([name, *(re.sub(r"[^\w.-]", "", part) for part in extra)]))
     counts = Counter(full_names)
