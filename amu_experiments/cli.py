@@ -90,7 +90,12 @@ def _job(composed: DictConfig) -> None:
         config = check(plain(composed), reference)
         from amu_experiments.training import run
 
-        run(config)
+        try:
+            run(config)
+        except BrokenPipeError:
+            # Nobody reads on, as in `amu-run ... | head`: what is asked for is trained and kept all the same.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            run(config)
     except Exception as error:
         if not sweeping and not _expected(error):
             raise

@@ -86,9 +86,9 @@ def comparison() -> str:
     caption = (
         f"Trials that met the criterion ({', '.join(unique(row['criterion'] for row in references))}) of all trials, "
         "the Kaplan-Meier median of the sequences until then (n.r.: not reached) and p of the log-rank test against "
-        f"the first row, Holm-corrected. At most {', '.join(unique(caps))} sequences, T = 100. Learning rate and one "
-        "more setting of each model were tuned with equal numbers of configurations, on other trials. "
-        f"[All experiments]({PAGE})."
+        "the first row, Holm-corrected for the tests of a column (for a claim, for all of its tests). At most "
+        f"{', '.join(unique(caps))} sequences, T = 100. Learning rate and one more setting of each model were tuned "
+        f"with equal numbers of configurations, on other trials. [All experiments]({PAGE})."
     )
     return written(pd.DataFrame(rows), caption)
 
@@ -114,7 +114,8 @@ def historical() -> str:
     return (
         "The one network here with published numbers, the [LSTM of 1997 with its settings of 1997]"
         f"(results/paper/tables/lstm97-published.md), meets {counts['yes']} of {len(run)} published means that were "
-        f"run again within a factor of two; {counts['in range']} more lie within the range of its trials; "
+        f"run again within a factor of two with at least nine of ten trials solved; {counts['in range']} more lie "
+        "within the range of its trials; "
         f"{counts['no']} are not met ({failed}).\n"
     )
 
@@ -131,8 +132,9 @@ def speed() -> str:
             "times as fast": [f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}" for ratio in ratios["ratio"]],
         }
     )
+    words = {"ns/step": "time", "byte/step": "memory"}
     others = [
-        f"{row.what}: {row.ratio:.2f} {row.meaning} ({row.unit}) as {row.against}."
+        f"{row.what}: {row.ratio:.2f} times the {words.get(row.unit, row.unit)} per step that {row.against} takes."
         if row.against == row.against
         else f"{row.what}: {row.value:.2f} {row.unit}."
         for row in measured.itertuples()

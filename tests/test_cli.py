@@ -300,6 +300,15 @@ def test_ctrl_c(trained, capsys):
     assert [config["seed"] for config in trained] == [15, 1, 15]
 
 
+def test_where_nobody_reads_on_all_is_trained_and_kept(tmp_path):
+    least = "task.T=12 model=rnn trials=2 backend=torch training.max_sequences=40 training.evaluate_every=20"
+    script = f"{sys.executable} -c 'from amu_experiments.cli import main; main()' task=adding {least}"
+    command = f"{script} results_dir={tmp_path}/runs | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr.count("Broken pipe") == 0
+    assert len(list((tmp_path / "runs").glob("adding/rnn/*/trials-0-1/trials.csv"))) == 1
+
+
 def test_a_sweep_runs_every_combination(trained, folder, tmp_path_factory, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("notes")))
     assert main(["task=adding", "model=amu,lstm", "-m", "seed=range(0,20,10)"]) == 0

@@ -382,18 +382,27 @@ def run_table(result: Result) -> str:
         range_met = (
             f"{sequences_text(times[solved].min())} to {sequences_text(times[solved].max())}" if solved.any() else "-"
         )
-        met.append((criterion, f"{solved.sum()}/{len(solved)}", sequences_text(median), range_met))
+        asked = condition(result.config["task"], criterion).partition(": ")[2]
+        met.append((criterion, f"{solved.sum()}/{len(solved)}", sequences_text(median), range_met, asked))
     measured = []
     for metric in _final_metrics(result):
         values = final_values(result, metric)
-        measured.append((metric, *(_metric(value) for value in (np.median(values), values.min(), values.max()))))
+        measured.append(
+            (_of_which_data(metric), *(_metric(value) for value in (np.median(values), values.min(), values.max())))
+        )
     for columns, rows in (
-        (("criterion", "solved", "median sequences", "range of those solved"), met),
+        (("criterion", "solved", "median sequences", "range of those solved", "it asks for"), met),
         (("final metric", "median", "lowest", "highest"), measured),
     ):
         if rows:
             lines += ["", pd.DataFrame(rows, columns=columns).to_string(index=False)]
     return "\n".join(lines)
+
+
+def _of_which_data(metric: str) -> str:
+    """A metric's name in words: what is not about test or training data is about validation data."""
+    data, _, name = metric.partition("_")
+    return f"{data} {name}" if data in ("test", "train") else f"validation {metric}"
 
 
 # What stands in them --------------------------------------------------------------------------------------
