@@ -15,7 +15,7 @@ import yaml
 
 from amu_experiments.analysis.tables import Table, sequences_text
 from amu_experiments.config import identity
-from amu_experiments.overrides import conf_dir, load
+from amu_experiments.overrides import Composer, conf_dir
 from amu_experiments.training import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,7 @@ def rewritten(readme: str) -> str:
         "claims": claims,
         "comparison": comparison,
         "lags": lags,
+        "others": others,
         "historical": historical,
         "speed": speed,
     }
@@ -82,7 +83,7 @@ def comparison() -> str:
             row[titles("experiments")[experiment].removesuffix(", T = 100")] = f"{shown(each)}{p_text(each)}"
         rows.append(row)
     references = [row_of(f"{experiment}/amu") for experiment in CLAIMED]
-    caps = [f"{load(f'experiment={experiment}/amu')['training']['max_sequences']:,}" for experiment in CLAIMED]
+    caps = [f"{config_of(f'{experiment}/amu')['training']['max_sequences']:,}" for experiment in CLAIMED]
     caption = (
         f"Trials that met the criterion ({', '.join(unique(row['criterion'] for row in references))}) of all trials, "
         "the Kaplan-Meier median of the sequences until then (n.r.: not reached) and p of the log-rank test against "
@@ -103,6 +104,27 @@ def lags() -> str:
                 row[f"T = {T}"] = shown(row_of(f"{experiment}/{model}", f"task.T={T}"))
             rows.append(row)
     return written(pd.DataFrame(rows), "The two-sequence problem over longer lags, with the settings tuned at T = 100.")
+
+
+def others() -> str:
+    """The other experiments, a row each: what was solved, or where that is not the question, how well it was done."""
+    rows = []
+    for experiment, title in titles("experiments").items():
+        if experiment in CLAIMED:
+            continue
+        configs = {model: config_of(f"{experiment}/{model}") for model in LAG_MODELS}
+        found = [solved_row(config) for config in configs.values() if config["training"]["stop"]]
+        if any(row["solved"] for row in found):
+            values = [shown(row) for row in found]
+        else:
+            values = [f"{accuracy_row(config)['median']:.3f}" for config in configs.values()]
+        names = [titles("models")[model].removeprefix("the ") for model in LAG_MODELS]
+        rows.append({"problem": title, **dict(zip(names, values, strict=True))})
+    caption = (
+        "The other experiments: as above, and where no model met the criterion, or there is none, the median of the "
+        f"trials' accuracy on test data. [Tables with intervals and tests]({PAGE})."
+    )
+    return written(pd.DataFrame(rows), caption)
 
 
 def historical() -> str:
@@ -155,15 +177,41 @@ def titles(part: str) -> dict[str, str]:
 
 def row_of(experiment: str, *overrides: str) -> pd.Series:
     """The row that a file of conf/experiment has in the tables, for the criterion that ends its training."""
-    config = prepare(load(f"experiment={experiment}", *overrides))
-    rows = criteria()
-    (row,) = rows[rows["identity"].eq(identity(config)) & rows["criterion"].eq(config["training"]["stop"])].iloc
-    return row
+    return solved_row(config_of(experiment, *overrides))
+
+
+def config_of(experiment: str, *overrides: str) -> dict:
+    composer = shared_composer()
+    with composer.ready():
+        return prepare(composer.load([f"experiment={experiment}", *overrides]))
+
+
+def solved_row(config: dict) -> pd.Series:
+    return the_row("criteria", config, "criterion", config["training"]["stop"])
+
+
+def accuracy_row(config: dict) -> pd.Series:
+    return the_row("metrics", config, "metric", "test_accuracy")
+
+
+def the_row(kind: str, config: dict, column: str, value: str) -> pd.Series:
+    """The only row of a configuration that has this value in all tables of a kind; LookupError where it is missing."""
+    rows = tables(kind)
+    rows = rows[rows["identity"].eq(identity(config)) & rows[column].eq(value)]
+    if len(rows) != 1:
+        raise LookupError(f"{len(rows)} rows for {value} of {identity(config)} in {PAPER / 'tables'}/*-{kind}.csv")
+    return rows.iloc[0]
 
 
 @cache
-def criteria() -> pd.DataFrame:
-    return pd.concat([pd.read_csv(path, dtype={"identity": str}) for path in (PAPER / "tables").glob("*-criteria.csv")])
+def shared_composer() -> Composer:
+    return Composer()
+
+
+@cache
+def tables(kind: str) -> pd.DataFrame:
+    paths = (PAPER / "tables").glob(f"*-{kind}.csv")
+    return pd.concat([pd.read_csv(path, dtype={"identity": str}) for path in paths])
 
 
 # As text ------------------------------------------------------------------------------------------------------------
