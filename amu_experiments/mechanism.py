@@ -24,7 +24,7 @@ QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 MOST_LAGS = 60
 """Of a curve over lags."""
 
-MOST_STEPS = 120
+MOST_STEPS = 75
 """Of a trace over time."""
 
 MOST_TRACED = 3

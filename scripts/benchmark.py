@@ -193,7 +193,16 @@ def whole_run(sequences: int, turns: int) -> Iterator[Row]:
     trials = list(range(config["trials"]))
     stack = Stack(config, trials)
     data = stack.task.train_batch(0, config["training"]["evaluate_every"])
-    bare = repeated(lambda: learned_whole(stack.network, stack.optimizer, stack.task, data, 1), data.lengths.size)
+    initial = stack.network.flat.clone()
+
+    def step_alone() -> None:
+        # From the start each time: by the same few sequences over and over a trial comes to diverge.
+        stack.network.hold(initial.clone())
+        stack.optimizer.memory.zero_()
+        stack.optimizer.updates = 0
+        learned_whole(stack.network, stack.optimizer, stack.task, data, 1)
+
+    bare = repeated(step_alone, data.lengths.size)
     command = functools.partial(run_command, *RUN)
     command("training.max_sequences=1")
     seen = np.array(

@@ -4,7 +4,7 @@
     amu-report --results-dir results/paper/runs --out results/paper
 
 The copy is a store like any other, with configurations, results of trials and provenance as they are; of the histories
-it has some 20 evaluations of each trial, and all those at which any trial ended. Weights stay behind.
+it has some 12 evaluations of each trial, and all those at which any trial ended. Weights stay behind.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import pandas as pd
 
 from amu_experiments.store import UnusableError, read_config, read_stack, write_stack
 
-EVALUATIONS = 20
+EVALUATIONS = 12
 
 
 def main() -> None:

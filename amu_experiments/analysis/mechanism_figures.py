@@ -3,6 +3,7 @@
 They are drawn from the tables that `amu_experiments.mechanism.measure` makes and scripts/measure_mechanism.py writes.
 """
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ PHASES = {"start": "at the start of training", "trained": "after training"}
 
 LOWEST = 1e-12
 """Relative error flow is shown down to here; what is lower has vanished for any purpose."""
+
+LABEL = 40
+"""Letters in a line of a row's label beside a panel."""
 
 UNIT_STYLES = (
     ("#0072B2", "-"),
@@ -92,7 +96,9 @@ def conflict_picture(comparison: Comparison, trials: pd.DataFrame) -> Picture | 
     rows = [of_row(trials[trials["quantity"] == "conflict"], comparison, row) for row in range(len(comparison.results))]
     if not any(map(len, rows)):
         return None
-    figure = Figure(figsize=(WIDTH, 1.3 + 0.36 * len(rows)), layout="constrained")
+    labels = [textwrap.fill(label, LABEL) for label in comparison.labels]
+    lines = max(1.5, *(label.count("\n") + 1 for label in labels))
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.24 * lines * len(rows)), layout="constrained")
     panel = figure.subplots()
     for row, (own, (colour, _, marker)) in enumerate(zip(rows, row_styles(comparison), strict=True)):
         for phase, shift, filled in (("start", -0.14, False), ("trained", 0.14, True)):
@@ -103,7 +109,7 @@ def conflict_picture(comparison: Comparison, trials: pd.DataFrame) -> Picture | 
             panel.plot([low, high], [row + shift] * 2, color=colour, linewidth=1.2)
             face = colour if filled else "white"
             panel.plot(middle, row + shift, color=colour, marker=marker, markerfacecolor=face, markersize=7)
-    panel.set_yticks(range(len(rows)), comparison.labels)
+    panel.set_yticks(range(len(rows)), labels)
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.set_xlim(0, 1)
     panel.set_xlabel("gradient-conflict ratio")
