@@ -110,7 +110,6 @@ def test_outputs_that_equal_the_targets_meet_every_criterion_and_nan_meets_none(
 @pytest.mark.parametrize(
     ("name", "weights"),
     {
-        "multiplication": 93,
         "multiplication_1997": 93,
         "temporal_order": 156,
         "temporal_order_1997": 156,

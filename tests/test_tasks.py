@@ -474,7 +474,7 @@ def test_the_modern_form_has_no_training_window():
 # Constants --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "weights"), [("two_sequence", 102), ("adding", 93), ("adding_1997", 93)])
+@pytest.mark.parametrize(("name", "weights"), [("two_sequence", 102), ("adding_1997", 93)])
 def test_networks_are_of_the_size_of_1997_and_tested_on_2560_sequences(name, weights):
     assert configuration(name)["model"]["parameters"] == weights
     assert configuration(name)["task"]["test_size"] == 2560
