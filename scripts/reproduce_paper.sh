@@ -30,6 +30,7 @@ for option in "$@"; do
       runs=results/quick/runs paper=results/quick/paper
       few=(trials=3) small=(training.max_sequences=1000) benchmark=(--quick)
       mechanism=(--sequences 2 --task embedded_reber --task adding)
+      lags=(two_sequence_3c:200 two_sequence_3a:200 adding:200 copy_memory:100)
       ;;
     *) echo "usage: scripts/reproduce_paper.sh [--tune] [--quick]" >&2 && exit 2 ;;
   esac
