@@ -89,7 +89,7 @@ def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
             search.extend(count)
             search.choose()
         able = [search for search in searches.values() if search.finals[search.ranking()[0]]["solved"]]
-        if count == plan["most"] or not any(search.at_edge() for search in able or searches.values()):
+        if count >= plan["most"] or not any(search.at_edge() for search in able or searches.values()):
             break
         count += 1
     for model, search in searches.items():

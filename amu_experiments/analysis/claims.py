@@ -346,10 +346,9 @@ def convergence(comparisons: list[Comparison]) -> Claim:
     """Whether the AMU's training succeeds in most trials, and whether it is quicker than the LSTM's.
 
     On embedded Reber, with either kind of targets, and on the two-sequence problem at T = 100, noise-free and noisy,
-    two findings each. Stable: the
-    95 % Wilson interval of the share of trials solved within the budget lies above 2/3 (supports) or below
-    (contradicts). Efficient: by the log-rank test on sequences to the stop criterion the AMU is ahead of the LSTM
-    (supports) or behind it (contradicts), each with Holm-corrected p < 0.05.
+    two findings each. Stable: the 95 % Wilson interval of the share of trials solved within the budget lies above 2/3
+    (supports) or below (contradicts). Efficient: by the log-rank test on sequences to the stop criterion the AMU is
+    ahead of the LSTM (supports) or behind it (contradicts), each with Holm-corrected p < 0.05.
     """
     tests, findings, beside, names = [], [], [], []
     for experiment in (*GENERATION, *CLASSIFICATION):
