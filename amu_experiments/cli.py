@@ -6,10 +6,12 @@ Nothing heavy is imported before a job really starts.
 import argparse
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,6 +46,21 @@ Keys and their defaults, of which a task may set its own:
 Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/, model/ or experiment/ in it),
 --version, --shell-completion install=bash, --hydra-help.
 """
+
+
+def command() -> None:
+    """The console script; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
+            signal.signal(number, signal.default_int_handler)
+    status = main()
+    # Where it was interrupted it ends now, whatever a thread may still be compiling.
+    if status == 130:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +131,8 @@ def _expected(error: Exception) -> bool:
 
 
 def _in_a_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     return f"not enough memory ({text or 'none left'})" if isinstance(error, MemoryError) else text
 

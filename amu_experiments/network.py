@@ -11,6 +11,10 @@ from amu_experiments.cells import cell_class
 from amu_experiments.cells.cell import Cell
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
+STEPS_AT_ONCE = 2**23
+"""Time steps that one call of the compiled scans predicts, for all trials: some tenths of a second without a look at
+signals."""
+
 _NOT_CELL_OPTIONS = ("cell", "units", "parameters")
 
 
@@ -79,7 +83,14 @@ class Network(nn.Module):
         outputs = np.zeros((R, B, T if every else 1, size), np.float32)
         scans = self.scans()
         if scans is not None:
-            scans.predict(self.flat.numpy(), sequences.inputs, sequences.lengths, every, outputs)
+            chunk = max(STEPS_AT_ONCE // max(R * T, 1), 1)
+            for first in range(0, B, chunk):
+                part = np.s_[:, first : first + chunk]
+                inputs, lengths, into = map(
+                    np.ascontiguousarray, (sequences.inputs[part], sequences.lengths[part], outputs[part])
+                )
+                scans.predict(self.flat.numpy(), inputs, lengths, every, into)
+                outputs[part] = into
             return outputs
         with torch.no_grad():
             for first in range(0, B, chunk):

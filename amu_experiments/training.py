@@ -32,8 +32,8 @@ from amu_experiments.tasks.task import Sequences, Task
 SECONDS_BETWEEN_LOOKS = 0.5
 """How long a stretch of learning may take: signals, the clock and the progress bar are looked at in between."""
 
-SECONDS_TO_STOP = 1.5
-"""How long a step may still take after Ctrl-C or SIGTERM; one that takes longer is given up with what it did."""
+SECONDS_TO_STOP = 1.2
+"""How long a step may still take after Ctrl-C, SIGTERM or SIGHUP; one that takes longer is given up with what it did."""
 
 BYTES_AT_ONCE = 64 * 2**20
 """Of training inputs, for all trials of a stretch."""
@@ -88,13 +88,15 @@ def _prepared(config: dict) -> dict:
         set_threads(threads)
     task = make_task(config["task"], [0])
     model = settled(config["model"], task)
-    config = config | {"model": model, "results_dir": str(_usable(config["results_dir"]))}
+    config = config | {"model": model}
+    config |= {"results_dir": str(_usable(config))}
     check_memory(config, task, count_parameters(model, task, model["units"]))
     return config
 
 
-def _usable(results_dir: str) -> Path:
-    """The folder of results, ~ replaced; ValueError where it could not be made or written to."""
+def _usable(config: dict) -> Path:
+    """The folder of results, ~ replaced; ValueError where it could not be made, or not be written to and has to be."""
+    results_dir = config["results_dir"]
     try:
         folder = Path(results_dir).expanduser()
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
@@ -102,9 +104,11 @@ def _usable(results_dir: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"results_dir={spell(results_dir)}: no name for a folder ({reason})") from None
     if not nearest.is_dir():
-        raise ValueError(f"results_dir={results_dir}: {nearest} is a file; give a folder, which may be new")
+        raise ValueError(f"results_dir={spell(results_dir)}: {nearest} is a file; give a folder, which may be new")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"results_dir={results_dir}: {nearest} is not to be written to; give another folder")
+        found = store.finished_trials(store.folder_of(config | {"results_dir": folder}))
+        if not found.issuperset(wanted_trials(config)):
+            raise ValueError(f"results_dir={spell(results_dir)}: {nearest} is not to be written to; give another folder")
     return folder
 
 
@@ -445,7 +449,7 @@ class Stack:
 
 @contextmanager
 def postponed_signals():
-    """A list that becomes non-empty on Ctrl-C or SIGTERM, which otherwise do nothing for SECONDS_TO_STOP.
+    """A list that becomes non-empty on Ctrl-C, SIGTERM or SIGHUP, which otherwise do nothing for SECONDS_TO_STOP.
 
     What takes longer than that, such as compiling, gets a KeyboardInterrupt. A second signal acts at once.
     """
@@ -463,8 +467,9 @@ def postponed_signals():
 
     previous = {}
     try:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            previous[each] = signal.signal(each, note)
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:  # as nohup asks for
+                previous[each] = signal.signal(each, note)
     except ValueError:  # not in the main thread: whoever runs this as a part handles signals
         previous = {}
     try:

@@ -4,4 +4,5 @@ import sys
 
 from amu_experiments.analysis.report import main
 
-sys.exit(main(["--only", "tables", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(main(["--only", "tables", *sys.argv[1:]]))

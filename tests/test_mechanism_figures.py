@@ -44,8 +44,8 @@ def test_a_comparison_has_a_figure_of_flow_conflict_and_traces(comparison, tmp_p
     assert [picture.name.rpartition("-")[2] for picture in pictures] == ["flow", "conflict", "traces"]
     assert "Further units take the same lines again" in pictures[2].caption
     for picture in pictures:
-        assert all(path.exists() for path in picture.save(tmp_path))
-        assert picture.svg().rstrip().endswith("</svg>")
+        assert picture.save(tmp_path).svg.rstrip().endswith("</svg>")
+        assert all((tmp_path / f"{picture.name}.{kind}").exists() for kind in ("png", "pdf"))
 
 
 def test_a_flow_is_drawn_as_the_full_derivative_on_a_logarithmic_axis(comparison):

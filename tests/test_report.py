@@ -98,7 +98,7 @@ def test_each_script_writes_its_half(store, tmp_path, monkeypatch, half):
     script = str(Path(__file__).parents[1] / "scripts" / f"make_{half}.py")
     monkeypatch.setattr(sys, "argv", [script, "--results-dir", str(store), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as end:
-        runpy.run_path(script)
+        runpy.run_path(script, run_name="__main__")
     assert end.value.code == 0
     assert names(tmp_path / "out") == [half]
 

@@ -12,6 +12,8 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -63,6 +65,15 @@ WIDTH = 7.2
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A figure that stands in its files, with its picture for a page as SVG."""
+
+    name: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure with its file's name, without suffix, and the caption that explains it."""
 
@@ -70,29 +81,31 @@ class Picture:
     caption: str
     figure: Figure
 
-    def svg(self) -> str:
+    def _svg(self) -> str:
         """The figure as SVG, with text as text and coordinates to a hundredth of a point."""
         file = io.StringIO()
         with house_style(), matplotlib.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
-            self.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+            FigureCanvasSVG(self.figure).print_svg(file, metadata={"Date": None, "Creator": None})
         return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), file.getvalue())
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes PNG and PDF, the same to the last byte each time, and returns their paths."""
+    def save(self, folder: Path) -> Drawn:
+        """Writes PNG and PDF, the same to the last byte each time."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
         with house_style():
             pixels, png, pdf = io.BytesIO(), io.BytesIO(), io.BytesIO()
             self.figure.savefig(pixels, format="png")
-            # Where everything stands is settled now: to find it again for each format takes as long as drawing.
+            # Where everything stands is settled now: to find it again for each format takes as long as drawing, and
+            # so does savefig's look before it draws.
             self.figure.set_layout_engine("none")
-            self.figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+            unsigned = {"CreationDate": None, "Creator": None, "Producer": None}
+            FigureCanvasPdf(self.figure).print_pdf(pdf, metadata=unsigned)
         # A figure has few colours: with a palette its file is a third of the size.
         image = Image.open(pixels).convert("RGB").quantize(64, dither=Image.Dither.NONE)
         image.save(png, format="png", optimize=True)
         for path, made in zip(paths, (png, pdf), strict=True):
             write_bytes(path, made.getvalue())
-        return paths
+        return Drawn(self.name, self.caption, self._svg())
 
 
 def pictures(comparison: Comparison) -> list[Picture]:

@@ -10,7 +10,7 @@ import jinja2
 import pandas as pd
 
 from amu_experiments.analysis.claims import Claim
-from amu_experiments.analysis.figures import Picture
+from amu_experiments.analysis.figures import Drawn
 from amu_experiments.analysis.tables import WORDS, Comparison, Table, flat
 from amu_experiments.store import Result
 
@@ -28,7 +28,7 @@ class Section:
 
     comparison: Comparison
     tables: list[Table]
-    pictures: list[Picture]
+    pictures: list[Drawn]
 
     @property
     def name(self) -> str:
@@ -108,9 +108,9 @@ def render(
     )
 
 
-def data_uri(picture: Picture) -> str:
+def data_uri(picture: Drawn) -> str:
     """The figure as an address that holds it whole."""
-    return "data:image/svg+xml," + quote(picture.svg(), safe=" /:;,=@()'+.-_!*~")
+    return "data:image/svg+xml," + quote(picture.svg, safe=" /:;,=@()'+.-_!*~")
 
 
 def columns(table: Table) -> list[tuple[str, str]]:

@@ -1,10 +1,17 @@
 """The command amu-report: reads every run kept so far, writes tables, figures, verdicts and a page that holds them."""
 
 import argparse
+import functools
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from amu_experiments.analysis.claims import claims_tables, judge
@@ -12,19 +19,22 @@ from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
 from amu_experiments.analysis.page import Section, render, studies
-from amu_experiments.analysis.tables import Table, compare, tables
+from amu_experiments.analysis.tables import Comparison, Table, compare, tables
 from amu_experiments.overrides import conf_dir
 from amu_experiments.store import read_results, write_text
 
 PARTS = ("tables", "figures")
 
+FEW = 3
+"""Comparisons that are drawn sooner than other processes have been started for them."""
+
 
 class ReportError(ValueError):
-    """There are no results to report on; the message says where was looked and what to do."""
+    """There is nothing to report, or no way to; the message says why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 1 where there is nothing to report or no place for it."""
+    """Run the command; exit status 0, 1 where there is nothing to report or no place for it, 130 if interrupted."""
     parser = argparse.ArgumentParser("amu-report", description=__doc__)
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/report"), help="where to write (%(default)s)")
@@ -33,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     parts = PARTS if options.only is None else (options.only,)
     try:
-        lines = write_report(options.results_dir, options.out, options.task, parts)
+        lines = write_report(options.results_dir, options.out, options.task, parts, os.cpu_count())
+    except KeyboardInterrupt:
+        print("amu-report: interrupted", file=sys.stderr)
+        return 130
     except ReportError as error:
         print(f"amu-report: {error}", file=sys.stderr)
         return 1
@@ -45,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_report(
-    results_dir: str | Path, out_dir: str | Path, task: str | None = None, parts: Collection[str] = PARTS
+    results_dir: str | Path,
+    out_dir: str | Path,
+    task: str | None = None,
+    parts: Collection[str] = PARTS,
+    processes: int = 1,
 ) -> list[str]:
     """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF), and with both report.md and index.html.
 
@@ -55,12 +72,14 @@ def write_report(
             read: mechanism/, for figures and claims, and what `page.studies` names.
         task: a task's name, to leave out the others, and with them the verdicts on the claims.
         parts: "tables", "figures" or both.
+        processes: how many may draw. Those beside this one import the program's main module, which must then do
+            nothing but under `if __name__ == "__main__"`.
 
     Returns:
         Lines to print: the tables in short, and what was written where.
 
     Raises:
-        ReportError: no finished run was found.
+        ReportError: no finished run was found, or a process that helped was ended.
     """
     results_dir, out_dir = Path(results_dir), Path(out_dir)
     unusable: list = []
@@ -81,15 +100,11 @@ def write_report(
     verdicts = claims_tables(claims) if claims and "tables" in parts else []
     historical = historical_table(comparisons, published) if claims and "tables" in parts else None
     alone = [*verdicts, *([historical] if historical else [])]
-    for comparison in comparisons:
-        made_tables = tables(comparison, published) if "tables" in parts else []
-        drawn = "figures" in parts
-        made_pictures = [*pictures(comparison), *mechanism_pictures(comparison, mechanism)] if drawn else []
-        for table in made_tables:
+    work = functools.partial(_section, mechanism=mechanism, published=published, parts=parts, out_dir=out_dir)
+    for section in _each(work, comparisons, processes):
+        for table in section.tables:
             lines += [table.name, "", table.plain()]
-        for picture in made_pictures:
-            picture.save(out_dir / "figures")
-        sections.append(Section(comparison, made_tables, made_pictures))
+        sections.append(section)
     for table in [*alone, *(table for section in sections for table in section.tables)]:
         _write_table(table, out_dir / "tables")
     if verdicts:
@@ -107,6 +122,44 @@ def write_report(
         where = f"{out_dir / 'index.html'}, and as Markdown in {out_dir / 'report.md'}"
         return [*lines, *left_out, f"Claims, tables and figures: {where}"]
     return [*lines, *left_out, *(f"Written: {out_dir / part}" for part in parts)]
+
+
+def _section(
+    comparison: Comparison, mechanism: dict[str, pd.DataFrame], published: dict, parts: Collection[str], out_dir: Path
+) -> Section:
+    """A comparison's tables, and its figures drawn."""
+    made_tables = tables(comparison, published) if "tables" in parts else []
+    made = [*pictures(comparison), *mechanism_pictures(comparison, mechanism)] if "figures" in parts else []
+    return Section(comparison, made_tables, [picture.save(out_dir / "figures") for picture in made])
+
+
+def _each(work: functools.partial, comparisons: list[Comparison], processes: int) -> Iterator[Section]:
+    """The section of each comparison in turn, made by several processes where there are many."""
+    if processes == 1 or len(comparisons) <= FEW:
+        yield from map(work, comparisons)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(min(processes, len(comparisons)), context, _end_with_the_first) as pool:
+        try:
+            yield from pool.map(work, comparisons)
+        except BrokenExecutor:
+            raise ReportError("a process that drew figures was ended from outside; is there enough memory?") from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _end_with_the_first() -> None:
+    """Of a process that helps: to end with the one that it helps, and in silence on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    first = multiprocessing.parent_process()
+
+    def wait():
+        first.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_table(table: Table, folder: Path) -> None:

@@ -17,6 +17,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -263,7 +264,7 @@ def scans(recurrence: Recurrence, purpose: str) -> Scans:
     # Short loops are unrolled before they could be vectorised; this has LLVM find the vectors in what comes of it.
     numba.config.SLP_VECTORIZE, before = 1, numba.config.SLP_VECTORIZE
     try:
-        _compile(made, recurrence, purpose)
+        _beside(_compile, made, recurrence, purpose)
     finally:
         numba.config.SLP_VECTORIZE = before
         notice.cancel()
@@ -279,45 +280,45 @@ def _tell(recurrence: Recurrence) -> None:
     )
 
 
+def _beside(function: Callable, *arguments) -> None:
+    """Call in a thread and wait for it, for Ctrl-C and signals to act at once and not when native code returns.
+
+    Whoever leaves the wait so leaves the thread to itself.
+    """
+    called: Future = Future()
+
+    def call():
+        try:
+            called.set_result(function(*arguments))
+        except BaseException as error:
+            called.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    called.result()
+
+
 def _compile(made: Scans, recurrence: Recurrence, purpose: str) -> None:
-    """Call the drivers with an empty stack: numba compiles at the first call with arguments of new types."""
+    """Compile the drivers for the types of the arguments that they will be called with, or find them on disk."""
 
     def empty(*shape):
         return np.zeros((0, *shape), f32)
 
     x, lengths = empty(0, 0, recurrence.inputs), np.zeros((0, 0), np.int64)
-    states, tape, y = (
-        empty(0, 0, recurrence.state),
-        empty(0, 0, recurrence.tape),
-        empty(0, 0, recurrence.outputs),
-    )
     if purpose == "layer":
-        made.forward(empty(0), x, lengths, states, tape, y)
-        made.backward(empty(0), x, lengths, states, tape, y, empty(0, recurrence.state), empty(0, 0), x)
+        states, tape, y = (empty(0, 0, size) for size in (recurrence.state, recurrence.tape, recurrence.outputs))
+        calls = {
+            made.forward: (empty(0), x, lengths, states, tape, y),
+            made.backward: (empty(0), x, lengths, states, tape, y, empty(0, recurrence.state), empty(0, 0), x),
+        }
     else:
-        one, done = f32(1.0), np.zeros(0, np.int64)
-        outputs = empty(0, 0, 1)
-        made.predict(empty(0), x, lengths, False, outputs)
-        made.train(
-            empty(0),
-            empty(0),
-            x,
-            lengths,
-            outputs,
-            1,
-            False,
-            0,
-            0,
-            0,
-            one,
-            one,
-            one,
-            0,
-            empty(0),
-            empty(0),
-            empty(0),
-            done,
-        )
+        one, outputs, table, updates = f32(1.0), empty(0, 0, 1), empty(0), np.zeros(0, np.int64)
+        options = (1, False, 0, 0, 0, one, one, one, 0)
+        calls = {
+            made.predict: (table, x, lengths, False, outputs),
+            made.train: (table, table, x, lengths, outputs, *options, table, table, table, updates),
+        }
+    for driver, arguments in calls.items():
+        driver.compile(tuple(map(numba.typeof, arguments)))
 
 
 def _description(recurrence: Recurrence) -> str:
