@@ -63,6 +63,14 @@ def wait_until(fact, seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
+def slowness() -> float:
+    """How many times as long as alone a process takes on this machine now."""
+    began, cpu = time.monotonic(), time.process_time()
+    while time.process_time() - cpu < 0.05:
+        pass
+    return (time.monotonic() - began) / 0.05
+
+
 def _redirected(out: Path, target, *arguments) -> None:
     with open(out, "a", buffering=1) as file:
         sys.stdout = sys.stderr = file

@@ -26,6 +26,7 @@ from commands import (
     interruptible,
     run,
     run_with_small_files,
+    slowness,
     train,
     train_and_be_killed,
     train_slowly,
@@ -54,7 +55,7 @@ SETTINGS = {
 }
 """Two trials that take a fraction of a second, with a checkpoint after every look at the validation data."""
 
-AMU_RUN = [sys.executable, "-c", "import sys; from amu_experiments.cli import main; sys.exit(main())"]
+AMU_RUN = [sys.executable, "-c", "from amu_experiments.cli import command; command()"]
 
 
 def lines(results_dir, settings=()):
@@ -113,10 +114,7 @@ def left_behind(results_dir):
 
 def soon():
     """The two seconds in which a command has to stop, and one for the test; more on a machine that is slow now."""
-    began, cpu = time.monotonic(), time.process_time()
-    while time.process_time() - cpu < 0.05:
-        pass
-    return 1 + 2 * (time.monotonic() - began) / 0.05
+    return 1 + 2 * slowness()
 
 
 def contents(folder):
@@ -130,8 +128,13 @@ def checkpoints(results_dir):
 # Killed -------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_happened(config, whole, tmp_path, number):
-    wanted, kills, moments = number(5, 50), 0, random.Random(3)
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_happened(config, tmp_path, number, backend):
+    config = config | {"backend": backend}
+    wanted, kills, moments, whole = number(5, 50), 0, random.Random(3), {}
+    for first in range(0, 10, 2):
+        training.run(config | {"results_dir": str(tmp_path / "whole"), "seed": first})
+    whole = kept(config | {"results_dir": str(tmp_path / "whole")})
     for attempt in count():
         place = tmp_path / str(attempt)
         here = config | {"results_dir": str(place), "seed": 2 * (attempt % 5)}
@@ -203,6 +206,22 @@ def test_a_step_that_takes_long_does_not_keep_a_run_from_stopping(endless, tmp_p
     assert command.end() == 130
     assert time.monotonic() - began < soon()
     assert "the same command goes on from the last checkpoint" in command.told
+
+
+@pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_stops_while_its_cell_is_being_compiled(tmp_path, number_of_signal):
+    """For which nothing has been compiled before."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "compiled")}
+    command = [*AMU_RUN, *lines(tmp_path / "runs", {"model": "lstm", "backend": "fused"})]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stderr.readline().startswith("Compiling the lstm cell with 3 units")
+        run.send_signal(number_of_signal)
+        began = time.monotonic()
+        out, err = run.communicate(timeout=60)
+    assert time.monotonic() - began < soon()
+    assert run.returncode == 130
+    assert out.startswith("Stopped in the middle of a step")
+    assert err == "amu-run: interrupted\n"
 
 
 # Many processes -----------------------------------------------------------------------------------------------------
@@ -355,8 +374,9 @@ def test_a_store_that_cannot_be_written_can_be_read(disk, config, tmp_path):
     else:
         command = run_with_small_files
     assert report(["--results-dir", str(folder), "--out", str(tmp_path / "out"), "--only", "tables"]) == 0
-    with store.claim(store.folder_of(here), here, [0, 1]) as claim:
-        assert claim.trials == []
+    again = Command(tmp_path / "again", run, *lines(folder))
+    assert again.end() == 0
+    assert "All 2 trials asked for exist already: nothing to train." in again.told
     more = Command(tmp_path / "more", command, *lines(folder, {"seed": 2}))
     refused(more, folder, ["Read-only file system", "Permission denied", "File too large", "not to be written to"])
     assert before.items() <= contents(folder).items()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from handmade import write
 
+from amu_experiments.analysis import report
 from amu_experiments.analysis.report import main, write_report
 
 
@@ -39,11 +40,13 @@ def test_report_has_tables_figures_and_a_page_that_shows_them(store, tmp_path):
     assert "generation      undecided" in lines
 
 
-def test_the_same_store_gives_the_same_report(store, tmp_path):
-    for out in ("one", "two"):
-        write_report(store, tmp_path / out)
+def test_the_same_store_gives_the_same_report_however_many_processes_draw(store, tmp_path, monkeypatch):
+    write(store, "amu", [300, 400, None], task={"T": 200})
+    monkeypatch.setattr(report, "FEW", 1)
+    for processes, out in enumerate(("one", "two"), start=1):
+        write_report(store, tmp_path / out, processes=processes)
     files = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 21
+    assert len(files) == 31
     for path in files:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"amu-report: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"amu-report: {error}" + ("" if error.filename else f": {options.out}"), file=sys.stderr)
+        print(f"amu-report: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 1
     print("\n".join(lines))
     return 0
