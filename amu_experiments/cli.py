@@ -22,8 +22,10 @@ from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from amu_experiments.config import ConfigurationError, check, plain
+from amu_experiments.config import ConfigurationError, check, in_a_line, plain
 from amu_experiments.overrides import GROUPS, Composer, choices, conf_dir, forced, load_all
+
+COMPLETION = re.compile("(install|uninstall)=(bash|fish|zsh)")
 
 HELP = """\
 amu-run trains recurrent networks on a sequence task, many trials side by side, and keeps what happened.
@@ -46,6 +48,10 @@ Keys and their defaults, of which a task may set its own:
 Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/, model/ or experiment/ in it),
 --version, --shell-completion install=bash, --hydra-help.
 """
+
+
+failed: dict[int, list[int]] = {}
+"""Of the process that goes through a sweep, the numbers of the jobs that failed in it."""
 
 
 def command() -> None:
@@ -116,12 +122,14 @@ def _job(composed: DictConfig) -> None:
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
-        told = f"amu-run: {_in_a_line(error)}" if _expected(error) else traceback.format_exc()
+        told = f"amu-run: {in_a_line(error)}" if _expected(error) else traceback.format_exc()
         print(told.rstrip(), file=sys.stderr)
         if not sweeping:
-            raise SystemExit(1) from None
-        # Hydra goes on with the other jobs, then shows this one line.
-        raise CompactHydraException("amu-run: not every job of the sweep succeeded (errors above)") from None
+            raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
+        # Hydra goes on with the other jobs. What a launcher runs in a process of its own has to tell by an error.
+        if os.getpid() not in failed:
+            raise CompactHydraException(f"amu-run: job {context.job.num} of the sweep failed (error above)") from None
+        failed[os.getpid()].append(context.job.num)
 
 
 def _expected(error: Exception) -> bool:
@@ -130,16 +138,10 @@ def _expected(error: Exception) -> bool:
     return isinstance(error, OSError | MemoryError) or (isinstance(error, ValueError) and own)
 
 
-def _in_a_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
-    return f"not enough memory ({text or 'none left'})" if isinstance(error, MemoryError) else text
-
-
 def _hand_over(flags: argparse.Namespace) -> int:
     """Let Hydra go on with the command, as hydra.main does; its exit status."""
     setbase("1.3")
+    here = failed[os.getpid()] = []
     with tempfile.TemporaryDirectory(prefix="amu-run-") as notes:
         if flags.multirun:
             # Hydra keeps notes of a sweep, which nobody needs: the store tells what was run.
@@ -148,7 +150,10 @@ def _hand_over(flags: argparse.Namespace) -> int:
             _run_hydra(flags, get_args_parser(), _job, str(conf_dir()), "config")
         except SystemExit as end:
             return int(end.code or 0)
-    return 0
+    if here:
+        jobs = ", ".join(f"[{number}]" for number in here)
+        print(f"amu-run: not every job of the sweep succeeded: {jobs} failed (errors above)", file=sys.stderr)
+    return 1 if here else 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -166,12 +171,18 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
             flag = f"--{name.replace('_', '-')}"
             raise ConfigurationError(f"{flag}: does not work here; files of your own go with --config-dir")
     actions = {"--cfg": flags.cfg, "--info": flags.info, "--multirun": flags.multirun, "--run": flags.run}
+    actions |= {"--hydra-help": flags.hydra_help, "--shell-completion": flags.shell_completion}
     asked = [flag for flag, value in actions.items() if value]
     if len(asked) > 1:
         raise ConfigurationError(f"{' and '.join(asked)}: only one of them at a time")
-    if flags.resolve and not flags.cfg:
-        raise ConfigurationError("--resolve: goes with --cfg only")
-    if flags.config_dir is not None and not Path(flags.config_dir).is_dir():
+    for name in ("resolve", "package"):
+        if getattr(flags, name) and not flags.cfg:
+            raise ConfigurationError(f"--{name}: goes with --cfg only")
+    asked_by_shell = "COMP_LINE" in os.environ or "COMP_WORDS" in os.environ
+    wanted = " ".join(flags.overrides)
+    if flags.shell_completion and not (asked_by_shell or COMPLETION.fullmatch(wanted)):
+        raise ConfigurationError("--shell-completion: goes with install=SHELL or uninstall=SHELL, bash, fish or zsh")
+    if flags.config_dir is not None and not (flags.config_dir and Path(flags.config_dir).is_dir()):
         raise ConfigurationError(f"--config-dir {flags.config_dir}: no such folder")
     return flags
 
@@ -198,6 +209,7 @@ def _help(config_dir: str | None) -> str:
 
 def _description(file: Path) -> str:
     """The first sentence of a yaml file's comments."""
-    comments = [line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#")]
+    text = file.read_text(encoding="utf-8", errors="replace")
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
     text = " ".join(comment for comment in comments if not comment.startswith("@package"))
     return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")

@@ -74,6 +74,7 @@ def optional(rule: Rule) -> Rule:
 
 
 NUMBER = Rule(float, f"a number, {LARGEST:g} at most in size")
+RATE = Rule(float, f"a number above 0 (from {LEAST:g} to 1e+30)", lambda value: LEAST <= value <= 1e30)
 POSITIVE = Rule(float, f"a number above 0 (from {LEAST:g} to {LARGEST:g})", lambda value: value >= LEAST)
 FRACTION = Rule(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 PROPER_FRACTION = Rule(float, "a number between 0 and 1", lambda value: LEAST <= value < 1)
@@ -81,8 +82,11 @@ TEXT = Rule(str, "text that is not empty", lambda value: value.strip() != "")
 DEVICE = Rule(str, "cpu, cuda, cuda:NUMBER or mps", lambda value: re.fullmatch(r"cpu|mps|cuda(:\d+)?", value))
 CONDITION = Rule(
     str,
-    "a comparison (<, <=, ==, >=, >), a space and a number, such as '< 0.01'",
-    lambda value: re.fullmatch(r"(<|<=|==|>=|>) +[-+]?\d*\.?\d+([eE][-+]?\d+)?", value.strip()),
+    "a comparison (<, <=, ==, >=, >), a space and a number, such as '< 0.01', for task.criteria.NAME.METRIC",
+    lambda value: (
+        re.fullmatch(r"(<|<=|==|>=|>) +[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", value.strip())
+        and math.isfinite(float(value.strip().split()[1]))
+    ),
 )
 
 RULES = {
@@ -98,7 +102,7 @@ RULES = {
     "training.stop": optional(TEXT),
     "training.select": one_of("last", "best"),
     "training.optimizer": one_of("adam", "rmsprop", "sgd"),
-    "training.learning_rate": POSITIVE,
+    "training.learning_rate": RATE,
     "training.momentum": FRACTION,
     "training.clip_norm": optional(POSITIVE),
     "training.checkpoint_minutes": POSITIVE,
@@ -114,7 +118,7 @@ CELL_RULES = {
         "output": one_of("auto", "neuron", "linear", "memory"),
         "initial_range": POSITIVE,
     },
-    "lstm": {"initial_range": POSITIVE},
+    "lstm": {"forget_bias": NUMBER, "initial_range": POSITIVE},
     "gru": {"initial_range": POSITIVE},
     "rnn": {"initial_range": POSITIVE},
     "lstm97": {
@@ -241,7 +245,7 @@ def check(config: Mapping, reference: Mapping) -> dict:
                 if default and name not in default:
                     raise unknown_key(_join(key, name), value[name], reference)
             inner = default or {name: {} if isinstance(value[name], Mapping) else None for name in value}
-            return {name: checked(_join(key, name), value[name], inner[name]) for name in value}
+            return {str(name): checked(_join(key, name), value[name], inner[name]) for name in value}
         if isinstance(default, list):
             if not isinstance(value, list):
                 raise _refusal(key, value, "a list")
@@ -293,9 +297,17 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 def spell(value: Any) -> str:
     """A value as it is written on the command line, cut short where it is very long."""
-    text = json.dumps(value) if isinstance(value, bool | list | dict | None) else str(value)
+    text = json.dumps(value) if isinstance(value, bool | list | dict | None) or _seems_a_number(value) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _seems_a_number(value: Any) -> bool:
+    """Whether a text reads like a number, so that only quotes tell the two apart."""
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False
 
 
 def _refusal(key: str, value: Any, words: str) -> ConfigurationError:
@@ -335,6 +347,10 @@ def _keys(section: Mapping, place: str = "") -> Iterator[str]:
 def _check_together(config: Mapping) -> None:
     """ConfigurationError for values that are fine one by one and cannot work together."""
     training, model, task = config["training"], config["model"], config["task"]
+    if config["seed"] + config["trials"] > 2**31:
+        raise ConfigurationError(
+            f"seed={config['seed']}, trials={config['trials']}: the last trial's number must be 2147483647 at most"
+        )
     if model["units"] is None and model["parameters"] is None:
         raise ConfigurationError("model.units=null, model.parameters=null: one of them must be a number")
     if model.get("output_in_product") is False and model.get("neurons_per_unit") == 1:
@@ -363,6 +379,14 @@ def _criteria(task: Mapping) -> list[str]:
     section = task.get("criteria") or {}
     groups = [value for value in task.values() if isinstance(value, str) and value in section]
     return list(section[groups[0]] if groups else section)
+
+
+def in_a_line(error: Exception) -> str:
+    """An error that a user can mend, as the line that is shown."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return f"not enough memory ({text or 'none left'})" if isinstance(error, MemoryError) else text
 
 
 # Identity ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A network is a cell and a linear readout, for a stack of trials whose parameters lie in one flat tensor."""
 
+import inspect
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ STEPS_AT_ONCE = 2**23
 signals."""
 
 _NOT_CELL_OPTIONS = ("cell", "units", "parameters")
+_OF_A_LAYER = ("trials", "batch_first", "backend")
 
 
 class Network(nn.Module):
@@ -145,9 +147,27 @@ def count_parameters(model: dict, task: Task, units: int) -> int:
 
 
 def settled(model: dict, task: Task) -> dict:
-    """The model's configuration with nothing left open: what depends on the answers, and the number of units."""
-    model = model | cell_class(model["cell"]).settled(cell_options(model), task.squash)
+    """The model's configuration with nothing left open: what depends on the answers, and the number of units.
+
+    Raises ValueError for an option that its cell does not have, or cannot be made with.
+    """
+    kind = cell_class(model["cell"])
+    known = _options(kind)
+    for name in cell_options(model):
+        if known is not None and name not in known:
+            raise ValueError(f"model.{name} is no option of {model['cell']}, which has {', '.join(known)}")
+    model = model | kind.settled(cell_options(model), task.squash)
     return model | {"units": match_units(model, task)}
+
+
+def _options(kind: type[Cell]) -> list[str] | None:
+    """What a configuration may set of this cell, by the arguments that it takes; None: anything."""
+    functions = (kind.__init__, kind.shapes, Cell.__init__)
+    arguments = [argument for function in functions for argument in inspect.signature(function).parameters.values()]
+    if any(argument.kind == argument.VAR_KEYWORD for argument in inspect.signature(kind.shapes).parameters.values()):
+        return None
+    names = dict.fromkeys(argument.name for argument in arguments if argument.kind != argument.VAR_KEYWORD)
+    return [name for name in names if name not in ("self", *inspect.signature(Cell.shapes).parameters, *_OF_A_LAYER)]
 
 
 def match_units(model: dict, task: Task) -> int:

@@ -4,6 +4,7 @@ Hydra composes the files in conf/; here its errors, and what it would let pass, 
 heavy is imported: a wrong command is answered at once.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ from amu_experiments.config import ConfigurationError, check, did_you_mean, near
 
 GROUPS = ("task", "model", "experiment")
 
+LAUNCHER = ("hydra/launcher", "hydra.launcher.")
+"""Of Hydra's own keys those that are left to the user: how the jobs of a sweep are started."""
+
+HEADED = "the first line of a task's file is # @package _global_, and its keys stand under task:"
+
 
 def conf_dir() -> Path:
     """The folder of the yaml files: beside the modules where installed, beside the package in a checkout."""
@@ -32,7 +38,7 @@ def conf_dir() -> Path:
 def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
     """The files of a group by the names that choose them, in conf/ and in config_dir, a folder like it."""
     folders = [Path(folder) / group for folder in (conf_dir(), config_dir) if folder is not None]
-    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml")) if file.is_file()]
     return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
 
 
@@ -57,11 +63,12 @@ def load_all(overrides: Sequence[str], sweep: bool = False, config_dir: str | No
                 raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
         try:
             (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, ValueError):
             sweeps = ", ".join(override.input_line for override in parsed if override.is_sweep_override())
             raise ConfigurationError(f"{sweeps}: not understood; sweep over single values or over one range") from None
         if not jobs:
-            raise ConfigurationError("the sweep is empty: one of its keys has no value")
+            sweeps = ", ".join(override.input_line for override in parsed if override.is_sweep_override())
+            raise ConfigurationError(f"{sweeps}: the sweep is empty, since one of its keys has no value")
         return [composer.load(job) for job in jobs]
 
 
@@ -101,7 +108,8 @@ class Composer:
                 selecting.append(f"{override.key_or_group}={override.get_value_element_as_str()}")
             else:
                 setting.append(override)
-        if not any(line.startswith(("task=", "experiment=")) for line in selecting):
+        chosen = [override.key_or_group for override in overrides if override.value() is not None]
+        if not {"task", "experiment"}.intersection(chosen):
             names = ", ".join(choices("task", self.config_dir))
             raise ConfigurationError(f"no task is given; write task=NAME with one of {names}")
         composed, groups = self._compose(*sorted(selecting))
@@ -123,7 +131,18 @@ class Composer:
         reference = _resolved(config) | {"task": _resolved(with_task)["task"]}
         for group, choice, key in (("model", model, "cell"), ("task", task, "problem")):
             if not isinstance(reference[group], dict) or not reference[group].get(key):
-                raise ConfigurationError(f"{group}={choice}: {group}/{choice}.yaml does not set {group}.{key}")
+                raise ConfigurationError(
+                    f"{group}={choice}: {group}/{choice}.yaml does not set {group}.{key}; "
+                    + ("it begins with cell: NAME" if group == "model" else HEADED)
+                )
+            if not isinstance(reference[group][key], str):
+                value = spell(reference[group][key])
+                raise ConfigurationError(f"{group}.{key}={value}: {group}/{choice}.yaml must give the name of one")
+        criteria = reference["task"].get("criteria", {})
+        if not isinstance(criteria, dict):
+            raise ConfigurationError(f"task.criteria={spell(criteria)}: task/{task}.yaml must give a group of keys")
+        if isinstance(reference["task"].get("task"), dict):
+            raise ConfigurationError(f"task={task}: task/{task}.yaml sets task.task; {HEADED}")
         return reference
 
     def _compose(self, *overrides: str) -> tuple[DictConfig, dict]:
@@ -131,8 +150,12 @@ class Composer:
         if overrides not in self._composed:
             try:
                 composed = compose("config", [*self._search, *overrides], return_hydra_config=True)
-            except (HydraException, OmegaConfBaseException, YAMLError) as error:
-                raise ConfigurationError(_one_line(error)) from error
+            except Exception as error:
+                # A file of the user's own can make Hydra, OmegaConf and the yaml reader stumble in any way.
+                chosen = ", ".join(line for line in overrides if not line.startswith("~"))
+                told = _one_line(error)
+                known = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
+                raise ConfigurationError(told if known and told else f"{chosen}: {told or _named(error)}") from error
             groups = dict(composed.hydra.runtime.choices)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -161,12 +184,15 @@ def _parse(lines: Sequence[str]) -> list[Override]:
         try:
             (override,) = OverridesParser.create(loader).parse_overrides([line])
         except HydraException:
-            raise ConfigurationError(
-                f"{' '.join(line.split())}: not understood; write key=value, or key='a value like (this)'"
-            ) from None
+            raise ConfigurationError(f"{' '.join(line.split())}: not understood; {_how_to_write(line)}") from None
         key = override.key_or_group
         if key == "hydra.mode":
             raise ConfigurationError(f"{line}: a sweep is asked for with -m")
+        if override.is_hydra_override() and not key.startswith(LAUNCHER):
+            raise ConfigurationError(
+                f"{line}: of Hydra's keys only {' and '.join(LAUNCHER)}* can be set; results are kept in results_dir, "
+                "and --config-dir adds files of your own"
+            )
         if override.is_delete() and not override.is_hydra_override():
             raise ConfigurationError(f"{line}: a key cannot be removed, only set, some of them to null")
         if override.package is not None:
@@ -176,6 +202,15 @@ def _parse(lines: Sequence[str]) -> list[Override]:
         seen[key] = line
         overrides.append(override)
     return overrides
+
+
+def _how_to_write(line: str) -> str:
+    """What is to be written in the place of an override that Hydra cannot read."""
+    numbered = re.match(r"([\w.]+)\.(\d\w*)=(.*)", line)
+    if numbered:
+        place, name, value = numbered.groups()
+        return f'a name that begins with a digit stands in braces, "{place}={{{name}: {value}}}"'
+    return f"""write key=value; quotes around a value are for Hydra, and further ones for the shell, "key='> 0.9'\""""
 
 
 def _set(config: DictConfig, override: Override) -> None:
@@ -209,4 +244,11 @@ def _check_intent(overrides: Sequence[Override], config: dict) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return text if len(text) <= 500 else f"{text[:500]} ..."
+
+
+def _named(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "a file refers to itself, or to another that refers to it"
+    return f"cannot be read ({type(error).__name__})"

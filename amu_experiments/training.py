@@ -12,6 +12,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 
 from amu_experiments import store
-from amu_experiments.config import ConfigurationError, spell
+from amu_experiments.config import ConfigurationError, in_a_line, spell
 from amu_experiments.learning import Optimizer, learn, loss_and_error
 from amu_experiments.memory import check_memory
 from amu_experiments.network import build, count_parameters, settled, squashed
@@ -68,7 +69,7 @@ def prepare(config: dict) -> dict:
     try:
         return _prepared(config)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
+        raise ConfigurationError(in_a_line(error)) from error
 
 
 def _prepared(config: dict) -> dict:
@@ -88,7 +89,7 @@ def _prepared(config: dict) -> dict:
         set_threads(threads)
     task = make_task(config["task"], [0])
     model = settled(config["model"], task)
-    config = config | {"model": model}
+    config = config | {"model": model, "task": config["task"] | task.contents}
     config |= {"results_dir": str(_usable(config))}
     check_memory(config, task, count_parameters(model, task, model["units"]))
     return config
@@ -105,10 +106,15 @@ def _usable(config: dict) -> Path:
         raise ValueError(f"results_dir={spell(results_dir)}: no name for a folder ({reason})") from None
     if not nearest.is_dir():
         raise ValueError(f"results_dir={spell(results_dir)}: {nearest} is a file; give a folder, which may be new")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        found = store.finished_trials(store.folder_of(config | {"results_dir": folder}))
-        if not found.issuperset(wanted_trials(config)):
-            raise ValueError(f"results_dir={spell(results_dir)}: {nearest} is not to be written to; give another folder")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return folder
+    except OSError as error:
+        reason = error.strerror
+    found = store.finished_trials(store.folder_of(config | {"results_dir": folder}))
+    if not found.issuperset(wanted_trials(config)):
+        told = f"{nearest} is not to be written to ({reason}); give another folder"
+        raise ValueError(f"results_dir={spell(results_dir)}: {told}")
     return folder
 
 

@@ -148,6 +148,16 @@ def test_a_pair_of_files_is_read_with_its_unequal_lengths(tmp_path, whole_folder
     assert len(training) == 2
 
 
+def test_empty_lines_comments_and_blanks_around_things_do_not_count(tmp_path):
+    plain = write(tmp_path)
+    (tmp_path / "loose").mkdir()
+    loose = [GOOD[0].replace(":", " : ").replace(",", " , "), "", *GOOD[1:3], "# 1,2:5,5:a", f"{GOOD[3]} ", "", ""]
+    other = write(tmp_path / "loose", train=loose, header=HEADER.replace("@data", "% a comment\n\n@data"))
+    one, two = (task(path=path).training for path in (plain, other))
+    np.testing.assert_array_equal(one.series, two.series)
+    assert one.labels.tolist() == two.labels.tolist() == ["a", "a", "b", "b"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -168,7 +178,10 @@ def test_a_pair_of_files_is_read_with_its_unequal_lengths(tmp_path, whole_folder
             {"train": [*GOOD, ":5,5:a"]},
             "Own_TRAIN.ts cannot be read as a .ts file: could not convert string to float: ''",
         ),
-        ({"train": [GOOD[0], "", *GOOD[1:]]}, "Own_TRAIN.ts cannot be read .*case 2.*; a line is one series"),
+        ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts: series 5 has one value; 2 to 100,000 can be learned from"),
+        ({"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]}, "Own_TEST.ts: series 1 has 100,001 values; 2 to"),
+        ({"test": ["1,2:5,1e29:a"], "train": [*GOOD, "1,2:5,5.0000001:a"]}, "channel 2 has a value .* standard deviations from its mean"),
+        ({"header": "@problemName\n" + HEADER}, "Own_TRAIN.ts: a line of its header has nothing behind its name"),
         ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts: series 5 has a value of 1e\+31, above 1e\+30"),
         ({"test": ["1,2:c"]}, "2 channels in the training part, 1 in the test part"),
         ({"test": ["1,2:5,5:c"]}, "no training series is of the test part's class c"),

@@ -20,6 +20,7 @@ from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
 from amu_experiments.analysis.page import Section, render, studies
 from amu_experiments.analysis.tables import Comparison, Table, compare, tables
+from amu_experiments.config import in_a_line
 from amu_experiments.overrides import conf_dir
 from amu_experiments.store import read_results, write_text
 
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"amu-report: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"amu-report: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        print(f"amu-report: {in_a_line(error) if error.filename else f'{options.out}: {error}'}", file=sys.stderr)
         return 1
     print("\n".join(lines))
     return 0

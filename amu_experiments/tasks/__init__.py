@@ -19,11 +19,11 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
         kind = find_class("amu_experiments.tasks", str(problem), Task)
     except ValueError as error:
         raise ValueError(f"task.problem: {error}") from None
-    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "trials")]
+    known = {k: v for k, v in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "trials")}
     for name in options:
         if name not in known:
             raise ValueError(f"task.{name} is no option of {problem}, which has {', '.join(known)}")
-    for name in known:
-        if name not in options:
+    for name, argument in known.items():
+        if name not in options and argument.default is argument.empty:
             raise ValueError(f"task.{name} is missing: {problem} needs {', '.join(known)}")
     return kind(trials, **options)

@@ -132,6 +132,9 @@ class Task:
     threads: int = 1
     """How many make training data, trial by trial; it does not matter to what they make."""
 
+    contents: Mapping[str, object] = {}
+    """What a run's identity has to tell of its data beyond what is configured; more arguments for a task like it."""
+
     def __init__(self, trials: Iterable[int]):
         self.trials = list(trials)
         self._blocks: dict[int, tuple[int, Sequences]] = {}

@@ -70,7 +70,14 @@ class TemporalOrder(Task):
         self.variant = check_choice("variant", variant, ("6a", "6b"))
         self.T = check_integer("T", T, least=1)
         self.steps = self.T + self.T // 10
-        self.positions = _in_proportion(check_section("positions", positions, self.variant), self.T)
+        ranges = check_section("positions", positions, self.variant)
+        wanted = {"6a": 2, "6b": 3}[self.variant]
+        if not isinstance(ranges, Sequence) or [_size(each) for each in ranges] != [2] * wanted:
+            raise ValueError(
+                f"task.positions.{self.variant}={ranges}: must be {wanted} ranges, each with its first and last "
+                "position, such as [10, 20]"
+            )
+        self.positions = _in_proportion(ranges, self.T)
         self.output_size = 2 ** len(self.positions)
         self.tolerance = check_number("tolerance", tolerance, low=0)
         self.window = check_integer("window", window, least=1)
@@ -106,6 +113,10 @@ class TemporalOrder(Task):
 
     def _wrong(self, errors: np.ndarray) -> int:
         return int((~(errors < self.tolerance)).sum())
+
+
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, Sequence) else 0
 
 
 def _in_proportion(positions: Sequence[Sequence[int]], T: int) -> list[tuple[int, int]]:

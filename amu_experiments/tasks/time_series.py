@@ -5,8 +5,10 @@ The archive's own training and test parts are kept; aeon ships some sets and dow
 
 import difflib
 import functools
+import hashlib
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,14 @@ from amu_experiments.tasks.task import Sequences, Task, check_number, one_hot, r
 
 FORM = "a line is one series, its channels (values with ',' between) and then its class, with ':' between"
 
+STEPS = (2, 100_000)
+"""How many a series may have: one value is none, and through more steps nothing is learned in any useful time."""
+
 LARGEST = 1e30
 """In size, of a value: larger ones would not survive being scaled and squared in single precision."""
+
+SMALLEST = 1e-30
+"""Of a channel's standard deviation: one that varies less is as good as constant."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,8 @@ class TimeSeries(Task):
     Exactly one of two options says where the data are from:
         name  a data set of the UCR/UEA archive. What aeon ships needs no connection; it downloads any other
               (where values are missing, in the archive's own version with these filled in).
-        path  a file NAME_TRAIN.ts with NAME_TEST.ts beside it, or a folder that holds one such pair.
+        path  a file NAME_TRAIN.ts with NAME_TEST.ts beside it, or a folder that holds one such pair. What is in
+              them, by `sha256`, is part of a run's identity: with other data in the same place it is another run.
 
     Of each class a share of the training series, drawn anew for every trial, becomes validation data: the
     share rounded, but at least one series where the class has two or more, and never all of them. Each
@@ -58,11 +67,24 @@ class TimeSeries(Task):
     squash = "softmax"
     metrics = ("accuracy",)
 
-    def __init__(self, trials, *, name: str | None, path: str | None, validation_share: float, criteria: Mapping):
+    def __init__(
+        self,
+        trials,
+        *,
+        name: str | None,
+        path: str | None,
+        validation_share: float,
+        criteria: Mapping,
+        sha256: str | None = None,
+    ):
         super().__init__(trials)
         self.validation_share = check_number("validation_share", validation_share, low=0, high=1)
         self.criteria = read_criteria(criteria, self.metrics)
         self.training, self.held_out = load(name, path)
+        if path is not None:
+            self.contents = {"sha256": _digest(path)}
+            if sha256 not in (None, self.contents["sha256"]):
+                raise ValueError(f"task.path={path}: holds other data now than those with the sha256 {sha256}")
         self.classes = np.unique(self.training.labels)
         self.input_size = self.training.series.shape[2]
         self.output_size = len(self.classes)
@@ -72,9 +94,7 @@ class TimeSeries(Task):
 
     def sets(self, rng):
         train, validation = split_off(self.training.labels, self.validation_share, rng)
-        real = self.training.series[train][self.training.counts[train]]
-        constant = np.ptp(real, axis=0) == 0
-        shift, scale = real.mean(axis=0), np.where(constant, 1, real.std(axis=0))
+        shift, scale = _shift_and_scale(self.training, train)
         everything = slice(None)
         return {
             "train": self._sequences(self.training, train, shift, scale),
@@ -87,9 +107,17 @@ class TimeSeries(Task):
         return {"accuracy": float(right.mean())}
 
     def _sequences(self, part: Part, index, shift: np.ndarray, scale: np.ndarray) -> Sequences:
-        inputs = (part.series[index] - shift) / scale * part.counts[index][:, :, None]
+        with np.errstate(over="ignore"):
+            inputs = ((part.series[index] - shift) / scale * part.counts[index][:, :, None]).astype(np.float32)
         targets = one_hot(np.searchsorted(self.classes, part.labels[index]), len(self.classes))
-        return Sequences(inputs.astype(np.float32), part.lengths[index], targets[:, None])
+        return Sequences(inputs, part.lengths[index], targets[:, None])
+
+
+def _shift_and_scale(part: Part, index) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (I,) of each channel of these series; 1 for a channel that is constant."""
+    real = part.series[index][part.counts[index]]
+    deviation = real.std(axis=0)
+    return real.mean(axis=0), np.where((np.ptp(real, axis=0) == 0) | (deviation < SMALLEST), 1, deviation)
 
 
 def split_off(labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +156,14 @@ def load(name: str | None, path: str | None) -> tuple[Part, Part]:
         raise ValueError(f"{source}: every training series is of class {classes[0]}; there is nothing to tell apart")
     if sizes.max() < 2:
         raise ValueError(f"{source}: no class has two training series, so none can be kept for validation")
+    shift, scale = _shift_and_scale(training, slice(None))
+    for part in (training, test):
+        far = np.abs((part.series - shift) / scale).max(axis=(0, 1))
+        if far.max() > LARGEST:
+            raise ValueError(
+                f"{source}: channel {far.argmax() + 1} has a value {far.max():.3g} standard deviations from its mean, "
+                f"above {LARGEST:g}"
+            )
     unseen = np.setdiff1d(test.labels, classes)
     if len(unseen):
         raise ValueError(f"{source}: no training series is of the test part's class {', '.join(unseen)}")
@@ -159,6 +195,17 @@ def _by_name(name: str) -> list[tuple]:
 
 
 def _by_path(path: str | Path) -> list[tuple]:
+    return [(str(file), _read(file)) for file in _pair(path)]
+
+
+@functools.cache
+def _digest(path: str) -> str:
+    """The SHA-256 of both files."""
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in _pair(path))).hexdigest()
+
+
+def _pair(path: str | Path) -> tuple[Path, Path]:
+    """The training and the test file."""
     train = Path(str(path)).expanduser()
     if train.is_dir():
         pairs = sorted(train.glob("*_TRAIN.ts"))
@@ -168,8 +215,7 @@ def _by_path(path: str | Path) -> list[tuple]:
         train = pairs[0]
     if not train.name.endswith("_TRAIN.ts"):
         raise ValueError(f"task.path={path} must be a file NAME_TRAIN.ts, with NAME_TEST.ts beside it, or their folder")
-    test = train.with_name(train.name.removesuffix("_TRAIN.ts") + "_TEST.ts")
-    return [(str(file), _read(file)) for file in (train, test)]
+    return train, train.with_name(train.name.removesuffix("_TRAIN.ts") + "_TEST.ts")
 
 
 def _shipped() -> dict[str, Path]:
@@ -191,20 +237,28 @@ def _read(file: Path) -> tuple:
     from aeon.datasets import load_from_ts_file
 
     try:
-        series, labels, header = load_from_ts_file(str(file), return_meta_data=True)
+        with tempfile.NamedTemporaryFile("w", suffix=".ts", encoding="utf-8") as plain:
+            plain.writelines(_lines(file))
+            plain.flush()
+            series, labels, header = load_from_ts_file(plain.name, return_meta_data=True)
     except FileNotFoundError:
         raise ValueError(f"{file}: there is no such file") from None
-    except (OSError, ValueError, IndexError) as error:
+    except IndexError:
+        raise ValueError(f"{file}: a line of its header has nothing behind its name") from None
+    except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
         reason = re.sub(r"^Error loading <.*?>\. ", "", reason).rstrip(".")
         raise ValueError(f"{file} cannot be read as a .ts file: {reason}; {FORM}") from None
+    except ValueError as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise ValueError(f"{file} cannot be read as a .ts file: {_one_line(error)}; {FORM}") from None
     if len(series) == 0:
         raise ValueError(f"{file}: holds no series; they stand below a line @data, and {FORM}")
-    if header["timestamps"]:
-        raise ValueError(f"{file}: series with time stamps are not supported; leave out the time stamps")
     if not (header["classlabel"] and header["class_values"]):
         raise ValueError(f"{file}: has no class labels; its header must name them (@classLabel true a b ...)")
     declared = dict.fromkeys(header["class_values"])
+    labels = np.array([label.strip() for label in labels])
     for number, label in enumerate(labels):
         if label.lower() not in declared:
             raise ValueError(
@@ -214,13 +268,29 @@ def _read(file: Path) -> tuple:
     return series, labels
 
 
+def _lines(file: Path) -> Iterator[str]:
+    """The lines of a .ts file without those that are empty or a comment."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise ValueError(f"{file}: is no file")
+    with open(file, encoding="utf-8-sig") as lines:
+        for line in lines:
+            words = line.lower().split()
+            if words[:2] == ["@timestamps", "true"]:
+                raise ValueError(f"{file}: series with time stamps are not supported; leave out the time stamps")
+            if words and words[0][0] not in "#%":
+                yield f"{line.strip()}\n"
+
+
 def _part(source: str, series, labels: np.ndarray) -> Part:
     """Series (I, T) of one length or many as (B, T, I), zero after the end; ValueError if they are no use."""
     lengths = np.array([one.shape[1] for one in series])
-    padded = np.zeros((len(series), lengths.max(), series[0].shape[0]))
+    padded = np.zeros((len(series), min(lengths.max(), STEPS[1]), series[0].shape[0]))
     if 0 in padded.shape:
         raise ValueError(f"{source}: series without values; {FORM}")
     for number, one in enumerate(series):
+        if not STEPS[0] <= one.shape[1] <= STEPS[1]:
+            few = "one value" if one.shape[1] == 1 else f"{one.shape[1]:,} values"
+            raise ValueError(f"{source}: series {number + 1} has {few}; {STEPS[0]} to {STEPS[1]:,} can be learned from")
         if not np.isfinite(one).all():
             raise ValueError(f"{source}: series {number + 1} has missing or infinite values; fill them in")
         if np.abs(one).max() > LARGEST:

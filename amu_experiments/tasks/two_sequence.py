@@ -67,10 +67,13 @@ class TwoSequence(Task):
         self.deviation = np.float32(check_number("variance", variance, low=0) ** 0.5)
         self.target_deviation = check_number("target_variance", target_variance, low=0) ** 0.5
         self.targets = tuple(check_section("targets", targets, self.variant))
-        if len(self.targets) != 2:
-            raise ValueError(f"task.targets.{self.variant}={list(self.targets)}: must be two numbers")
+        if len(self.targets) != 2 or self.targets[0] == self.targets[1]:
+            raise ValueError(f"task.targets.{self.variant}={list(self.targets)}: must be two numbers, not the same")
         self.tolerance = check_number("tolerance", check_section("tolerance", tolerance, self.variant), low=0)
         self.squash = check_choice("squash", squash, ("linear", "logistic"))
+        if self.squash == "logistic" and not all(0 <= target <= 1 for target in self.targets):
+            told = f"task.targets.{self.variant}={list(self.targets)}"
+            raise ValueError(f"task.squash=logistic cannot reach {told}; use linear, or targets from 0 to 1")
         self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
         self.validation_size = check_integer("validation_size", validation_size, least=1)
         self.test_size = check_integer("test_size", test_size, least=1)
