@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 from amu_experiments.config import ConfigurationError, check, in_a_line, plain
 from amu_experiments.overrides import GROUPS, Composer, choices, conf_dir, forced, load_all
+from amu_experiments.progress import say, unheard
 
 COMPLETION = re.compile("(install|uninstall)=(bash|fish|zsh)")
 
@@ -50,15 +51,26 @@ Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/,
 """
 
 
+stopped: list[int] = []
+"""Signals that asked this process to stop."""
+
 failed: dict[int, list[int]] = {}
 """Of the process that goes through a sweep, the numbers of the jobs that failed in it."""
 
 
 def command() -> None:
     """The console script; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+
+    def stop(number, frame):
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, stop)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: where files get its number, what others write to it ends up in them
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     status = main()
     # Where it was interrupted it ends now, whatever a thread may still be compiling.
     if status == 130:
@@ -86,10 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags.overrides = forced(flags.overrides)
         return _hand_over(flags)
     except ConfigurationError as error:
-        print(f"amu-run: {error}", file=sys.stderr)
+        _complain(f"amu-run: {error}")
         return 2
+    except OSError as error:
+        _complain(f"amu-run: {in_a_line(error)}")
+        return 1
     except KeyboardInterrupt:
-        print("amu-run: interrupted", file=sys.stderr)
+        _complain("amu-run: interrupted")
         return 130
 
 
@@ -107,29 +122,33 @@ def _job(composed: DictConfig) -> None:
     sweeping = context.mode == RunMode.MULTIRUN
     if sweeping:
         overrides = [line.lstrip("+") for line in context.overrides.task]
-        print(f"[{context.job.num}]", *overrides, flush=True)
+        say(f"[{context.job.num}] {' '.join(overrides)}")
     try:
         reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
         config = check(plain(composed), reference)
         from amu_experiments.training import run
 
-        try:
-            run(config)
-        except BrokenPipeError:
-            # Nobody reads on, as in `amu-run ... | head`: what is asked for is trained and kept all the same.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            run(config)
+        if stopped:  # while something was imported that lost the exception
+            raise KeyboardInterrupt
+        run(config)
+        if unheard:
+            raise unheard.pop()
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
         told = f"amu-run: {in_a_line(error)}" if _expected(error) else traceback.format_exc()
-        print(told.rstrip(), file=sys.stderr)
+        _complain(told.rstrip())
         if not sweeping:
             raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
         # Hydra goes on with the other jobs. What a launcher runs in a process of its own has to tell by an error.
         if os.getpid() not in failed:
             raise CompactHydraException(f"amu-run: job {context.job.num} of the sweep failed (error above)") from None
         failed[os.getpid()].append(context.job.num)
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        print(text, file=sys.stderr, flush=True)
 
 
 def _expected(error: Exception) -> bool:
@@ -142,7 +161,7 @@ def _hand_over(flags: argparse.Namespace) -> int:
     """Let Hydra go on with the command, as hydra.main does; its exit status."""
     setbase("1.3")
     here = failed[os.getpid()] = []
-    with tempfile.TemporaryDirectory(prefix="amu-run-") as notes:
+    with tempfile.TemporaryDirectory(prefix="amu-run-") if flags.multirun else nullcontext() as notes:
         if flags.multirun:
             # Hydra keeps notes of a sweep, which nobody needs: the store tells what was run.
             flags.overrides.insert(0, f"hydra.sweep.dir='{notes}'")
@@ -152,7 +171,7 @@ def _hand_over(flags: argparse.Namespace) -> int:
             return int(end.code or 0)
     if here:
         jobs = ", ".join(f"[{number}]" for number in here)
-        print(f"amu-run: not every job of the sweep succeeded: {jobs} failed (errors above)", file=sys.stderr)
+        _complain(f"amu-run: not every job of the sweep succeeded: {jobs} failed (errors above)")
     return 1 if here else 0
 
 
@@ -166,6 +185,10 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser("amu-run", parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--version", action="store_true")
     flags = parser.parse_intermixed_args(arguments)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigurationError("the folder that this is started in is not there any more") from None
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(flags, name) is not None:
             flag = f"--{name.replace('_', '-')}"

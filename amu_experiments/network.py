@@ -101,6 +101,11 @@ class Network(nn.Module):
                 outputs[part] = self(inputs, lengths, every).cpu().numpy()
         return outputs
 
+    @property
+    def backend(self) -> str:
+        """What it really runs in: "fused" or "torch"."""
+        return "torch" if self.scans() is None else "fused"
+
     def scans(self):
         """The compiled drivers, or None where this network runs in torch."""
         return self.cell.fused_scans("training") if self.flat.device.type == "cpu" else None

@@ -210,7 +210,7 @@ def _how_to_write(line: str) -> str:
     if numbered:
         place, name, value = numbered.groups()
         return f'a name that begins with a digit stands in braces, "{place}={{{name}: {value}}}"'
-    return f"""write key=value; quotes around a value are for Hydra, and further ones for the shell, "key='> 0.9'\""""
+    return """write key=value; quotes around a value are for Hydra, and further ones for the shell, "key='> 0.9'\""""
 
 
 def _set(config: DictConfig, override: Override) -> None:

@@ -1,11 +1,25 @@
 """How a running stack tells how far it is: a bar on a terminal, a plain line now and then anywhere else."""
 
+import errno
+import os
 import sys
 import time
 
-from tqdm import tqdm
-
 SECONDS_BETWEEN_LINES = 30
+
+
+unheard: list[OSError] = []
+"""Why standard output cannot be written to any more, unless nobody reads it."""
+
+
+def say(text: str) -> None:
+    """A line on standard output; where that is gone, or its disk full, what is being done goes on in silence."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            unheard.append(OSError(error.errno, error.strerror, "standard output"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:
@@ -23,6 +37,8 @@ class Progress:
         self.title, self.trials, self.sequences, self.criterion = title, trials, sequences, criterion
         self.bar = None
         if sys.stderr.isatty():
+            from tqdm import tqdm
+
             self.bar = tqdm(total=sequences, initial=done, desc=title, unit="seq", leave=False, miniters=1)
         self.started = self.told = time.monotonic()
         self.learned = 0
@@ -43,10 +59,9 @@ class Progress:
         elif now - self.told > SECONDS_BETWEEN_LINES:
             self.told = now
             left = (self.sequences - sequences) * (now - self.started) * self.trials / max(self.learned, 1)
-            print(
+            say(
                 f"{self.title}: {sequences:,} of at most {self.sequences:,} sequences, {solved}, "
-                f"{rate:,.0f} sequences/s, at most {_duration(left)} left",
-                flush=True,
+                f"{rate:,.0f} sequences/s, at most {_duration(left)} left"
             )
 
     def close(self) -> None:

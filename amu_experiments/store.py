@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from pandas.api.types import is_numeric_dtype
 
 from amu_experiments.config import SCHEMA_VERSION, definition, identity, model_folder, task_folder
 
@@ -104,8 +105,9 @@ def claim(folder: Path, config: dict, wanted: Iterable[int]) -> Iterator[Claim]:
             damaged = _mend(folder, config)
             running = _tidy(folder)
             missing = set(wanted) - finished_trials(folder)
-            elsewhere = [stack for stack in running if missing.intersection(_trials_of(stack))]
-            stacks = missing_stacks(folder, missing.difference(*map(_trials_of, running)))
+            elsewhere = [stack for stack in running if any(trial in _trials_of(stack) for trial in missing)]
+            free = {trial for trial in missing if not any(trial in _trials_of(stack) for stack in running)}
+            stacks = missing_stacks(folder, free)
             if stacks:
                 path = stack_folder(folder, stacks[0])
                 path.mkdir(exist_ok=True)
@@ -164,18 +166,25 @@ def missing_stacks(folder: Path, wanted: Iterable[int]) -> list[list[int]]:
 def set_aside(path: Path) -> Path:
     """Rename what is damaged, so that it is neither read nor lost; its new path."""
     names = itertools.chain([f"damaged-{path.name}"], (f"damaged-{n}-{path.name}" for n in itertools.count(2)))
-    return path.rename(next(new for new in map(path.with_name, names) if not new.exists()))
+    return path.rename(next(new for new in map(path.with_name, names) if not os.path.lexists(new)))
 
 
 def _mend(folder: Path, config: dict) -> list[str]:
-    """Set aside what is damaged and write config.yaml where there is none; a line about each thing set aside."""
-    damaged: list[UnusableError] = []
-    if (folder / "config.yaml").exists():
+    """Set aside what is damaged and write config.yaml where there is none; a line about each thing set aside.
+
+    What only cannot be read, as where that is not permitted, may be sound: that is an error.
+    """
+    damaged: list[UnusableError | OSError] = []
+    if os.path.lexists(folder / "config.yaml"):
         try:
             read_config(folder)
         except UnusableError as error:
             damaged.append(error)
+    damaged += [UnusableError(path, "is no folder") for path in _named_as_stacks(folder) if not path.is_dir()]
     _finished(folder, damaged)
+    for error in damaged:
+        if isinstance(error, OSError):
+            raise error
     lines = [f"{error}; set aside as {set_aside(error.path).name}" for error in damaged]
     if not (folder / "config.yaml").exists():
         write_text(folder / "config.yaml", yaml.safe_dump(definition(config), sort_keys=False))
@@ -201,8 +210,10 @@ def _tidy(folder: Path) -> list[Path]:
 
 
 def _remove(paths: Iterable[Path]) -> None:
+    """Where that is possible: what stays does no harm."""
     for path in paths:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 # Writing ----------------------------------------------------------------------------------------------------------
@@ -226,31 +237,35 @@ def write_stack(stack: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of a finished stack and their checksums, trials.csv after all others."""
     for name in files.keys() - {"trials.csv"}:
         write_bytes(stack / name, files[name])
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    sums = {"identity": stack.parent.name} | {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     write_text(stack / "sums.json", json.dumps(sums, indent=1) + "\n")
     write_bytes(stack / "trials.csv", files["trials.csv"])
 
 
 def write_checkpoint(stack: Path, data: bytes) -> None:
-    write_bytes(stack / "checkpoint.pt", _checkpoint_head(data) + data)
+    write_bytes(stack / "checkpoint.pt", _checkpoint_head(data, f" {stack.parent.name}") + data)
 
 
 def read_checkpoint(stack: Path) -> bytes:
     """What `write_checkpoint` was given; ValueError if that is not what is there.
 
-    A checkpoint without a checksum was written before they were kept, and comes as it is.
+    A checkpoint without a checksum, or without its configuration's identity behind it, was written before these were
+    kept.
     """
     data = (stack / "checkpoint.pt").read_bytes()
     if not data.startswith(b"sha256 "):
         return data
     head, _, data = data.partition(b"\n")
-    if head + b"\n" != _checkpoint_head(data):
-        raise ValueError("not as it was written")
+    head += b"\n"
+    if head == _checkpoint_head(data):
+        return data
+    if head != _checkpoint_head(data, f" {stack.parent.name}"):
+        raise ValueError(f"not as it was written for {stack.parent.name}")
     return data
 
 
-def _checkpoint_head(data: bytes) -> bytes:
-    return b"sha256 " + hashlib.sha256(data).hexdigest().encode() + b"\n"
+def _checkpoint_head(data: bytes, owner: str = "") -> bytes:
+    return f"sha256 {hashlib.sha256(owner.encode() + data).hexdigest()}{owner}\n".encode()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -271,6 +286,11 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         finally:
             with suppress(OSError):
                 partial.unlink()
@@ -286,7 +306,9 @@ def read_results(results_dir: str | os.PathLike, left_out: list[UnusableError | 
 
     left_out: takes what cannot be used, to go on with the rest; where it is not given, that is an error.
     """
-    folders = sorted({path.parents[1] for path in Path(results_dir).glob("*/*/*/trials-*/trials.csv")})
+    folders = [Path(results_dir)] if os.path.lexists(results_dir) else []
+    for _ in ("task", "model", "identity"):
+        folders = [inner for folder in folders for inner in _folders_in(folder, left_out)]
     results = []
     for folder in folders:
         try:
@@ -305,6 +327,9 @@ def read_result(folder: Path, left_out: list[UnusableError | OSError] | None = N
     left_out: takes the stacks that cannot be used, to go on with the others. Raises UnusableError for a configuration
     that cannot be.
     """
+    if left_out is not None:
+        strange = [path for path in _named_as_stacks(folder, "trials-") if not _STACK.fullmatch(path.name)]
+        left_out += [UnusableError(path, "not named as a stack of trials is") for path in strange]
     stacks = _finished(folder, left_out)
     if not stacks:
         return None
@@ -330,15 +355,18 @@ def read_config(folder: Path) -> dict:
     try:
         config = yaml.safe_load(path.read_bytes())
         version = config.get("schema_version")
-        same = version == SCHEMA_VERSION and identity(config) == folder.name
+        place = folder.parent.parent.name, folder.parent.name, folder.name
+        same = version == SCHEMA_VERSION and (task_folder(config), model_folder(config), identity(config)) == place
     except FileNotFoundError:
         raise UnusableError(path, "not there") from None
-    except (ValueError, AttributeError, KeyError, TypeError, yaml.YAMLError):
+    except IsADirectoryError:
+        raise UnusableError(path, "is a folder") from None
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError, yaml.YAMLError):
         raise UnusableError(path, "holds no configuration") from None
     if version != SCHEMA_VERSION:
         raise UnusableError(path, f"made with schema version {version}, this is {SCHEMA_VERSION}")
     if not same:
-        raise UnusableError(path, f"not the configuration of {folder.name}")
+        raise UnusableError(path, f"not the configuration of {'/'.join(place)}")
     return config
 
 
@@ -362,13 +390,19 @@ def read_stack(stack: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name, columns in _COLUMNS.items():
         try:
             table = pd.read_csv(stack / name)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, IsADirectoryError, ValueError) as error:
             raise UnusableError(stack, f"{name} cannot be read ({type(error).__name__})") from error
         if columns - set(table):
             raise UnusableError(stack, f"{name} has no {', '.join(sorted(columns - set(table)))}")
+        texts = [
+            column for column in table.columns.drop("status", errors="ignore") if not is_numeric_dtype(table[column])
+        ]
+        if texts and len(table):
+            raise UnusableError(stack, f"{name} has no numbers in {', '.join(texts)}")
         tables.append(table)
     trials, history = tables
-    if trials["trial"].tolist() != list(_trials_of(stack)):
+    named = _trials_of(stack)
+    if len(trials) != named.stop - named.start or trials["trial"].tolist() != list(named):
         raise UnusableError(stack, "trials.csv does not hold the trials that the folder is named after")
     return trials, history
 
@@ -377,26 +411,29 @@ def _check_sums(stack: Path) -> None:
     """UnusableError if a file is not the one whose checksum was kept."""
     try:
         sums = dict(json.loads((stack / "sums.json").read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+        owner = sums.pop("identity", stack.parent.name)
+    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, RecursionError):
         sums = {}
-    if not sums.keys() >= _COLUMNS.keys():
+    if not sums.keys() >= _COLUMNS.keys() or not all(re.fullmatch(r"[\w.]+", name) for name in sums):
         raise UnusableError(stack, "sums.json is not as it was written")
+    if owner != stack.parent.name:
+        raise UnusableError(stack, f"belongs to the configuration {owner}")
     for name, kept in sums.items():
         try:
             data = (stack / name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise UnusableError(stack, f"{name} is gone") from None
         if hashlib.sha256(data).hexdigest() != kept:
             raise UnusableError(stack, f"{name} is not as it was written")
 
 
 def _finished(folder: Path, left_out: list | None) -> dict[Path, tuple[pd.DataFrame, pd.DataFrame]]:
-    """Finished stacks, each with its trials and history; `left_out` takes those that cannot be used."""
+    """Finished stacks, each with its trials and history; `left_out` takes those that cannot be used, or not be read."""
     finished = {}
     for stack in _stacks(folder, "trials.csv"):
         try:
             finished[stack] = read_stack(stack)
-        except UnusableError as error:
+        except (UnusableError, OSError) as error:
             if left_out is None:
                 raise
             left_out.append(error)
@@ -404,9 +441,28 @@ def _finished(folder: Path, left_out: list | None) -> dict[Path, tuple[pd.DataFr
 
 
 def _stacks(folder: Path, with_file: str = "") -> list[Path]:
-    """The folders of stacks, all or those with this file."""
-    found = [path for path in folder.glob("trials-*") if _STACK.fullmatch(path.name) and (path / with_file).exists()]
-    return sorted(found)
+    """The folders of stacks, all or those with this file, or something in its place."""
+    return [path for path in _named_as_stacks(folder) if path.is_dir() and os.path.lexists(path / with_file)]
+
+
+def _named_as_stacks(folder: Path, named: str = "") -> list[Path]:
+    """What has the name of a stack, or one that begins like this; OSError where the folder cannot be read."""
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    return [path for path in paths if (path.name.startswith(named) if named else _STACK.fullmatch(path.name))]
+
+
+def _folders_in(folder: Path, left_out: list | None) -> list[Path]:
+    """The folders in a folder; `left_out` takes the error where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        if left_out is None:
+            raise
+        left_out.append(error)
+        return []
 
 
 def _trials_of(stack: Path) -> range:

@@ -26,7 +26,7 @@ from amu_experiments.config import ConfigurationError, in_a_line, spell
 from amu_experiments.learning import Optimizer, learn, loss_and_error
 from amu_experiments.memory import check_memory
 from amu_experiments.network import build, count_parameters, settled, squashed
-from amu_experiments.progress import Progress
+from amu_experiments.progress import Progress, say
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
 
@@ -34,7 +34,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 """How long a stretch of learning may take: signals, the clock and the progress bar are looked at in between."""
 
 SECONDS_TO_STOP = 1.2
-"""How long a step may still take after Ctrl-C, SIGTERM or SIGHUP; one that takes longer is given up with what it did."""
+"""How long a step may still take after Ctrl-C, SIGTERM or SIGHUP; if it takes longer, what it did is given up."""
 
 BYTES_AT_ONCE = 64 * 2**20
 """Of training inputs, for all trials of a stretch."""
@@ -47,14 +47,14 @@ def run(config: dict) -> None:
     folder = store.folder_of(config)
     missing = len(set(wanted) - store.finished_trials(folder))
     if missing == 0:
-        print(f"All {len(wanted)} trials asked for exist already: nothing to train.")
+        say(f"All {len(wanted)} trials asked for exist already: nothing to train.")
     elif missing < len(wanted):
-        print(f"{len(wanted) - missing} of {len(wanted)} trials exist already; training {missing}.")
+        say(f"{len(wanted) - missing} of {len(wanted)} trials exist already; training {missing}.")
     result = train_missing(config)
     from amu_experiments.analysis.tables import run_table
 
-    print(run_table(result))
-    print(f"Kept in {folder}")
+    say(run_table(result))
+    say(f"Kept in {folder}")
 
 
 def wanted_trials(config: dict) -> range:
@@ -128,13 +128,13 @@ def train_missing(config: dict) -> store.Result:
     while True:
         with store.claim(folder, config, wanted_trials(config)) as claim:
             for line in claim.set_aside:
-                print(f"Damaged: {line}", flush=True)
+                say(f"Damaged: {line}")
             if claim.trials:
                 train_stack(config, folder, claim.trials)
                 continue
         if not claim.elsewhere:
             return store.read_result(folder)
-        print(f"{claim.elsewhere[0].name} is being trained by another process: waiting for it.", flush=True)
+        say(f"{claim.elsewhere[0].name} is being trained by another process: waiting for it.")
         store.wait_for(claim.elsewhere[0])
 
 
@@ -143,46 +143,57 @@ def train_stack(config: dict, folder: Path, trials: list[int]) -> None:
 
     Where a checkpoint cannot be written, training ends with that error: to go on would put ever more at stake.
     """
-    training = config["training"]
     path = store.stack_folder(folder, trials)
-    store.write_text(path / "provenance.json", json.dumps(provenance(), indent=1) + "\n")
-    stack = taken_up(config, path, trials)
-    title = f"{folder.parent.parent.name} {folder.parent.name}"
-    saved = time.monotonic()
-    with (
-        closing(Progress(title, len(trials), stack.maximum, stack.sequences, training["stop"])) as progress,
-        postponed_signals() as interrupted,
-    ):
+    with postponed_signals() as interrupted:
+        stack = taken_up(config, path, trials)
+        made = provenance() | {"backend": stack.network.backend}
+        store.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
+        train(stack, path, f"{folder.parent.parent.name} {folder.parent.name}", interrupted)
+    if stack.active:
+        store.write_checkpoint(path, stack.dump())
+        say(f"Stopped at {stack.sequences:,} sequences; the same command goes on from there.")
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def train(stack: "Stack", path: Path, title: str, interrupted: list[int]) -> None:
+    """Train until no trial is left, and write the results; or until there is an entry in `interrupted`."""
+    every, saved = 60 * stack.training["checkpoint_minutes"], time.monotonic()
+    progress = Progress(title, len(stack.trials), stack.maximum, stack.sequences, stack.training["stop"])
+    with closing(progress):
         while stack.active and not interrupted:
             count = stack.learn_some()
             progress.advance(count, len(stack.active))
             if stack.evaluation_is_due():
                 stack.evaluate()
                 progress.tell(stack.sequences, stack.solved)
-            if time.monotonic() - saved > 60 * training["checkpoint_minutes"]:
+            if time.monotonic() - saved > every:
                 store.write_checkpoint(path, stack.dump())
                 saved = time.monotonic()
-        if not stack.active:
-            store.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
-    if stack.active:
-        store.write_checkpoint(path, stack.dump())
-        print(f"Stopped at {stack.sequences:,} sequences; the same command goes on from there.")
-    if interrupted:
-        raise KeyboardInterrupt
+    if not stack.active:
+        store.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
 
 
 def taken_up(config: dict, path: Path, trials: list[int]) -> "Stack":
-    """A stack as its checkpoint has it, or at its beginning where there is none that can be used."""
+    """A stack as its checkpoint has it, or at its beginning where there is none that can be used.
+
+    Raises ConfigurationError where it would go on with another backend, and so with other roundings, than it began.
+    """
     stack = Stack(config, trials)
     checkpoint = path / "checkpoint.pt"
     if not checkpoint.exists():
         return stack
     try:
-        stack.load(store.read_checkpoint(path))
+        backend = stack.load(store.read_checkpoint(path))
     except ValueError as error:
-        print(f"Damaged: {checkpoint}: {error}; set aside as {store.set_aside(checkpoint).name}. Starting anew.")
+        say(f"Damaged: {checkpoint}: {error}; set aside as {store.set_aside(checkpoint).name}. Starting anew.")
         return Stack(config, trials)
-    print(f"Going on from the checkpoint at {stack.sequences:,} sequences.")
+    if backend != stack.network.backend:
+        raise ConfigurationError(
+            f"backend={config['backend']}: this is {stack.network.backend} here, and {checkpoint} was made with "
+            f"{backend}; go on with backend={backend}, or remove the checkpoint to start anew"
+        )
+    say(f"Going on from the checkpoint at {stack.sequences:,} sequences.")
     return stack
 
 
@@ -427,6 +438,7 @@ class Stack:
             "flat": self.network.flat,
             "memory": self.optimizer.memory,
             "updates": self.optimizer.updates,
+            "backend": self.network.backend,
         }
         kept["history"] = torch.from_numpy(self._rows())
         kept["results"] = [
@@ -436,15 +448,28 @@ class Stack:
         torch.save(kept, file)
         return file.getvalue()
 
-    def load(self, data: bytes) -> None:
-        """Go on from what `dump` gave; ValueError for anything else, of which no code is run."""
+    def load(self, data: bytes) -> str:
+        """Go on from what `dump` gave, and return the backend that it was made with.
+
+        Raises ValueError for anything else, of which no code is run; the stack is of no use then.
+        """
         try:
             kept = torch.load(io.BytesIO(data), weights_only=True, map_location=self.network.flat.device)
         except Exception as error:  # bytes of any kind can make it stumble in any way
             raise ValueError(f"cannot be read as a checkpoint ({type(error).__name__})") from error
-        if not isinstance(kept, dict) or kept.keys() != {*self._KEPT, "flat", "memory", "updates"}:
+        if not isinstance(kept, dict) or kept.keys() != {*self._KEPT, "flat", "memory", "updates", "backend"}:
             raise ValueError("not a checkpoint of this version")
+        backend = kept.pop("backend")
+        try:
+            self._take(kept)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a checkpoint of these trials ({type(error).__name__})") from error
+        return backend
+
+    def _take(self, kept: dict) -> None:
         self._keep(np.array([self.trials.index(trial) for trial in kept["active"]], dtype=int))
+        if kept["flat"].shape != self.network.flat.shape:
+            raise ValueError("other parameters")
         self.network.hold(kept.pop("flat"))
         self.optimizer.memory, self.optimizer.updates = kept.pop("memory"), kept.pop("updates")
         kept["history"] = [kept["history"].cpu().numpy()]
@@ -481,7 +506,7 @@ def postponed_signals():
     try:
         yield interrupted
     except KeyboardInterrupt:
-        print("Stopped in the middle of a step; the same command goes on from the last checkpoint, if there is one.")
+        say("Stopped in the middle of a step; the same command goes on from the last checkpoint, if there is one.")
         raise
     finally:
         if interrupted:
@@ -492,14 +517,17 @@ def postponed_signals():
 def provenance() -> dict:
     """What a stack was made with; none of it changes a trial's identity."""
     packages = ("amu-experiments", "torch", "numpy", "numba", "hydra-core")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True
-    )
+    try:
+        folder = str(Path(__file__).parent)
+        git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        commit = git.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or not in a checkout
+        commit = None
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
+        "commit": commit,
     }

@@ -214,7 +214,7 @@ def test_a_stack_with_a_damaged_file_counts_for_nothing_and_is_set_aside(folder,
     assert {path.name: path.read_bytes() for path in (folder / "damaged-trials-0-1").iterdir()} == files
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"trials.csv": "0"}'])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"trials.csv": "0"}', "[" * 100_000, '{"../x": "0"}'])
 def test_checksums_are_damaged_too(folder, text):
     (finish(folder, [0]) / "sums.json").write_text(text)
     assert store.finished_trials(folder) == set()
@@ -272,6 +272,99 @@ def test_a_checkpoint_is_read_as_it_was_written_or_not_at_all(folder):
         store.read_checkpoint(stack)
 
 
+def test_what_belongs_to_another_configuration_is_not_believed(folder, tmp_path):
+    """Copied into a folder, or with the folder: whatever it says is true, but of something else."""
+    other = CONFIG | {"training": CONFIG["training"] | {"learning_rate": 0.02}}
+    its = store.folder_of(other | {"results_dir": tmp_path})
+    with store.claim(its, other, [7]):
+        store.write_checkpoint(store.stack_folder(its, [7]), b"half way")
+    shutil.copytree(finish(folder, [0]), its / "trials-0-0")
+    shutil.copytree(its / "trials-7-7", folder / "trials-7-7")
+    with pytest.raises(ValueError, match=f"not as it was written for {folder.name}"):
+        store.read_checkpoint(folder / "trials-7-7")
+    assert store.finished_trials(its) == set()
+    shutil.copytree(folder.parent, tmp_path / "adding" / "lstm")
+    left_out = []
+    assert [result.model for result in store.read_results(tmp_path, left_out)] == ["amu"]
+    assert [str(error).removeprefix(str(tmp_path / "adding")) for error in left_out] == [
+        f"/amu/{its.name}/trials-0-0: belongs to the configuration {folder.name}",
+        f"/lstm/{folder.name}/config.yaml: not the configuration of adding/lstm/{folder.name}",
+        f"/lstm/{its.name}/trials-0-0: belongs to the configuration {folder.name}",
+    ]
+    with store.claim(its, other, [0]) as claim:
+        assert claim.trials == [0]
+        assert len(claim.set_aside) == 1
+
+
+@pytest.mark.parametrize("name", ["trials.csv", "history.csv", "sums.json", "config.yaml"])
+def test_a_folder_in_a_files_place_is_damage_that_leaves_the_rest_as_it_is(folder, tmp_path, name):
+    harmed, sound = finish(folder, [0, 1]), finish(folder, [2])
+    path = (folder if name == "config.yaml" else harmed) / name
+    path.unlink()
+    path.mkdir()
+    left_out = []
+    results = store.read_results(tmp_path, left_out)
+    assert [result.trials["trial"].tolist() for result in results] == ([] if name == "config.yaml" else [[2]])
+    assert len(left_out) == 1
+    with store.claim(folder, CONFIG, range(3)) as claim:
+        assert claim.trials == ([] if name == "config.yaml" else [0, 1])
+        assert len(claim.set_aside) == 1
+    assert (sound / "trials.csv").exists()
+
+
+def test_what_is_called_a_stack_and_is_none_is_told_and_in_nobodys_way(folder, tmp_path):
+    stack = finish(folder, [0])
+    shutil.copytree(stack, folder / "trials-0-0 (copy)")
+    shutil.copytree(stack, folder / f"trials-0-{10**15}")
+    (folder / "trials-1-1").symlink_to(tmp_path / "nowhere")
+    (folder / "trials-2-2").write_text("")
+    left_out = []
+    (result,) = store.read_results(tmp_path, left_out)
+    assert result.trials["trial"].tolist() == [0]
+    assert [str(error).removeprefix(f"{folder}/") for error in left_out] == [
+        "trials-0-0 (copy): not named as a stack of trials is",
+        f"trials-0-{10**15}: trials.csv does not hold the trials that the folder is named after",
+    ]
+    with store.claim(folder, CONFIG, range(3)) as claim:
+        assert claim.trials == [1, 2]
+        assert len(claim.set_aside) == 3
+
+
+def test_what_may_not_be_read_is_left_out_by_reports_and_not_set_aside(folder, tmp_path, monkeypatch):
+    hidden = finish(folder, [0])
+    finish(folder, [1])
+    read_csv = pd.read_csv
+
+    def forbidden(path):
+        if path.parent == hidden:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_csv(path)
+
+    monkeypatch.setattr(store.pd, "read_csv", forbidden)
+    left_out = []
+    (result,) = store.read_results(tmp_path, left_out)
+    assert result.trials["trial"].tolist() == [1]
+    assert [type(error) for error in left_out] == [PermissionError]
+    with pytest.raises(PermissionError), store.claim(folder, CONFIG, [0]):
+        pass
+    assert hidden.exists()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(folder, tmp_path, monkeypatch):
+    finish(folder, [0])
+    iterdir = Path.iterdir
+
+    def forbidden(path):
+        if path == folder.parent:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    left_out = []
+    assert store.read_results(tmp_path, left_out) == []
+    assert [error.filename for error in left_out] == [str(folder.parent)]
+
+
 # Old stores ---------------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +382,7 @@ def test_a_store_from_before_checksums_is_read_and_one_of_an_earlier_schema_refu
     assert before == {path: path.read_bytes() for path in OLD.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("text", ["", "trial\n0\n", "\0", 'trial,sequences\n0,"'])
+@pytest.mark.parametrize("text", ["", "trial\n0\n", "\0", 'trial,sequences\n0,"', "trial,sequences\n0,abc\n"])
 def test_a_stack_from_before_checksums_must_be_legible(folder, text):
     stack = finish(folder, [0])
     (stack / "sums.json").unlink()
@@ -309,7 +402,7 @@ def test_a_stack_from_before_checksums_must_have_the_trials_that_it_is_named_aft
 def test_checksums_are_those_that_sha256sum_gives(folder):
     stack = finish(folder, [0])
     sums = json.loads((stack / "sums.json").read_text())
-    assert set(sums) == {"history.csv", "trials.csv", "weights.npz"}
+    assert set(sums) == {"identity", "history.csv", "trials.csv", "weights.npz"}
     (stack / "weights.npz").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1.
     sums["weights.npz"] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

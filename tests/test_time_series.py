@@ -8,8 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from amu_experiments.tasks import make_task
+from amu_experiments.overrides import load as composed
+from amu_experiments.store import folder_of
+from amu_experiments.tasks import make_task, time_series
 from amu_experiments.tasks.time_series import load, split_off
+from amu_experiments.training import prepare
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -148,6 +151,25 @@ def test_a_pair_of_files_is_read_with_its_unequal_lengths(tmp_path, whole_folder
     assert len(training) == 2
 
 
+def test_other_data_in_the_same_place_are_another_run(tmp_path):
+    file = write(tmp_path)
+    config = composed("task=time_series", f"task.path={file}", "model=rnn", "backend=torch", f"results_dir={tmp_path}")
+
+    def prepared():
+        for cached in (load, time_series._digest):
+            cached.cache_clear()  # as in another process
+        return prepare(config)
+
+    first = prepared()
+    assert prepare(first) == first
+    write(tmp_path)
+    assert folder_of(prepared()) == folder_of(first)
+    write(tmp_path, test=GOOD[::-1])
+    assert folder_of(prepared()) != folder_of(first)
+    with pytest.raises(ValueError, match="holds other data now than those with the sha256"):
+        prepare(first)
+
+
 def test_empty_lines_comments_and_blanks_around_things_do_not_count(tmp_path):
     plain = write(tmp_path)
     (tmp_path / "loose").mkdir()
@@ -180,7 +202,10 @@ def test_empty_lines_comments_and_blanks_around_things_do_not_count(tmp_path):
         ),
         ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts: series 5 has one value; 2 to 100,000 can be learned from"),
         ({"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]}, "Own_TEST.ts: series 1 has 100,001 values; 2 to"),
-        ({"test": ["1,2:5,1e29:a"], "train": [*GOOD, "1,2:5,5.0000001:a"]}, "channel 2 has a value .* standard deviations from its mean"),
+        (
+            {"test": ["1,2:5,1e29:a"], "train": [*GOOD, "1,2:5,5.0000001:a"]},
+            "channel 2 has a value .* standard deviations from its mean",
+        ),
         ({"header": "@problemName\n" + HEADER}, "Own_TRAIN.ts: a line of its header has nothing behind its name"),
         ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts: series 5 has a value of 1e\+31, above 1e\+30"),
         ({"test": ["1,2:c"]}, "2 channels in the training part, 1 in the test part"),

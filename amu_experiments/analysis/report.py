@@ -22,6 +22,7 @@ from amu_experiments.analysis.page import Section, render, studies
 from amu_experiments.analysis.tables import Comparison, Table, compare, tables
 from amu_experiments.config import in_a_line
 from amu_experiments.overrides import conf_dir
+from amu_experiments.progress import say, unheard
 from amu_experiments.store import read_results, write_text
 
 PARTS = ("tables", "figures")
@@ -54,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"amu-report: {in_a_line(error) if error.filename else f'{options.out}: {error}'}", file=sys.stderr)
         return 1
-    print("\n".join(lines))
+    say("\n".join(lines))
+    if unheard:
+        print(f"amu-report: {in_a_line(unheard.pop())}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -137,6 +138,11 @@ class _Cache(FunctionCache):
     def __init__(self, function, key):
         super().__init__(function)
         self._key = key
+
+    def save_overload(self, signature, data):
+        # Where it cannot be kept, what was compiled serves this process all the same.
+        with suppress(OSError):
+            super().save_overload(signature, data)
 
     def _index_key(self, signature, codegen):
         return signature, codegen.magic_tuple(), self._key
@@ -634,8 +640,9 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
                     add_to_input(dx[r, b, t], dnet[t], weight_ih)
             scatter(g_ih, g_hh, g)
 
-    for driver in (forward, backward, train, predict):
-        driver._cache = _Cache(driver.py_func, key)
+    with suppress(RuntimeError, OSError):  # there is no place for a cache on disk
+        for driver in (forward, backward, train, predict):
+            driver._cache = _Cache(driver.py_func, key)
     return Scans(A, N, forward, backward, train, predict)
 
 
