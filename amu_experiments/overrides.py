@@ -153,9 +153,8 @@ class Composer:
             except Exception as error:
                 # A file of the user's own can make Hydra, OmegaConf and the yaml reader stumble in any way.
                 chosen = ", ".join(line for line in overrides if not line.startswith("~"))
-                told = _one_line(error)
-                known = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
-                raise ConfigurationError(told if known and told else f"{chosen}: {told or _named(error)}") from error
+                known = isinstance(error, HydraException | OmegaConfBaseException | YAMLError) and str(error)
+                raise ConfigurationError(_one_line(error) if known else f"{chosen}: {_one_line(error)}") from error
             groups = dict(composed.hydra.runtime.choices)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -244,11 +243,7 @@ def _check_intent(overrides: Sequence[Override], config: dict) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 500 else f"{text[:500]} ..."
-
-
-def _named(error: Exception) -> str:
-    if isinstance(error, RecursionError):
+    text = " ".join((str(error) or str(error.__cause__ or type(error).__name__)).split())
+    if "recursion" in text:
         return "a file refers to itself, or to another that refers to it"
-    return f"cannot be read ({type(error).__name__})"
+    return text if len(text) <= 500 else f"{text[:500]} ..."

@@ -311,7 +311,10 @@ class JaxPeer:
 
     def __init__(self, python: str):
         command = [python, Path(__file__).with_name("jax_peer.py")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        except OSError as error:
+            sys.exit(f"--jax-python {python}: {error.strerror}")
         self.version = self._answer()["jax"]
 
     def burst(self, setting: Setting) -> Burst:

@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=8, help="of each trial that are looked at (%(default)s)")
     parser.add_argument("--threads", type=int, help="processor threads")
     options = parser.parse_args()
+    if options.threads is not None and options.threads < 1:
+        parser.error(f"--threads {options.threads}: must be at least 1")
     if options.threads:
         torch.set_num_threads(options.threads)
     left_out: list = []

@@ -20,10 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from omegaconf import OmegaConf
 from scipy.stats import fisher_exact
-from tune import judge, ranked, trained
+from tune import judge, ranked, read_plan, trained
 
 from amu_experiments import store
 from amu_experiments.analysis.statistics import logrank
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs/reconstruction"), help="%(default)s")
     parser.add_argument("--threads", type=int, help="processor threads; all if not given")
     options = parser.parse_args(arguments)
-    plan = yaml.safe_load(options.plan.read_text())
+    plan = read_plan(options.plan)
     experiments = [name for name in EXPERIMENTS if name in plan["experiments"]]
     rows = []
     for experiment in experiments:

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs/tuning"), help="%(default)s")
     parser.add_argument("--threads", type=int, help="processor threads; all if not given")
     options = parser.parse_args(arguments)
-    plan = yaml.safe_load(options.plan.read_text())
+    plan = read_plan(options.plan)
     unknown = set(options.experiment) - set(plan["experiments"])
     if unknown:
         parser.error(f"no such experiment: {', '.join(sorted(unknown))}; there are {', '.join(plan['experiments'])}")
@@ -68,6 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 write_experiment(options.experiments, plan, name, model, {}, "shipped defaults, not tuned")
         else:
             tune(plan, name, options)
+
+
+def read_plan(path: Path) -> dict:
+    """The plan in a file; SystemExit, with what is wrong, where it is none."""
+    try:
+        plan = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SystemExit(f"--plan {path}: cannot be read ({' '.join(str(error).split())})") from error
+    parts = ("experiments", "models", "configurations", "most")
+    if not isinstance(plan, dict) or any(part not in plan for part in parts):
+        raise SystemExit(f"--plan {path}: must have {', '.join(parts)}, as {conf_dir() / 'tuning.yaml'} has them")
+    return plan
 
 
 def models_of(plan: dict, experiment: str) -> dict[str, dict]:

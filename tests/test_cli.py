@@ -373,11 +373,22 @@ def own(tmp_path_factory):
         "task/no_package": "task: {problem: echo}\n",
         "task/no_yaml": "# @package _global_\ntask: [1\n",
         "model/no_cell": "leak: 0.5\n",
+        "model/cells": "cell: [lstm]\n",
+        "task/number": "# @package _global_\n3\n",
+        "task/itself": "# @package _global_\ndefaults: [itself, _self_]\n",
+        "task/in_itself": "# @package _global_\ntask: {problem: echo, a: &x [*x]}\n",
+        "task/defaults": "# @package _global_\ndefaults: adding\n",
+        "task/null_key": "# @package _global_\ndefaults: [adding, _self_]\ntask:\n  null: 2\n",
+        "task/open_brace": "# @package _global_\ndefaults: [adding, _self_]\nseed: ${nope\n",
+        "task/problems": "# @package _global_\ntask: {problem: [adding]}\n",
+        "task/criteria": "# @package _global_\ndefaults: [adding, _self_]\ntask: {criteria: 3}\n",
     }
     for name, text in files.items():
         file = folder / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+    (folder / "task" / "latin.yaml").write_bytes("# @package _global_\n# Größe\n".encode("latin-1"))
+    (folder / "task" / "folder.yaml").mkdir()
     return f"--config-dir={folder}"
 
 
@@ -413,6 +424,17 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
         ("task=no_package", "task/no_package.yaml does not set task.problem"),
         ("task=no_yaml", "no_yaml.yaml"),
         ("task=echo model=no_cell", "model/no_cell.yaml does not set model.cell"),
+        ("task=echo model=cells", 'model.cell=["lstm"]: model/cells.yaml must give the name of one'),
+        ("task=number", "task=number: Invalid loaded object type"),
+        ("task=itself", "task=itself: a file refers to itself"),
+        ("task=in_itself", "task=in_itself: a file refers to itself"),
+        ("task=defaults", "defaults must be a list"),
+        ("task=null_key", "task=null_key: Incompatible key type"),
+        ("task=open_brace", "task=open_brace: no viable alternative at input '${nope'"),
+        ("task=problems", 'task.problem=["adding"]: task/problems.yaml must give the name of one'),
+        ("task=criteria", "task.criteria=3: task/criteria.yaml must give a group of keys"),
+        ("task=latin", "task=latin: 'utf-8' codec can't decode"),
+        ("task=folder", "task=folder: no such task"),
     ],
 )
 def test_mistakes_in_files_of_ones_own(own, trained, command, message, capsys):

@@ -63,6 +63,15 @@ def test_an_empty_or_missing_store_is_told_in_one_line(tmp_path, capsys, made):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("wrong", [["--foo"], ["here"], ["--task"], ["--only", "nothing"]])
+def test_a_wrong_command_gets_one_line(wrong, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(wrong)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_task_that_was_not_run_is_told_with_those_that_were(store, tmp_path, capsys):
     options = ["--results-dir", str(store), "--out", str(tmp_path / "out"), "--only", "tables", "--task"]
     assert main([*options, "adding"]) == 1

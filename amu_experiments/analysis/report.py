@@ -35,9 +35,14 @@ class ReportError(ValueError):
     """There is nothing to report, or no way to; the message says why."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"amu-report: {message}; amu-report --help tells what it takes\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 0, 1 where there is nothing to report or no place for it, 130 if interrupted."""
-    parser = argparse.ArgumentParser("amu-report", description=__doc__)
+    parser = _Parser("amu-report", description=__doc__)
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/report"), help="where to write (%(default)s)")
     parser.add_argument("--task", help="only the runs of this task")
