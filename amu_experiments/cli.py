@@ -51,8 +51,8 @@ Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/,
 """
 
 
-stopped: list[int] = []
-"""Signals that asked this process to stop."""
+SECONDS_TO_END = 0.5
+"""After Ctrl-C or another such signal."""
 
 failed: dict[int, list[int]] = {}
 """Of the process that goes through a sweep, the numbers of the jobs that failed in it."""
@@ -62,7 +62,9 @@ def command() -> None:
     """The console script; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
 
     def stop(number, frame):
-        stopped.append(number)
+        # Once more in a while, if this does not end it: what is being imported may lose an exception.
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END, SECONDS_TO_END)
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -104,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"amu-run: {in_a_line(error)}")
         return 1
     except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _complain("amu-run: interrupted")
         return 130
 
@@ -128,8 +131,6 @@ def _job(composed: DictConfig) -> None:
         config = check(plain(composed), reference)
         from amu_experiments.training import run
 
-        if stopped:  # while something was imported that lost the exception
-            raise KeyboardInterrupt
         run(config)
         if unheard:
             raise unheard.pop()
