@@ -60,27 +60,43 @@ failed: dict[int, list[int]] = {}
 
 def command() -> None:
     """The console script; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    signals = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]  # as nohup asks for
 
     def stop(number, frame):
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
         # Once more in a while, if this does not end it: what is being imported may lose an exception.
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END, SECONDS_TO_END)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks for
-            signal.signal(number, stop)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed: where files get its number, what others write to it ends up in them
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-    status = main()
-    # Where it was interrupted it ends now, whatever a thread may still be compiling.
+    for each in signals:
+        signal.signal(each, stop)
+    _open_what_is_closed()
+    try:
+        status = main()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        status = 130
+    say("", end="")
+    if unheard:
+        _complain(f"amu-run: {in_a_line(unheard.pop())}")
+        status = status or 1
     if status == 130:
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        # Now, whatever a thread may still be compiling.
         os._exit(status)
     sys.exit(status)
+
+
+def _open_what_is_closed() -> None:
+    """Standard input, output and errors: a file that gets the number of one of them gets what is meant for it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flags = _flags(sys.argv[1:] if arguments is None else arguments)
         if flags.help or flags.version:
-            print(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
+            say(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
             return 0
         if not (flags.hydra_help or flags.shell_completion):
             configs = load_all(flags.overrides, flags.multirun, flags.config_dir)
@@ -106,7 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"amu-run: {in_a_line(error)}")
         return 1
     except KeyboardInterrupt:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         _complain("amu-run: interrupted")
         return 130
 

@@ -192,7 +192,7 @@ def _parse(lines: Sequence[str]) -> list[Override]:
                 f"{line}: of Hydra's keys only {' and '.join(LAUNCHER)}* can be set; results are kept in results_dir, "
                 "and --config-dir adds files of your own"
             )
-        if override.is_delete() and not override.is_hydra_override():
+        if override.is_delete():
             raise ConfigurationError(f"{line}: a key cannot be removed, only set, some of them to null")
         if override.package is not None:
             raise ConfigurationError(f"{line}: write {key}={line.partition('=')[2]}")
@@ -244,6 +244,6 @@ def _check_intent(overrides: Sequence[Override], config: dict) -> None:
 
 def _one_line(error: Exception) -> str:
     text = " ".join((str(error) or str(error.__cause__ or type(error).__name__)).split())
-    if "recursion" in text:
+    if "maximum recursion depth" in text:
         return "a file refers to itself, or to another that refers to it"
     return text if len(text) <= 500 else f"{text[:500]} ..."

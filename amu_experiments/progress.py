@@ -12,10 +12,10 @@ unheard: list[OSError] = []
 """Why standard output cannot be written to any more, unless nobody reads it."""
 
 
-def say(text: str) -> None:
+def say(text: str, end: str = "\n") -> None:
     """A line on standard output; where that is gone, or its disk full, what is being done goes on in silence."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         if error.errno != errno.EPIPE:
             unheard.append(OSError(error.errno, error.strerror, "standard output"))

@@ -13,6 +13,7 @@ holds them: that of a configuration's folder for the moment in which it is decid
 stack's folder for as long as the stack is trained. Nothing but reading is done without one.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -286,16 +287,25 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync(path.parent)
         finally:
             with suppress(OSError):
                 partial.unlink()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder survive a loss of power, where its file system can do that and this process may."""
+    try:
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM):
+            raise
 
 
 # Reading ----------------------------------------------------------------------------------------------------------
@@ -377,7 +387,14 @@ def read_weights(folder: Path) -> dict[int, np.ndarray]:
         try:
             with np.load(stack / "weights.npz", allow_pickle=False) as kept:
                 weights = dict(zip(kept["trial"].tolist(), kept["parameters"], strict=True)) | weights
-        except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (
+            FileNotFoundError,
+            IsADirectoryError,
+            ValueError,
+            KeyError,
+            EOFError,
+            zipfile.BadZipFile,
+        ) as error:
             raise UnusableError(stack, f"weights.npz cannot be read ({type(error).__name__})") from error
     return weights
 
@@ -410,10 +427,12 @@ def read_stack(stack: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _check_sums(stack: Path) -> None:
     """UnusableError if a file is not the one whose checksum was kept."""
     try:
-        sums = dict(json.loads((stack / "sums.json").read_bytes()))
-        owner = sums.pop("identity", stack.parent.name)
-    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, RecursionError):
+        sums = json.loads((stack / "sums.json").read_bytes())
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        sums = None
+    if not isinstance(sums, dict):
         sums = {}
+    owner = sums.pop("identity", stack.parent.name)
     if not sums.keys() >= _COLUMNS.keys() or not all(re.fullmatch(r"[\w.]+", name) for name in sums):
         raise UnusableError(stack, "sums.json is not as it was written")
     if owner != stack.parent.name:

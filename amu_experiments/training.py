@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -50,7 +51,13 @@ def run(config: dict) -> None:
         say(f"All {len(wanted)} trials asked for exist already: nothing to train.")
     elif missing < len(wanted):
         say(f"{len(wanted) - missing} of {len(wanted)} trials exist already; training {missing}.")
-    result = train_missing(config)
+    try:
+        result = train_missing(config)
+    except OSError:
+        # A store that cannot be put in order, but has what is wanted.
+        if missing:
+            raise
+        result = store.read_result(folder, left_out=[])
     from amu_experiments.analysis.tables import run_table
 
     say(run_table(result))
@@ -457,9 +464,12 @@ class Stack:
             kept = torch.load(io.BytesIO(data), weights_only=True, map_location=self.network.flat.device)
         except Exception as error:  # bytes of any kind can make it stumble in any way
             raise ValueError(f"cannot be read as a checkpoint ({type(error).__name__})") from error
-        if not isinstance(kept, dict) or kept.keys() != {*self._KEPT, "flat", "memory", "updates", "backend"}:
+        if not isinstance(kept, dict):
+            raise ValueError("not a checkpoint")
+        # A checkpoint without it is from before it was kept.
+        backend = kept.pop("backend", self.network.backend)
+        if kept.keys() != {*self._KEPT, "flat", "memory", "updates"}:
             raise ValueError("not a checkpoint of this version")
-        backend = kept.pop("backend")
         try:
             self._take(kept)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -482,36 +492,45 @@ class Stack:
 def postponed_signals():
     """A list that becomes non-empty on Ctrl-C, SIGTERM or SIGHUP, which otherwise do nothing for SECONDS_TO_STOP.
 
-    What takes longer than that, such as compiling, gets a KeyboardInterrupt. A second signal acts at once.
+    What takes longer than that, such as compiling, gets a KeyboardInterrupt. A second signal acts at once. Signals that
+    are ignored stay so, as nohup and a shell's & ask for.
     """
     interrupted: list[int] = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {each: handler for each, handler in before.items() if handler not in (signal.SIG_IGN, None)}
 
     def note(number, frame):
         interrupted.append(number)
         restore()
-        previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP)
+        # Again and again, should something lose the exception.
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP, 0.5)
 
     def restore():
-        for each, handler in previous.items():
+        for each, handler in before.items():
             signal.signal(each, handler)
 
-    previous = {}
-    try:
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:  # as nohup asks for
-                previous[each] = signal.signal(each, note)
-    except ValueError:  # not in the main thread: whoever runs this as a part handles signals
-        previous = {}
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # whoever runs this as a part handles signals
+        return
+    alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for each in before:
+        signal.signal(each, note)
     try:
         yield interrupted
     except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         say("Stopped in the middle of a step; the same command goes on from the last checkpoint, if there is one.")
         raise
+    except Exception as error:
+        if not interrupted:
+            raise
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        say(f"Stopped, and besides: {in_a_line(error)}")
+        raise KeyboardInterrupt from error
     finally:
-        if interrupted:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         restore()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
 
 
 def provenance() -> dict:

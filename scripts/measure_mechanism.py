@@ -37,7 +37,14 @@ def main() -> None:
     results = [result for result in results if options.task is None or result.task in options.task]
     if not results:
         raise SystemExit(f"measure_mechanism: no finished runs in {options.results_dir}")
-    measured = [measure(result, read_weights(result.folder), options.sequences) for result in tqdm(results)]
+    measured = []
+    for result in tqdm(results):
+        try:
+            measured.append(measure(result, read_weights(result.folder), options.sequences))
+        except (OSError, ValueError) as error:  # weights that are damaged, data of the user's own that have changed
+            print(f"Left out: {error}")
+    if not measured:
+        raise SystemExit("measure_mechanism: nothing could be measured")
     options.out.mkdir(parents=True, exist_ok=True)
     for name in ("flow", "trials", "traces"):
         table = pd.concat([tables[name] for tables in measured], ignore_index=True)

@@ -1,6 +1,6 @@
 """Commands in processes of their own, which tests can stop, kill and run side by side.
 
-They are forked from a process that has imported everything, so that one starts in a fraction of a second.
+They are forked from a process that has imported everything (conftest.py), so that one starts in a fraction of a second.
 """
 
 import multiprocessing
@@ -9,14 +9,13 @@ import resource
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from amu_experiments import training
 from amu_experiments.cli import main
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([f"amu_experiments.{name}" for name in ("cli", "training", "analysis.tables")])
 
 
 class Command:
@@ -71,7 +70,17 @@ def slowness() -> float:
     return (time.monotonic() - began) / 0.05
 
 
+@contextmanager
+def in_time(seconds: float = 2):
+    """That what is done within takes no longer; a little more, and as much more as this machine is slow now."""
+    before, began = slowness(), time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took < 0.3 + seconds * max(before, slowness())
+
+
 def _redirected(out: Path, target, *arguments) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & has it ignored
     with open(out, "a", buffering=1) as file:
         sys.stdout = sys.stderr = file
         sys.exit(target(*arguments))

@@ -1,10 +1,18 @@
 """The option --long, for the tests of faults and endurance that take minutes."""
 
+from multiprocessing import forkserver
+
 import pytest
 
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")
+
+
+def pytest_sessionstart():
+    # Now, before anything else starts it for less.
+    forkserver.set_forkserver_preload([f"amu_experiments.{name}" for name in ("cli", "training", "analysis.report")])
+    forkserver.ensure_running()
 
 
 @pytest.fixture

@@ -259,6 +259,10 @@ def _update(p, g, first, second, optimizer, rate, momentum, updates):
             p[i] -= rate * first[i]
 
 
+_COMPILING = threading.Lock()
+"""One at a time: how numba compiles is a setting of the whole process."""
+
+
 def scans(recurrence: Recurrence, purpose: str) -> Scans:
     """The drivers of a recurrence, compiled, or taken from the cache on disk, for "layer" or "training".
 
@@ -267,12 +271,9 @@ def scans(recurrence: Recurrence, purpose: str) -> Scans:
     made = _make(recurrence, hashlib.sha256(_description(recurrence).encode()).hexdigest())
     notice = threading.Timer(1.0, _tell, [recurrence])
     notice.start()
-    # Short loops are unrolled before they could be vectorised; this has LLVM find the vectors in what comes of it.
-    numba.config.SLP_VECTORIZE, before = 1, numba.config.SLP_VECTORIZE
     try:
         _beside(_compile, made, recurrence, purpose)
     finally:
-        numba.config.SLP_VECTORIZE = before
         notice.cancel()
     return made
 
@@ -289,7 +290,7 @@ def _tell(recurrence: Recurrence) -> None:
 def _beside(function: Callable, *arguments) -> None:
     """Call in a thread and wait for it, for Ctrl-C and signals to act at once and not when native code returns.
 
-    Whoever leaves the wait so leaves the thread to itself.
+    Whoever leaves the wait so leaves the thread to itself, which ends what it does.
     """
     called: Future = Future()
 
@@ -323,8 +324,14 @@ def _compile(made: Scans, recurrence: Recurrence, purpose: str) -> None:
             made.predict: (table, x, lengths, False, outputs),
             made.train: (table, table, x, lengths, outputs, *options, table, table, table, updates),
         }
-    for driver, arguments in calls.items():
-        driver.compile(tuple(map(numba.typeof, arguments)))
+    with _COMPILING:
+        # Short loops are unrolled before they could be vectorised; this has LLVM find the vectors in what comes of it.
+        numba.config.SLP_VECTORIZE, before = 1, numba.config.SLP_VECTORIZE
+        try:
+            for driver, arguments in calls.items():
+                driver.compile(tuple(map(numba.typeof, arguments)))
+        finally:
+            numba.config.SLP_VECTORIZE = before
 
 
 def _description(recurrence: Recurrence) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,23 +237,13 @@ def _read(file: Path) -> tuple:
     """(series, labels) of a .ts file: a list or array of (I, T) arrays, and strings."""
     from aeon.datasets import load_from_ts_file
 
-    try:
-        with tempfile.NamedTemporaryFile("w", suffix=".ts", encoding="utf-8") as plain:
-            plain.writelines(_lines(file))
-            plain.flush()
+    with _explained(file):
+        lines = list(_lines(file))
+    with tempfile.NamedTemporaryFile("w", suffix=".ts", encoding="utf-8") as plain:
+        plain.writelines(lines)
+        plain.flush()
+        with _explained(file):
             series, labels, header = load_from_ts_file(plain.name, return_meta_data=True)
-    except FileNotFoundError:
-        raise ValueError(f"{file}: there is no such file") from None
-    except IndexError:
-        raise ValueError(f"{file}: a line of its header has nothing behind its name") from None
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
-        reason = re.sub(r"^Error loading <.*?>\. ", "", reason).rstrip(".")
-        raise ValueError(f"{file} cannot be read as a .ts file: {reason}; {FORM}") from None
-    except ValueError as error:
-        if str(error).startswith(str(file)):
-            raise
-        raise ValueError(f"{file} cannot be read as a .ts file: {_one_line(error)}; {FORM}") from None
     if len(series) == 0:
         raise ValueError(f"{file}: holds no series; they stand below a line @data, and {FORM}")
     if not (header["classlabel"] and header["class_values"]):
@@ -266,6 +257,23 @@ def _read(file: Path) -> tuple:
                 f"@classLabel names {', '.join(declared)}, and {FORM}"
             )
     return series, labels
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Whatever reading the file raises, as a ValueError that names it and says what it should be like."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{file}: there is no such file") from None
+    except IndexError:
+        raise ValueError(f"{file}: a line of its header has nothing behind its name") from None
+    except (OSError, ValueError) as error:
+        if str(error).startswith(f"{file}:"):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+        reason = re.sub(r"^Error loading <.*?>\. ", "", reason).rstrip(".")
+        raise ValueError(f"{file} cannot be read as a .ts file: {reason}; {FORM}") from None
 
 
 def _lines(file: Path) -> Iterator[str]:
