@@ -316,11 +316,8 @@ def read_results(results_dir: str | os.PathLike, left_out: list[UnusableError | 
 
     left_out: takes what cannot be used, to go on with the rest; where it is not given, that is an error.
     """
-    folders = [Path(results_dir)] if os.path.lexists(results_dir) else []
-    for _ in ("task", "model", "identity"):
-        folders = [inner for folder in folders for inner in _folders_in(folder, left_out)]
     results = []
-    for folder in folders:
+    for folder in _configurations(results_dir, left_out):
         try:
             result = read_result(folder, left_out)
             results += [] if result is None else [result]
@@ -329,6 +326,23 @@ def read_results(results_dir: str | os.PathLike, left_out: list[UnusableError | 
                 raise
             left_out.append(error)
     return results
+
+
+def unfinished(results_dir: str | os.PathLike) -> list[Path]:
+    """The folders of stacks under a results folder that are in training, or were interrupted."""
+    found = []
+    for folder in _configurations(results_dir, []):
+        with suppress(OSError):  # which reading the results tells
+            found += [stack for stack in _stacks(folder) if not os.path.lexists(stack / "trials.csv")]
+    return found
+
+
+def _configurations(results_dir: str | os.PathLike, left_out: list | None) -> list[Path]:
+    """The folders of configurations, sorted; `left_out` takes errors of those that cannot be read."""
+    folders = [Path(results_dir)] if os.path.lexists(results_dir) else []
+    for _ in ("task", "model", "identity"):
+        folders = [inner for folder in folders for inner in _folders_in(folder, left_out)]
+    return folders
 
 
 def read_result(folder: Path, left_out: list[UnusableError | OSError] | None = None) -> Result | None:

@@ -99,10 +99,11 @@ def test_runs_that_cannot_be_used_are_left_out_and_told(store, tmp_path):
     assert all(line in (tmp_path / "out" / "report.md").read_text() for line in lines)
 
 
-def test_runs_that_are_not_finished_are_no_problem(store, tmp_path):
+def test_runs_that_are_not_finished_are_told_and_in_no_table(store, tmp_path):
     running = write(store, "gru", [300]).folder
     (running / "trials-0-0" / "trials.csv").unlink()
-    assert not any("gru" in line for line in write_report(store, tmp_path / "out", parts=["tables"]))
+    lines = write_report(store, tmp_path / "out", parts=["tables"])
+    assert [line for line in lines if "gru" in line] == [f"Not finished: {running / 'trials-0-0'}"]
 
 
 @pytest.mark.parametrize("half", ["tables", "figures"])

@@ -23,7 +23,7 @@ from amu_experiments.analysis.tables import Comparison, Table, compare, tables
 from amu_experiments.config import in_a_line
 from amu_experiments.overrides import conf_dir
 from amu_experiments.progress import say, unheard
-from amu_experiments.store import read_results, write_text
+from amu_experiments.store import read_results, unfinished, write_text
 
 PARTS = ("tables", "figures")
 
@@ -95,6 +95,7 @@ def write_report(
     unusable: list = []
     results = read_results(results_dir, unusable)
     left_out = [f"Left out: {' '.join(str(error).split())}" for error in unusable]
+    left_out += [f"Not finished: {stack}" for stack in unfinished(results_dir)]
     if not results:
         told = f"no finished runs in {results_dir}; train some first, such as amu-run task=adding"
         raise ReportError("\n".join([told, *left_out]))

@@ -53,7 +53,7 @@ class TimeSeries(Task):
         name  a data set of the UCR/UEA archive. What aeon ships needs no connection; it downloads any other
               (where values are missing, in the archive's own version with these filled in).
         path  a file NAME_TRAIN.ts with NAME_TEST.ts beside it, or a folder that holds one such pair. What is in
-              them, by `sha256`, is part of a run's identity: with other data in the same place it is another run.
+              them, told by `contents`, is part of a run's identity: other data in the same place are another run.
 
     Of each class a share of the training series, drawn anew for every trial, becomes validation data: the
     share rounded, but at least one series where the class has two or more, and never all of them. Each
@@ -76,16 +76,16 @@ class TimeSeries(Task):
         path: str | None,
         validation_share: float,
         criteria: Mapping,
-        sha256: str | None = None,
+        contents: str | None = None,
     ):
         super().__init__(trials)
         self.validation_share = check_number("validation_share", validation_share, low=0, high=1)
         self.criteria = read_criteria(criteria, self.metrics)
         self.training, self.held_out = load(name, path)
         if path is not None:
-            self.contents = {"sha256": _digest(path)}
-            if sha256 not in (None, self.contents["sha256"]):
-                raise ValueError(f"task.path={path}: holds other data now than those with the sha256 {sha256}")
+            self.contents = {"contents": f"data_{_digest(path)}"}
+            if contents not in (None, self.contents["contents"]):
+                raise ValueError(f"task.path={path}: holds other data now than {contents}")
         self.classes = np.unique(self.training.labels)
         self.input_size = self.training.series.shape[2]
         self.output_size = len(self.classes)
