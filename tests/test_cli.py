@@ -325,6 +325,18 @@ def test_where_nobody_reads_on_all_is_trained_and_kept(tmp_path):
     assert len(list((tmp_path / "runs").glob("adding/rnn/*/trials-0-1/trials.csv"))) == 1
 
 
+def test_without_room_for_notes_a_run_goes_on_and_a_sweep_says_so_in_a_line(trained, monkeypatch, capsys):
+    def nowhere(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", nowhere)
+    assert main(["task=adding"]) == 0
+    assert len(trained) == 1
+    assert main(["-m", "task=adding", "seed=1,2"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert len(trained) == 1
+
+
 def test_a_sweep_runs_every_combination(trained, folder, tmp_path_factory, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("notes")))
     assert main(["task=adding", "model=amu,lstm", "-m", "seed=range(0,20,10)"]) == 0
