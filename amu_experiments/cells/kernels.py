@@ -670,7 +670,7 @@ def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans
 
     @_driver
     def forward(begin, end_of_jobs, parameters, x, lengths, states, tape, y):
-        """states (R, B, T + 1, S) from states[:, :, 0] on, tape (R, B, T, N) and y (R, B, T, A); a job is a sequence."""
+        """states (R, B, T + 1, S) from states[:, :, 0] on, tape (R, B, T, N), y (R, B, T, A); a job is a sequence."""
         B = lengths.shape[1]
         for job in range(begin, end_of_jobs):
             r, b = job // B, job % B
