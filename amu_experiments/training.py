@@ -258,6 +258,7 @@ class Stack:
         began = time.monotonic()
         batch = self.task.train_batch(self.sequences, count)
         learned = learn(self.network, self.optimizer, self.task, batch, self.batch_size)
+        count = learned.losses.shape[1]
         took = time.monotonic() - began
         self.per_sequence = took / count
         self.seconds += took

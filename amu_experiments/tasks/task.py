@@ -41,6 +41,11 @@ class Sequences:
         """The sequences at an index array or a slice; of a stack, the trial at an integer."""
         return Sequences(self.inputs[index], self.lengths[index], self.targets[index])
 
+    def trimmed(self) -> "Sequences":
+        """The same sequences with as many time steps as the longest of them has."""
+        steps = int(self.lengths.max())
+        return Sequences(self.inputs[..., :steps, :], self.lengths, self.targets[..., :steps, :])
+
 
 @dataclass(frozen=True)
 class Criterion:
