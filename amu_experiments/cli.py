@@ -22,9 +22,9 @@ from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from amu_experiments import numerics
-from amu_experiments.config import ConfigurationError, check, in_a_line, plain
-from amu_experiments.overrides import GROUPS, Composer, choices, conf_dir, forced, load_all
+from amu_experiments.config import check, in_a_line, plain
+from amu_experiments.options import ConfigurationError
+from amu_experiments.overrides import GROUPS, Composer, check_by_class, choices, conf_dir, forced, load_all
 from amu_experiments.progress import say, unheard
 
 COMPLETION = re.compile("(install|uninstall)=(bash|fish|zsh)")
@@ -111,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
             return 0
         if not (flags.hydra_help or flags.shell_completion):
-            configs = load_all(flags.overrides, flags.multirun, flags.config_dir)
+            show = bool(flags.cfg or flags.info)
+            configs = load_all(flags.overrides, flags.multirun, flags.config_dir, show)
             if flags.multirun:
                 _look_ahead(configs)
             flags.overrides = forced(flags.overrides)
@@ -129,8 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _look_ahead(configs: list[dict]) -> None:
     """ConfigurationError where data, device or memory keep a job of a sweep from running: then none is to start."""
-    for config in configs:
-        numerics.fix(config["instructions"])
     from amu_experiments.training import prepare
 
     for config in configs:
@@ -146,8 +145,7 @@ def _job(composed: DictConfig) -> None:
         say(f"[{context.job.num}] {' '.join(overrides)}")
     try:
         reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
-        config = check(plain(composed), reference)
-        numerics.fix(config["instructions"])
+        (config,) = check_by_class([(check(plain(composed), reference), reference)])
         from amu_experiments.training import run
 
         run(config)

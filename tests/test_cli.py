@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+import amu_experiments.cells
+import amu_experiments.tasks
 from amu_experiments.cli import main
 from amu_experiments.config import ConfigurationError
 from amu_experiments.overrides import choices, load
@@ -77,10 +79,8 @@ WRONG = {
     "task=adding model.units=0": "model.units=0: must be a whole number from 1 to 1000000000, or null",
     "task=adding model.parameters=null": "one of them must be a number",
     "task=adding model.units=5 model.parameters=100": "has no effect beside model.units=5",
-    "task=adding model.output_in_product=false model.neurons_per_unit=1": "must be 2 or more",
     "task=adding task.form=2001": "task.form=2001: must be one of modern, 1997",
     "task=two_sequence task.targets.noise_free=[a,b]": "task.targets.noise_free[0]=a: must be a number",
-    "task=time_series": "task.name=null, task.path=null: give one",
     "task=adding results_dir=???": "Missing mandatory value: results_dir",
     "task=adding trials=${seeds}": "Interpolation key 'seeds' not found",
     "task=adding trials": "trials: not understood; write key=value",
@@ -160,6 +160,8 @@ SIZES = ("task.test_size", "task.validation_size")
 DATA = "@univariate true\n@equalLength false\n@classLabel true a b\n@data\n"
 
 UNFIT = {
+    "model=amu model.output_in_product=false model.neurons_per_unit=1": "neurons_per_unit=1: must be 2 or more",
+    "task=time_series task.name=null": "give exactly one of them",
     "results_dir=file": "results_dir=file: file is a file; give a folder",
     "results_dir=file/inside": "results_dir=file/inside: file is a file; give a folder",
     f"results_dir={'x' * 300}": "no name for a folder (File name too long)",
@@ -197,7 +199,7 @@ def test_what_only_a_look_can_tell_is_told_before_anything_starts(settings, swee
     *_, last = settings.split()
     key, value = last.split("=", 1)
     good = {"results_dir": "kept", "device": "cpu", "task.N": "1", "model.units": "2", "task.path": "good_TRAIN.ts"}
-    good |= {"task.targets.noise_free": "[0,1]", "task.name": "GunPoint"}
+    good |= {"task.targets.noise_free": "[0,1]", "task.name": "GunPoint", "model.neurons_per_unit": "2"}
     if sweep:
         given[key] = f"{good[key]},{value}"
     before = sorted(folder.rglob("*"))
@@ -298,6 +300,12 @@ def test_a_criterion_of_ones_own(trained):
     assert trained[0]["task"]["criteria"] == {"good": {"accuracy": "> 0.9"}}
 
 
+def test_a_criterion_may_have_the_name_of_the_data_set(trained):
+    criteria = "task.criteria={JapaneseVowels: {accuracy: '> 0.9'}}"
+    assert main(["task=japanese_vowels", criteria, "training.stop=JapaneseVowels"]) == 0
+    assert trained[0]["training"]["stop"] == "JapaneseVowels"
+
+
 def test_what_is_found_later_is_told_in_a_line(trained, capsys):
     assert main(["task=adding", "seed=13"]) == 2
     assert capsys.readouterr().err == "amu-run: no data here\n"
@@ -364,15 +372,50 @@ def test_a_job_that_fails_stops_no_other(trained, capsys):
 # Files of one's own -----------------------------------------------------------------------------------------
 
 
+LEAKY = """
+from typing import Annotated
+
+from amu_experiments.cells.cell import Cell
+from amu_experiments.options import PROPER_FRACTION
+
+
+class Leaky(Cell):
+    @classmethod
+    def shapes(cls, input_size, hidden_size, leak: Annotated[float, PROPER_FRACTION]):
+        return {"weight_ih": (hidden_size, input_size), "bias": (hidden_size,)}
+"""
+
+ECHO = """
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from amu_experiments.options import whole
+from amu_experiments.tasks.task import Task
+
+
+class Echo(Task):
+    def __init__(self, trials, *, delay: Annotated[int, whole(1, 9)], noise: float, steps: Sequence[float] | None, pad):
+        super().__init__(trials)
+"""
+"""Of which only the arguments matter here."""
+
+
 @pytest.fixture
-def own(tmp_path_factory):
+def own(tmp_path_factory, monkeypatch):
     """A folder with a task, a model and an experiment of a user's own, and wrong ones."""
     folder = tmp_path_factory.mktemp("own")
+    for package in (amu_experiments.cells, amu_experiments.tasks):
+        code = folder / package.__name__.rpartition(".")[2]
+        code.mkdir()
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(code)])
+    (folder / "cells" / "leaky.py").write_text(LEAKY)
+    (folder / "tasks" / "echo.py").write_text(ECHO)
     files = {
         "model/leaky": "# A leaky integrator.\ncell: leaky\nleak: 0.5\n",
         "task/echo": (
             "# @package _global_\n# Say it again. At the end.\n"
-            "task: {problem: echo, delay: 3}\ntraining: {learning_rate: 0.1}\nmodel: {parameters: 50}\n"
+            "task: {problem: echo, delay: 3, noise: 0, steps: null, pad: 2}\n"
+            "training: {learning_rate: 0.1}\nmodel: {parameters: 50}\n"
         ),
         "experiment/echo/leaky": (
             "# @package _global_\ndefaults: [override /task: echo, override /model: leaky, _self_]\n"
@@ -401,15 +444,17 @@ def own(tmp_path_factory):
         file.write_text(text)
     (folder / "task" / "latin.yaml").write_bytes("# @package _global_\n# Größe\n".encode("latin-1"))
     (folder / "task" / "folder.yaml").mkdir()
-    return f"--config-dir={folder}"
+    yield f"--config-dir={folder}"
+    for name in ("amu_experiments.cells.leaky", "amu_experiments.tasks.echo"):
+        sys.modules.pop(name, None)
 
 
 def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
-    assert main([own, "task=echo", "model=leaky", "model.leak=1", "task.delay=9"]) == 0
+    assert main([own, "task=echo", "model=leaky", "model.leak=1e-3", "task.delay=9.0", "task.noise=0.5"]) == 0
     assert main([own, "experiment=echo/leaky"]) == 0
     first, second = trained
-    assert first["model"] == {"units": None, "parameters": 50, "cell": "leaky", "leak": 1.0}
-    assert first["task"] == {"problem": "echo", "delay": 9}
+    assert first["model"] == {"units": None, "parameters": 50, "cell": "leaky", "leak": 1e-3}
+    assert first["task"] == {"problem": "echo", "delay": 9, "noise": 0.5, "steps": None, "pad": 2}
     assert second["model"]["leak"] == 0.25
     assert second["training"]["learning_rate"] == 0.1
     capsys.readouterr()
@@ -427,6 +472,12 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
             "model leaky has units, parameters, cell, leak (did you mean model.leak?)",
         ),
         ("task=echo model=leaky model.leak=all", "model.leak=all: must be a number"),
+        ("task=echo model=leaky model.leak=1", "model.leak=1: must be a number between 0 and 1"),
+        ("task=echo model=leaky task.delay=10", "task.delay=10: must be a whole number from 1 to 9"),
+        ("task=echo model=leaky task.delay=2.5", "task.delay=2.5: must be a whole number from 1 to 9"),
+        ("task=echo model=leaky task.pad=2.5", "task.pad=2.5: must be a whole number"),
+        ("task=echo model=leaky task.noise=1e39", "task.noise=1e+39: must be a number"),
+        ("task=echo model=leaky task.steps=x", "task.steps=x: must be a list"),
         (
             "experiment=echo/leak",
             "echo/MODEL (did you mean echo/leaky?)",

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amu_experiments.options import Positive, check_arguments
+
 State = tuple[Tensor, ...]
 
 
@@ -45,6 +47,11 @@ class Cell(nn.Module):
     readout_bias: bool = True
     """Whether the output units of a network with this cell have a bias."""
 
+    def __new__(cls, *sizes, **options):
+        # Here, before a subclass's own __init__ works with them.
+        check_arguments(cls, ("__init__", "shapes"), options)
+        return super().__new__(cls)
+
     def __init__(
         self,
         input_size: int,
@@ -52,7 +59,7 @@ class Cell(nn.Module):
         trials: int | None = None,
         batch_first: bool = False,
         backend: str = "auto",
-        initial_range: float = 1.0,
+        initial_range: Positive = 1.0,
         **options,
     ):
         super().__init__()

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from amu_experiments.tasks.task import Sequences, Task, check_number, one_hot, read_criteria
+from amu_experiments.options import PROPER_FRACTION, TEXT
+from amu_experiments.tasks.task import Sequences, Task, one_hot, read_criteria
 
 FORM = "a line is one series, its channels (values with ',' between) and then its class, with ':' between"
 
@@ -72,14 +74,14 @@ class TimeSeries(Task):
         self,
         trials,
         *,
-        name: str | None,
-        path: str | None,
-        validation_share: float,
+        name: Annotated[str, TEXT] | None,
+        path: Annotated[str, TEXT] | None,
+        validation_share: Annotated[float, PROPER_FRACTION],
         criteria: Mapping,
         contents: str | None = None,
     ):
         super().__init__(trials)
-        self.validation_share = check_number("validation_share", validation_share, low=0, high=1)
+        self.validation_share = validation_share
         self.criteria = read_criteria(criteria, self.metrics)
         self.training, self.held_out = load(name, path)
         if path is not None:
