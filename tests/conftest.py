@@ -4,6 +4,8 @@ from multiprocessing import forkserver
 
 import pytest
 
+from amu_experiments.overrides import Composer, choices
+
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")
@@ -24,3 +26,11 @@ def long(request) -> bool:
 def number(long):
     """number(few, many): how often a test does what it does, many times with --long."""
     return lambda few, many: many if long else few
+
+
+@pytest.fixture(scope="session")
+def experiments() -> dict[str, dict]:
+    """The checked configuration of every experiment, by name."""
+    composer = Composer()
+    with composer.ready():
+        return {name: composer.load([f"experiment={name}"]) for name in choices("experiment")}

@@ -1,8 +1,11 @@
 """Every file in conf/ composes and trains two steps."""
 
+from pathlib import Path
+
 import pytest
 
 from amu_experiments import store, training
+from amu_experiments.config import identity
 from amu_experiments.overrides import choices, load
 
 LEAST = (
@@ -39,3 +42,15 @@ def test_a_model(tmp_path, model):
 @pytest.mark.parametrize("experiment", [name for name in choices("experiment") if name.startswith("lstm97_1997/")])
 def test_an_experiment(tmp_path, experiment):
     trains(tmp_path, f"experiment={experiment}")
+
+
+IDENTITIES = dict(line.split() for line in (Path(__file__).parent / "identities.txt").read_text().splitlines())
+"""Of every experiment with results in results/paper. A run with another identity would be trained again."""
+
+
+def test_experiments_keep_their_identities(experiments):
+    assert {name: identity(training.prepare(experiments[name])) for name in IDENTITIES} == IDENTITIES
+
+
+def test_identities_are_distinct():
+    assert len(IDENTITIES) == len(set(IDENTITIES.values())) == 129

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.overrides import Composer, choices, conf_dir
+from amu_experiments.overrides import choices, conf_dir
 from amu_experiments.store import read_results
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -130,17 +130,10 @@ def test_every_experiment_is_of_the_plan_or_of_1997():
     assert folders == {*PLAN["experiments"], "lstm97_1997"}
 
 
-@pytest.fixture(scope="module")
-def composer():
-    composer = Composer()
-    with composer.ready():
-        yield composer
-
-
 @pytest.mark.parametrize("experiment", PLAN["experiments"])
-def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, composer):
+def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, experiments):
     for model in tune.models_of(PLAN, experiment):
-        config = composer.load([f"experiment={experiment}/{model}"])
+        config = experiments[f"{experiment}/{model}"]
         assert config["trials"] == PLAN["experiments"][experiment]["settings"]["trials"]
         assert config["model"]["cell"] == PLAN["models"][model]["model"]
         for axis in PLAN["models"][model]["axes"]:
