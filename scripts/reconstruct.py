@@ -20,14 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 from scipy.stats import fisher_exact
 from tune import judge, ranked, read_plan, trained
 
 from amu_experiments import store
 from amu_experiments.analysis.statistics import logrank
 from amu_experiments.analysis.tables import Table, times_to
-from amu_experiments.overrides import conf_dir, load
+from amu_experiments.overrides import Composer, conf_dir
 
 EXPERIMENTS = ("embedded_reber", "two_sequence_3a", "two_sequence_3c", "adding")
 LEARNING_RATES = (0.001, 0.003, 0.01)
@@ -55,20 +54,20 @@ neurons_per_unit=3, initial_range=0.5."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=conf_dir() / "tuning.yaml", help="%(default)s")
-    parser.add_argument("--experiments", type=Path, default=conf_dir() / "experiment", help="%(default)s")
+    parser.add_argument("--config-dir", type=Path, default=conf_dir(), help="with tuning.yaml; %(default)s")
     parser.add_argument("--out", type=Path, default=Path("results/paper"), help="%(default)s")
     # One folder deeper than results that amu-report reads, and not that of tune.py, which may be running.
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs/reconstruction"), help="%(default)s")
     parser.add_argument("--threads", type=int, help="processor threads; all if not given")
     options = parser.parse_args(arguments)
-    plan = read_plan(options.plan)
+    plan = read_plan(options.config_dir)
+    composer = Composer(options.config_dir)
     experiments = [name for name in EXPERIMENTS if name in plan["experiments"]]
     rows = []
     for experiment in experiments:
         reference = None
         for reading in (REFERENCE, *READINGS):
-            tried = [try_out(each, options) for each in configurations(plan, experiment, reading, options.experiments)]
+            tried = [try_out(composer, each, options) for each in configurations(plan, experiment, reading)]
             best = tried[ranked(dict(enumerate(tried)))[0]]
             reference = reference or best
             verdict = against(best, reference) if reading != REFERENCE else ""
@@ -80,22 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(pd.DataFrame(rows), options.out)
 
 
-def configurations(plan: dict, experiment: str, reading: str, tuned: Path) -> list[list[str]]:
+def configurations(plan: dict, experiment: str, reading: str) -> list[list[str]]:
     """The overrides of every configuration that is tried for a reading; of the tuned LSTM there is only one."""
-    of_experiment = plan["experiments"][experiment]
-    settings = of_experiment["settings"] | {"trials": plan["trials"], "seed": plan["seed"]}
-    lines = [f"task={of_experiment['task']}", *(f"{key}={value}" for key, value in settings.items())]
+    trials = [f"trials={plan['trials']}", f"seed={plan['seed']}"]
     if reading == REFERENCE:
-        chosen = OmegaConf.load(tuned / experiment / "lstm.yaml")
-        values = {axis["key"]: OmegaConf.select(chosen, axis["key"]) for axis in plan["models"]["lstm"]["axes"]}
-        return [[*lines, "model=lstm", *(f"{key}={value}" for key, value in values.items())]]
-    lines += ["model=amu", *(f"{key}={value}" for key, value in READINGS[reading].items())]
+        return [[f"experiment={experiment}/lstm", *trials]]
+    settings = [f"{key}={value}" for key, value in READINGS[reading].items()]
+    lines = [f"experiment={experiment}/base", "model=amu", *settings, *trials]
     return [[*lines, f"training.learning_rate={rate}"] for rate in LEARNING_RATES]
 
 
-def try_out(lines: Sequence[str], options: argparse.Namespace) -> dict:
+def try_out(composer: Composer, lines: Sequence[str], options: argparse.Namespace) -> dict:
     """What became of a configuration's trials: see `tune.judge`, and `times`, censored."""
-    config = load(*lines)
+    with composer.ready():
+        config = composer.load(lines)
     result = trained(config | {"results_dir": str(options.results_dir), "threads": options.threads})
     training = config["training"]
     stop, cap = training["stop"], training["max_sequences"]

@@ -97,7 +97,7 @@ main() {
 
 compare_all() { # EXPERIMENT...: each with all its models
   for experiment in "$@"; do
-    compare "$experiment" "$(basename -s .yaml conf/experiment/"$experiment"/*)"
+    compare "$experiment" "$(basename -s .yaml conf/experiment/"$experiment"/* | grep -vx base)"
   done
 }
 

@@ -19,7 +19,8 @@ tried, up to a limit; where some models met the criterion, one that never did ha
 for nobody. Trials that exist are not trained again: a run that was stopped goes on, and one with a higher limit goes
 further.
 
-Writes <experiments>/<experiment>/<model>.yaml, the choice, and <out>/<experiment>-<model>.csv, all that was tried.
+The protocol of an experiment is its file base.yaml in conf/experiment. Writes beside it <model>.yaml, the choice, and
+<out>/<experiment>-<model>.csv, all that was tried.
 """
 
 import argparse
@@ -51,34 +52,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--continue", dest="go_on", action="store_true", help="take what the tables in --out hold for tried"
     )
-    parser.add_argument("--plan", type=Path, default=conf_dir() / "tuning.yaml", help="%(default)s")
-    parser.add_argument("--experiments", type=Path, default=conf_dir() / "experiment", help="%(default)s")
+    parser.add_argument("--config-dir", type=Path, default=conf_dir(), help="with tuning.yaml; %(default)s")
     parser.add_argument("--out", type=Path, default=Path("results/paper/tuning"), help="%(default)s")
     # One folder deeper than results that amu-report reads.
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs/tuning"), help="%(default)s")
     parser.add_argument("--threads", type=int, help="processor threads; all if not given")
     options = parser.parse_args(arguments)
-    plan = read_plan(options.plan)
+    plan = read_plan(options.config_dir)
     unknown = set(options.experiment) - set(plan["experiments"])
     if unknown:
         parser.error(f"no such experiment: {', '.join(sorted(unknown))}; there are {', '.join(plan['experiments'])}")
     for name in options.experiment or plan["experiments"]:
         if options.defaults:
             for model in models_of(plan, name):
-                write_experiment(options.experiments, plan, name, model, {}, "shipped defaults, not tuned")
+                write_experiment(options.config_dir, plan, name, model, {}, "Defaults, not tuned.")
         else:
             tune(plan, name, options)
 
 
-def read_plan(path: Path) -> dict:
-    """The plan in a file; SystemExit, with what is wrong, where it is none."""
+def read_plan(config_dir: Path) -> dict:
+    """The plan in the file tuning.yaml of a folder. Raises SystemExit if the file is missing or is not a plan."""
+    path = config_dir / "tuning.yaml"
     try:
         plan = yaml.safe_load(path.read_bytes())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SystemExit(f"--plan {path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise SystemExit(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     parts = ("experiments", "models", "configurations", "most")
     if not isinstance(plan, dict) or any(part not in plan for part in parts):
-        raise SystemExit(f"--plan {path}: must have {', '.join(parts)}, as {conf_dir() / 'tuning.yaml'} has them")
+        raise SystemExit(f"{path}: must have {', '.join(parts)}, as {conf_dir() / 'tuning.yaml'} has them")
     return plan
 
 
@@ -116,17 +117,18 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     text = pd.DataFrame(rows).replace(math.inf, math.nan).to_csv(index=False, float_format="%.6g")
     store.write_text(path, text)
     best = search.finals[search.ranking()[0]]
-    found = f"validation loss {best['loss']:.4g}"
-    if search.criterion:
-        found = f"{search.criterion} met by {best['solved']} of {best['trials']} trials"
-        found += f", median {best['median_sequences']:,.0f} sequences" if best["median_sequences"] < math.inf else ""
-    comment = f"chosen by scripts/tune.py from {len(search.tried)} configurations ({found})"
-    if not best["solved"] and search.criterion:
-        comment += ", of which none met it once; this one has the lowest validation loss"
+    comment = f"The best of {len(search.tried)} configurations: "
+    if search.criterion is None:
+        comment += f"validation loss {best['loss']:.4g}."
+    elif best["solved"]:
+        median = f", median {best['median_sequences']:,.0f} sequences" if best["median_sequences"] < math.inf else ""
+        comment += f"{best['solved']} of {best['trials']} trials met {search.criterion}{median}."
+    else:
+        comment += f"none met {search.criterion}, and this one has the lowest validation loss."
     if search.at_edge():
-        comment += ", still at the edge of what was tried"
+        comment += " It is at the edge of the values tried."
     chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
-    write_experiment(options.experiments, plan, experiment, model, chosen, f"{comment}. All of them: {path.name}")
+    write_experiment(options.config_dir, plan, experiment, model, chosen, f"{comment} All are in {path.name}.")
     print(f"{experiment} {model}: {comment}", flush=True)
 
 
@@ -136,20 +138,31 @@ def finals_of(search: "Search", point: Point) -> dict:
     return {f"final_{key}": search.finals[point][key] for key in measured} if point in search.finals else {}
 
 
-def write_experiment(folder: Path, plan: dict, experiment: str, model: str, chosen: Mapping, how: str) -> None:
-    """Write conf/experiment/<experiment>/<model>.yaml; `how` its values came about is its comment."""
-    of_experiment, of_model = plan["experiments"][experiment], models_of(plan, experiment)[model]
-    comment = textwrap.fill(
-        f"{of_experiment['title']}, {of_model['title']}: {how}.", 118, initial_indent="# ", subsequent_indent="# "
-    )
-    settings = nested({**of_experiment["settings"], **of_model["settings"], **chosen})
-    parts = [
-        f"# @package _global_\n{comment}\n"
-        f"defaults:\n  - override /task: {of_experiment['task']}\n  - override /model: {of_model['model']}\n",
-        *(yaml.safe_dump({key: value}, sort_keys=False) for key, value in settings.items()),
+def write_experiment(config_dir: Path, plan: dict, experiment: str, model: str, chosen: Mapping, how: str) -> None:
+    """Write experiment/<experiment>/<model>.yaml: the settings of the model and the values chosen.
+
+    how: one or more sentences on where the values come from; they go into the file's comment.
+    """
+    of_model = models_of(plan, experiment)[model]
+    title = of_model["title"][0].upper() + of_model["title"][1:]
+    comment = textwrap.fill(f"{title}. {how}", 118, initial_indent="# ", subsequent_indent="# ")
+    settings = nested({**of_model["settings"], **chosen})
+    lines = [
+        "# @package _global_",
+        comment,
+        "defaults:",
+        f"  - /experiment/{experiment}/base",
+        f"  - override /model: {of_model['model']}",
+        "  - _self_",
+        "",
+        *(f"{key}: {in_braces(value)}" for key, value in sorted(settings.items())),
     ]
-    (folder / experiment).mkdir(parents=True, exist_ok=True)
-    store.write_text(folder / experiment / f"{model}.yaml", "\n".join(parts))
+    store.write_text(config_dir / "experiment" / experiment / f"{model}.yaml", "\n".join(lines).rstrip() + "\n")
+
+
+def in_braces(settings: Mapping) -> str:
+    """A group of keys in one line of yaml: {learning_rate: 0.01}."""
+    return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
 def nested(settings: Mapping) -> dict:
@@ -211,16 +224,16 @@ class Search:
     """The configurations of one model in one experiment: those tried, with what became of them, and the next."""
 
     def __init__(self, plan: dict, experiment: str, model: str, options: argparse.Namespace):
-        of_experiment, of_model = plan["experiments"][experiment], models_of(plan, experiment)[model]
+        of_model = models_of(plan, experiment)[model]
         self.name = f"{experiment} {model}"
         self.axes = of_model["axes"]
         self.tried: dict[Point, dict] = {}
         self.finals: dict[Point, dict] = {}
         self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
         self.grid = grid(self.axes)
-        self.composer = Composer()
-        chosen = {"task": of_experiment["task"], "model": of_model["model"], "seed": plan["seed"]}
-        self.settings = chosen | of_experiment["settings"] | of_model["settings"]
+        self.composer = Composer(options.config_dir)
+        chosen = {"experiment": f"{experiment}/base", "model": of_model["model"], "seed": plan["seed"]}
+        self.settings = chosen | of_model["settings"]
         self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
         self.criterion = None
         # What became of configurations, by their point and the number of trials.

@@ -4,7 +4,7 @@ from multiprocessing import forkserver
 
 import pytest
 
-from amu_experiments.overrides import Composer, choices
+from amu_experiments import overrides
 
 
 def pytest_addoption(parser):
@@ -29,8 +29,8 @@ def number(long):
 
 
 @pytest.fixture(scope="session")
-def experiments() -> dict[str, dict]:
+def composed() -> dict[str, dict]:
     """The checked configuration of every experiment, by name."""
-    composer = Composer()
+    composer = overrides.Composer()
     with composer.ready():
-        return {name: composer.load([f"experiment={name}"]) for name in choices("experiment")}
+        return {name: composer.load([f"experiment={name}"]) for name in overrides.experiments()}

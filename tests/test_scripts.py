@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.overrides import choices, conf_dir
+from amu_experiments.overrides import conf_dir, experiments, load_all
 from amu_experiments.store import read_results
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -121,20 +121,21 @@ def test_models_on_request_are_in_the_experiments_that_name_them():
     assert tune.models_of(PLAN, "adding")["amu"]["settings"] == {"model.gradient": "truncated"}
 
 
-def test_tuning_trials_are_far_from_those_that_reports_use():
-    assert PLAN["seed"] > max(experiment["settings"]["trials"] for experiment in PLAN["experiments"].values())
+def test_tuning_trials_are_far_from_those_that_reports_use(composed):
+    assert PLAN["seed"] > max(config["seed"] + config["trials"] for config in composed.values())
 
 
 def test_every_experiment_is_of_the_plan_or_of_1997():
-    folders = {name.partition("/")[0] for name in choices("experiment")}
+    folders = {name.partition("/")[0] for name in experiments()}
     assert folders == {*PLAN["experiments"], "lstm97_1997"}
 
 
 @pytest.mark.parametrize("experiment", PLAN["experiments"])
-def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, experiments):
-    for model in tune.models_of(PLAN, experiment):
-        config = experiments[f"{experiment}/{model}"]
-        assert config["trials"] == PLAN["experiments"][experiment]["settings"]["trials"]
+def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, composed):
+    models = tune.models_of(PLAN, experiment)
+    assert set(models) == {name.rpartition("/")[2] for name in composed if name.startswith(f"{experiment}/")}
+    for model in models:
+        config = composed[f"{experiment}/{model}"]
         assert config["model"]["cell"] == PLAN["models"][model]["model"]
         for axis in PLAN["models"][model]["axes"]:
             section, name = axis["key"].split(".")
@@ -146,13 +147,11 @@ def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment
 
 @pytest.fixture
 def plan(tmp_path):
-    """Two models, two configurations each, two trials of 40 sequences."""
+    """A folder like conf/ with two models, two configurations each, two trials of 40 sequences."""
     axes = [
         {"key": "training.learning_rate", "values": [0.01, 0.1], "start": [0.01]},
         {"key": "model.initial_range", "values": [1.0, 2.0], "start": [1.0]},
     ]
-    task = {"task.T": 12, "task.validation_size": 4, "task.test_size": 4}
-    settings = task | {"training.max_sequences": 40, "trials": 3, "backend": "torch"}
     plan = {
         "seed": 10_000,
         "trials": 2,
@@ -164,31 +163,45 @@ def plan(tmp_path):
             "amu": {"title": "AMU", "model": "amu", "settings": {"model.gradient": "truncated"}, "axes": axes},
             "rnn": {"title": "RNN", "model": "rnn", "settings": {}, "axes": axes},
         },
-        "experiments": {"short": {"title": "Short", "task": "adding", "settings": settings}},
+        "experiments": {"short": {}},
     }
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump(plan))
-    return path
+    protocol = {
+        "defaults": [{"override /task": "adding"}],
+        "trials": 3,
+        "backend": "torch",
+        "task": {"T": 12, "validation_size": 4, "test_size": 4},
+        "training": {"max_sequences": 40},
+    }
+    folder = tmp_path / "conf"
+    (folder / "experiment/short").mkdir(parents=True)
+    (folder / "tuning.yaml").write_text(yaml.safe_dump(plan))
+    (folder / "experiment/short/base.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(protocol)}")
+    return folder
+
+
+def options(tmp_path, plan, out):
+    folders = {"config-dir": plan, "out": out, "results-dir": tmp_path / "runs/tuning"}
+    return [f"--{name}={folder}" for name, folder in folders.items()]
 
 
 def run(tmp_path, plan, *arguments):
-    folders = {"experiments": tmp_path / "experiment", "out": tmp_path / "out", "results-dir": tmp_path / "runs/tuning"}
-    tune.main(["--plan", str(plan), *(f"--{name}={folder}" for name, folder in folders.items()), *arguments])
+    tune.main([*options(tmp_path, plan, tmp_path / "out"), *arguments])
 
 
 def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
     run(tmp_path, plan, "short")
-    written = yaml.safe_load((tmp_path / "experiment/short/amu.yaml").read_text())
+    written = load_all(["experiment=short/amu"], config_dir=plan)[0]
     table = pd.read_csv(tmp_path / "out/short-amu.csv")
     assert len(table) == 3
     assert table["loss"].is_monotonic_increasing  # nothing is solved in 40 sequences
-    assert written["defaults"] == [{"override /task": "adding"}, {"override /model": "amu"}]
+    assert (written["task"]["problem"], written["task"]["T"]) == ("adding", 12)
     assert written["trials"] == 3
     assert written["training"]["learning_rate"] == table["training.learning_rate"][0]
-    assert written["model"] == {"gradient": "truncated", "initial_range": table["model.initial_range"][0]}
+    assert written["model"]["gradient"] == "truncated"
+    assert written["model"]["initial_range"] == table["model.initial_range"][0]
     assert written["training"]["max_sequences"] == 40
     assert not any("test" in column for column in table)
-    assert "chosen by scripts/tune.py from 3" in (tmp_path / "experiment/short/rnn.yaml").read_text()
+    assert "# RNN. The best of 3 configurations: none met solved" in (plan / "experiment/short/rnn.yaml").read_text()
 
 
 def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, plan):
@@ -230,12 +243,12 @@ def test_all_get_more_while_one_is_at_the_edge_but_not_for_one_that_solves_nothi
 
 def test_a_choice_at_the_edge_says_so(tmp_path, plan):
     run(tmp_path, plan)
-    assert "still at the edge" in (tmp_path / "experiment/short/rnn.yaml").read_text()
+    assert "at the edge of the values" in " ".join((plan / "experiment/short/rnn.yaml").read_text().split("\n# "))
 
 
 def test_tuning_goes_on_from_its_tables_where_the_runs_are_gone(tmp_path, plan):
     run(tmp_path, plan)
-    written = [*tmp_path.glob("out/*.csv"), *tmp_path.glob("experiment/*/*.yaml")]
+    written = [*tmp_path.glob("out/*.csv"), *plan.glob("experiment/*/*.yaml")]
     before = {path: path.read_text() for path in written}
     shutil.rmtree(tmp_path / "runs")
     run(tmp_path, plan, "--continue")
@@ -245,9 +258,11 @@ def test_tuning_goes_on_from_its_tables_where_the_runs_are_gone(tmp_path, plan):
 
 def test_untuned_experiments_say_so_and_leave_the_defaults(tmp_path, plan):
     run(tmp_path, plan, "--defaults")
-    text = (tmp_path / "experiment/short/rnn.yaml").read_text()
-    assert "not tuned" in text
-    assert "learning_rate" not in text
+    assert "not tuned" in (plan / "experiment/short/rnn.yaml").read_text()
+    untuned, defaults = (
+        load_all([f"experiment=short/{name}", "model=rnn"], config_dir=plan)[0] for name in ("rnn", "base")
+    )
+    assert untuned == defaults
     assert not (tmp_path / "runs").exists()
 
 
@@ -309,14 +324,11 @@ def test_the_study_writes_a_row_for_each_reading(tmp_path, plan, monkeypatch):
     monkeypatch.setattr(reconstruct, "EXPERIMENTS", ("short",))
     monkeypatch.setattr(reconstruct, "LEARNING_RATES", (0.01, 0.1))
     monkeypatch.setattr(reconstruct, "READINGS", {"default": {}, "neurons_per_unit=2": {"model.neurons_per_unit": 2}})
-    text = yaml.safe_load(plan.read_text())
-    text["models"]["lstm"] = PLAN["models"]["lstm"]
-    plan.write_text(yaml.safe_dump(text))
-    (tmp_path / "experiment/short").mkdir(parents=True)
-    chosen = {"training": {"learning_rate": 0.02}, "model": {"forget_bias": 3.0}}
-    (tmp_path / "experiment/short/lstm.yaml").write_text(yaml.safe_dump(chosen))
-    folders = {"experiments": tmp_path / "experiment", "out": tmp_path, "results-dir": tmp_path / "runs/tuning"}
-    reconstruct.main(["--plan", str(plan), *(f"--{name}={folder}" for name, folder in folders.items())])
+    (plan / "experiment/short/lstm.yaml").write_text(
+        "# @package _global_\ndefaults: [/experiment/short/base, override /model: lstm, _self_]\n"
+        "training: {learning_rate: 0.02}\n"
+    )
+    reconstruct.main(options(tmp_path, plan, tmp_path))
     table = pd.read_csv(tmp_path / "reconstruction.csv")
     assert list(table["reading"]) == ["tuned LSTM", "default", "neurons_per_unit=2"]
     tried = pd.read_csv(tmp_path / "reconstruction-all.csv")
@@ -343,5 +355,5 @@ def test_the_one_command_runs_every_experiment():
 def test_the_one_command_makes_every_historical_run():
     script = (SCRIPTS / "reproduce_paper.sh").read_text()
     tasks = re.findall(r"^  historical \d+ (\w+)$", script, re.M)
-    files = [name for name in choices("experiment") if name.startswith("lstm97_1997/")]
+    files = [name for name in experiments() if name.startswith("lstm97_1997/")]
     assert all(sum(file.startswith(f"lstm97_1997/{task}") for task in tasks) == 1 for file in files)
