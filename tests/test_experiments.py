@@ -38,7 +38,7 @@ def test_a_model(tmp_path, model):
     trains(tmp_path, "task=adding", "task.T=20", f"model={model}")
 
 
-# The others put together a task and a model, each trained above, and are composed in test_scripts.py.
+# The others put together a task and a model, each trained above, and are composed in test_studies.py.
 @pytest.mark.parametrize("experiment", [name for name in experiments() if name.startswith("lstm97_1997/")])
 def test_an_experiment(tmp_path, experiment):
     trains(tmp_path, f"experiment={experiment}")

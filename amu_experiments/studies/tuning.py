@@ -1,33 +1,32 @@
-"""Tunes every model of an experiment with the same number of configurations, and writes what it chose.
+"""Tunes the models of an experiment, each with the same number of configurations, and writes what it chooses.
 
-    python scripts/tune.py                         # every experiment in conf/tuning.yaml
-    python scripts/tune.py adding gun_point        # these
-    python scripts/tune.py adding --continue       # go on from what results/paper/tuning says was tried
-    python scripts/tune.py --defaults              # train nothing: write the experiments with the shipped defaults
+    python -m amu_experiments.studies.tuning                     # every experiment in conf/tuning.yaml
+    python -m amu_experiments.studies.tuning adding gun_point    # these
+    python -m amu_experiments.studies.tuning adding --continue   # use the results that results/paper/tuning holds
+    python -m amu_experiments.studies.tuning --defaults          # write the experiments untuned, train nothing
 
-A configuration is a learning rate and a value of one more setting, both from conf/tuning.yaml. It is trained on tuning
-trials, which no report uses, and judged by validation data alone (test data is not looked at): by the trials that met
-the criterion that ends training, then the Kaplan-Meier median of the sequences it took, then the median validation
-loss, which alone decides where a task has no criterion. The criterion of multiplication is about the latest training
-sequences, each measured before it is learned from.
+A configuration is a learning rate and the value of one more setting. conf/tuning.yaml lists both; base.yaml in the
+experiment's folder holds its protocol. Each configuration trains on tuning trials, which no report uses. Validation
+data alone rank the configurations; test data play no part. The order is: most trials that met the criterion, then the
+smaller Kaplan-Meier median of sequences, then the lower median validation loss. A task without a criterion has the
+loss alone. The criterion of multiplication uses the latest training sequences, each measured before the network learns
+from it.
 
-First comes the grid. Then, one by one, the configuration beside the best one that has not been tried, or, where all
-four beside it have, beside the second best, and so on. All models of an experiment get the same number. Then the best
-few get more trials, since the luckiest of many configurations with few trials is seldom the best, and these trials
-choose. The number of configurations is raised for all models while the choice of any lies at the edge of what was
-tried, up to a limit; where some models met the criterion, one that never did has no best configuration and raises it
-for nobody. Trials that exist are not trained again: a run that was stopped goes on, and one with a higher limit goes
-further.
+The search begins with a grid. Then it tries, one at a time, an untried neighbour of the best configuration, or of the
+second best if all four neighbours of the best are tried, and so on. Every model of an experiment gets the same number
+of configurations. The best few then get more trials, and these choose: with few trials, the luckiest of many
+configurations is seldom the best. While the choice of a model lies at the edge of the values tried, all models get more
+configurations, up to a limit. A model that solved no trial does not extend the search if another model solved some.
+Trials that exist are not trained again, so a stopped search continues where it was.
 
-The protocol of an experiment is its file base.yaml in conf/experiment. Writes beside it <model>.yaml, the choice, and
-<out>/<experiment>-<model>.csv, all that was tried.
+Writes <model>.yaml beside base.yaml, and <out>/<experiment>-<model>.csv with every configuration.
 """
 
 import argparse
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,36 +41,65 @@ from amu_experiments.overrides import Composer, conf_dir
 from amu_experiments.training import prepare, train_missing, wanted_trials
 
 Point = tuple[int, ...]
-"""A configuration by the places of its values on the two axes."""
+"""A configuration, as the index of its value on each axis."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a study reads and writes.
+
+    Args:
+        config_dir: folder with tuning.yaml and experiment/.
+        out: folder for tables.
+        results_dir: store of the trials.
+        threads: processor threads; None: all.
+        go_on: whether tables in `out` replace training.
+    """
+
+    config_dir: Path
+    out: Path
+    results_dir: Path
+    threads: int | None = None
+    go_on: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", nargs="*", help="from the plan; none: all of them")
+    # amu-report on results/runs does not read one folder deeper.
+    parser = option_parser("tuning", __doc__, out="results/paper/tuning", results_dir="results/runs/tuning")
+    parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
     parser.add_argument("--defaults", action="store_true", help="write the experiments untuned, train nothing")
-    parser.add_argument(
-        "--continue", dest="go_on", action="store_true", help="take what the tables in --out hold for tried"
-    )
-    parser.add_argument("--config-dir", type=Path, default=conf_dir(), help="with tuning.yaml; %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("results/paper/tuning"), help="%(default)s")
-    # One folder deeper than results that amu-report reads.
-    parser.add_argument("--results-dir", type=Path, default=Path("results/runs/tuning"), help="%(default)s")
-    parser.add_argument("--threads", type=int, help="processor threads; all if not given")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="use the results in the tables of --out")
+    chosen = vars(parser.parse_args(arguments))
+    names, defaults = chosen.pop("experiment"), chosen.pop("defaults")
+    options = Options(**chosen)
     plan = read_plan(options.config_dir)
-    unknown = set(options.experiment) - set(plan["experiments"])
+    unknown = set(names) - set(plan["experiments"])
     if unknown:
-        parser.error(f"no such experiment: {', '.join(sorted(unknown))}; there are {', '.join(plan['experiments'])}")
-    for name in options.experiment or plan["experiments"]:
-        if options.defaults:
+        parser.error(f"no such experiment: {', '.join(sorted(unknown))}; choose from {', '.join(plan['experiments'])}")
+    for name in names or plan["experiments"]:
+        if defaults:
             for model in models_of(plan, name):
                 write_experiment(options.config_dir, plan, name, model, {}, "Defaults, not tuned.")
         else:
             tune(plan, name, options)
 
 
+def option_parser(study: str, description: str, out: str, results_dir: str) -> argparse.ArgumentParser:
+    """A parser of the options that every study has, with these defaults."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m amu_experiments.studies.{study}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-dir", type=Path, default=conf_dir(), help="with tuning.yaml and experiment/")
+    parser.add_argument("--out", type=Path, default=Path(out), help="%(default)s")
+    parser.add_argument("--results-dir", type=Path, default=Path(results_dir), help="%(default)s")
+    parser.add_argument("--threads", type=int, help="processor threads; default: all")
+    return parser
+
+
 def read_plan(config_dir: Path) -> dict:
-    """The plan in the file tuning.yaml of a folder. Raises SystemExit if the file is missing or is not a plan."""
+    """The plan in tuning.yaml of a folder. Raises SystemExit if the file is missing or is not a plan."""
     path = config_dir / "tuning.yaml"
     try:
         plan = yaml.safe_load(path.read_bytes())
@@ -79,12 +107,12 @@ def read_plan(config_dir: Path) -> dict:
         raise SystemExit(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     parts = ("experiments", "models", "configurations", "most")
     if not isinstance(plan, dict) or any(part not in plan for part in parts):
-        raise SystemExit(f"{path}: must have {', '.join(parts)}, as {conf_dir() / 'tuning.yaml'} has them")
+        raise SystemExit(f"{path}: must have {', '.join(parts)}, like {conf_dir() / 'tuning.yaml'}")
     return plan
 
 
 def models_of(plan: dict, experiment: str) -> dict[str, dict]:
-    """The models of an experiment: all but those that are only on request, and those it names, with its settings."""
+    """The models of an experiment, each with its settings: all models but those on request, and those it names."""
     named = plan["experiments"][experiment].get("models", {})
     return {
         name: model | {"settings": model["settings"] | named.get(name, {})}
@@ -93,8 +121,8 @@ def models_of(plan: dict, experiment: str) -> dict[str, dict]:
     }
 
 
-def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
-    """Tune all models of an experiment, and write what was tried and chosen."""
+def tune(plan: dict, experiment: str, options: Options) -> None:
+    """Tune all models of an experiment; write the choices and all configurations."""
     searches = {model: Search(plan, experiment, model, options) for model in models_of(plan, experiment)}
     count = max(plan["configurations"], *(len(search.tried) for search in searches.values()))
     while True:
@@ -109,10 +137,10 @@ def tune(plan: dict, experiment: str, options: argparse.Namespace) -> None:
         store_choice(plan, experiment, model, search, options)
 
 
-def store_choice(plan: dict, experiment: str, model: str, search: "Search", options: argparse.Namespace) -> None:
-    """Write the choice as an experiment, and everything tried as CSV, best first."""
+def store_choice(plan: dict, experiment: str, model: str, search: "Search", options: Options) -> None:
+    """Write the choice as an experiment and all configurations as CSV, the best first."""
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = [search.tried[point] | finals_of(search, point) for point in search.ranking()]
+    rows = [search.tried[point] | final_columns(search, point) for point in search.ranking()]
     path = options.out / f"{experiment}-{model}.csv"
     text = pd.DataFrame(rows).replace(math.inf, math.nan).to_csv(index=False, float_format="%.6g")
     store.write_text(path, text)
@@ -132,37 +160,30 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     print(f"{experiment} {model}: {comment}", flush=True)
 
 
-def finals_of(search: "Search", point: Point) -> dict:
-    """What became of a configuration's trials among the best few, in columns of their own."""
+def final_columns(search: "Search", point: Point) -> dict[str, float]:
+    """The results of all trials of one of the best configurations, as columns final_...; {} for any other."""
     measured = ("trials", "diverged", "solved", "median_sequences", "loss")
     return {f"final_{key}": search.finals[point][key] for key in measured} if point in search.finals else {}
 
 
-def write_experiment(config_dir: Path, plan: dict, experiment: str, model: str, chosen: Mapping, how: str) -> None:
-    """Write experiment/<experiment>/<model>.yaml: the settings of the model and the values chosen.
+def write_experiment(config_dir: Path, plan: dict, experiment: str, model: str, chosen: Mapping, origin: str) -> None:
+    """Write experiment/<experiment>/<model>.yaml with the settings of the model and the chosen values.
 
-    how: one or more sentences on where the values come from; they go into the file's comment.
+    origin: where the values come from, in sentences for the file's comment.
     """
     of_model = models_of(plan, experiment)[model]
     title = of_model["title"][0].upper() + of_model["title"][1:]
-    comment = textwrap.fill(f"{title}. {how}", 118, initial_indent="# ", subsequent_indent="# ")
-    settings = nested({**of_model["settings"], **chosen})
     lines = [
         "# @package _global_",
-        comment,
+        textwrap.fill(f"{title}. {origin}", 118, initial_indent="# ", subsequent_indent="# "),
         "defaults:",
         f"  - /experiment/{experiment}/base",
         f"  - override /model: {of_model['model']}",
         "  - _self_",
         "",
-        *(f"{key}: {in_braces(value)}" for key, value in sorted(settings.items())),
+        *(f"{group}: {in_braces(keys)}" for group, keys in sorted(nested({**of_model["settings"], **chosen}).items())),
     ]
     store.write_text(config_dir / "experiment" / experiment / f"{model}.yaml", "\n".join(lines).rstrip() + "\n")
-
-
-def in_braces(settings: Mapping) -> str:
-    """A group of keys in one line of yaml: {learning_rate: 0.01}."""
-    return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
 def nested(settings: Mapping) -> dict:
@@ -173,13 +194,18 @@ def nested(settings: Mapping) -> dict:
     return OmegaConf.to_container(config)
 
 
+def in_braces(keys: Mapping) -> str:
+    """A group of keys as one line of yaml: {learning_rate: 0.01}."""
+    return yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+
+
 # Selection --------------------------------------------------------------------------------------------------------
 
 
-def judge(result: store.Result, criterion: str | None, cap: int) -> dict:
-    """What selection goes by: trials that met the criterion, median sequences to it, median validation loss.
+def judge(result: store.Result, criterion: str | None, cap: int) -> dict[str, float]:
+    """What ranks a configuration: trials that met the criterion, median sequences to it, median validation loss.
 
-    Diverged trials count as unsolved with infinite loss. Without a criterion nothing is solved and the median is
+    A diverged trial counts as unsolved, with infinite loss. Without a criterion, `solved` is 0 and the median is
     infinite.
     """
     solved, median = 0, math.inf
@@ -196,34 +222,37 @@ def judge(result: store.Result, criterion: str | None, cap: int) -> dict:
 
 
 def ranked(tried: Mapping[Point, dict]) -> list[Point]:
-    """Points from best to worst: by trials solved, then median sequences, then loss; the earlier tried if all tie."""
+    """Points from best to worst: by trials solved, then median sequences, then loss; if equal, the first tried."""
     return sorted(tried, key=lambda p: (-tried[p]["solved"], tried[p]["median_sequences"], tried[p]["loss"]))
 
 
 def neighbours(point: Point) -> list[Point]:
-    """The four points beside a point, those along the learning rate first."""
+    """The four neighbours of a point, those along the learning rate first."""
     i, j = point
     return [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
 
 
 def next_point(ranking: Sequence[Point], sizes: tuple[int, int]) -> Point:
-    """The first point not tried beside the best one, else beside the second best, ...; axes have these sizes."""
+    """The first untried neighbour of the best point, else of the second best, and so on.
+
+    sizes: the numbers of values on the two axes. Raises ValueError if all points are tried.
+    """
     for point in ranking:
         for i, j in neighbours(point):
             if 0 <= i < sizes[0] and 0 <= j < sizes[1] and (i, j) not in ranking:
                 return i, j
-    raise ValueError(f"all {sizes[0]} x {sizes[1]} configurations have been tried; give the axes more values")
+    raise ValueError(f"all {sizes[0]} x {sizes[1]} configurations are tried; give the axes more values")
 
 
 def at_edge(ranking: Sequence[Point]) -> bool:
-    """Whether something beside the best point has not been tried."""
+    """Whether a neighbour of the best point is untried."""
     return not set(neighbours(ranking[0])) <= set(ranking)
 
 
 class Search:
-    """The configurations of one model in one experiment: those tried, with what became of them, and the next."""
+    """The search for one model in one experiment: the configurations tried, their results, and the next one."""
 
-    def __init__(self, plan: dict, experiment: str, model: str, options: argparse.Namespace):
+    def __init__(self, plan: dict, experiment: str, model: str, options: Options):
         of_model = models_of(plan, experiment)[model]
         self.name = f"{experiment} {model}"
         self.axes = of_model["axes"]
@@ -232,11 +261,10 @@ class Search:
         self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
         self.grid = grid(self.axes)
         self.composer = Composer(options.config_dir)
-        chosen = {"experiment": f"{experiment}/base", "model": of_model["model"], "seed": plan["seed"]}
-        self.settings = chosen | of_model["settings"]
+        choices = {"experiment": f"{experiment}/base", "model": of_model["model"], "seed": plan["seed"]}
+        self.settings = choices | of_model["settings"]
         self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
-        self.criterion = None
-        # What became of configurations, by their point and the number of trials.
+        self.criterion: str | None = None
         path = options.out / f"{experiment}-{model}.csv"
         self.recorded = read_record(path, self.axes) if options.go_on and path.exists() else {}
         for point, trials in self.recorded:
@@ -244,7 +272,7 @@ class Search:
                 self.tried[point] = self.try_out(point, trials)
 
     def extend(self, count: int) -> None:
-        """Try configurations until there are so many."""
+        """Try configurations until `count` are tried."""
         while len(self.tried) < count:
             sizes = tuple(len(axis["values"]) for axis in self.axes)
             untried = [point for point in self.grid if point not in self.tried]
@@ -252,12 +280,13 @@ class Search:
             self.tried[point] = self.try_out(point, self.trials)
 
     def choose(self) -> None:
-        """Give the best few more trials; those choose."""
+        """Train more trials of the best few configurations; their results decide."""
         best = ranked(self.tried)[: self.finalists]
         self.finals = {point: self.try_out(point, self.final_trials) for point in best}
 
     def try_out(self, point: Point, trials: int) -> dict:
-        values = {axis["key"]: axis["values"][place] for axis, place in zip(self.axes, point, strict=True)}
+        """The results of a configuration with so many trials, trained unless they are recorded."""
+        values = {axis["key"]: axis["values"][index] for axis, index in zip(self.axes, point, strict=True)}
         settings = self.settings | values | {"trials": trials}
         with self.composer.ready():
             config = self.composer.load([f"{key}={value}" for key, value in settings.items()])
@@ -272,30 +301,30 @@ class Search:
             "parameters": int(result.trials["parameters"].iloc[0]),
             **judge(result, self.criterion, training["max_sequences"]),
         }
-        told = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in row.items())
-        print(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {told}", flush=True)
+        text = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in row.items())
+        print(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {text}", flush=True)
         return row
 
     def ranking(self) -> list[Point]:
-        """All points from best to worst, those with more trials first: they are the best by the first ones."""
+        """All points from best to worst: first those with final trials, then the others."""
         finals = ranked(self.finals)
         return finals + [point for point in ranked(self.tried) if point not in self.finals]
 
     def at_edge(self) -> bool:
-        """Whether something beside the choice has not been tried."""
+        """Whether a neighbour of the choice is untried."""
         return at_edge(self.ranking())
 
 
 def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], dict]:
-    """The rows that `store_choice` wrote, as `Search.try_out` returned them, by point and number of trials."""
+    """The rows in a table of `store_choice`, as `Search.try_out` returned them, by point and number of trials."""
     table = pd.read_csv(path).fillna({"median_sequences": math.inf, "final_median_sequences": math.inf})
     recorded = {}
     for row in table.to_dict("records"):
         point = tuple(axis["values"].index(row[axis["key"]]) for axis in axes)
         first = {key: value for key, value in row.items() if not key.startswith("final_")}
-        first |= {axis["key"]: axis["values"][place] for axis, place in zip(axes, point, strict=True)}
+        first |= {axis["key"]: axis["values"][index] for axis, index in zip(axes, point, strict=True)}
         recorded[point, row["trials"]] = first
-        if row["final_trials"] == row["final_trials"]:
+        if not math.isnan(row["final_trials"]):
             counts = {key: int(row[f"final_{key}"]) for key in ("trials", "diverged", "solved")}
             finals = {key: row[f"final_{key}"] for key in ("median_sequences", "loss")}
             recorded[point, counts["trials"]] = first | counts | finals
@@ -303,13 +332,13 @@ def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], 
 
 
 def grid(axes: Sequence[Mapping]) -> list[Point]:
-    """The points where all configurations start."""
+    """The points of the grid that the search begins with."""
     rates, seconds = ([axis["values"].index(value) for value in axis["start"]] for axis in axes)
     return [(i, j) for i in rates for j in seconds]
 
 
 def trained(config: dict) -> store.Result:
-    """The trials that a configuration asks for, of which those that are missing are trained first."""
+    """The trials of a configuration; missing ones are trained first."""
     config = prepare(config)
     result = train_missing(config)
     return replace(result, trials=result.trials[result.trials["trial"].isin(wanted_trials(config))])
