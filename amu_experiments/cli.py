@@ -24,7 +24,17 @@ from omegaconf import DictConfig
 
 from amu_experiments.config import check, in_a_line, plain
 from amu_experiments.options import ConfigurationError
-from amu_experiments.overrides import GROUPS, Composer, check_by_class, choices, conf_dir, forced, load_all
+from amu_experiments.overrides import (
+    GROUPS,
+    Composer,
+    check_by_class,
+    choices,
+    conf_dir,
+    description,
+    experiments,
+    forced,
+    load_all,
+)
 from amu_experiments.progress import say, unheard
 
 COMPLETION = re.compile("(install|uninstall)=(bash|fish|zsh)")
@@ -51,6 +61,8 @@ Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/,
 --version, --shell-completion install=bash, --hydra-help.
 """
 
+BASES = """\
+  FOLDER/base with model=MODEL trains another model under the same protocol: experiment=adding/base model=gru"""
 
 SECONDS_TO_END = 0.5
 """After Ctrl-C or another such signal."""
@@ -233,24 +245,15 @@ def _help(config_dir: str | None) -> str:
     for group in GROUPS[:2]:
         files = choices(group, config_dir)
         width = max(map(len, files), default=0)
-        lines = [f"  {name:{width}}  {_description(file)}".rstrip() for name, file in files.items()]
+        lines = [f"  {name:{width}}  {description(file)}".rstrip() for name, file in files.items()]
         groups.append("\n".join([f"{group}=", *lines]))
     # A file for every experiment and model: too many for a line each.
-    experiments: dict[str, list[str]] = {}
-    for name in choices("experiment", config_dir):
+    folders: dict[str, list[str]] = {}
+    for name in experiments(config_dir):
         folder, _, file = name.rpartition("/")
-        experiments.setdefault(folder, []).append(file)
-    if experiments:
-        lines = [f"  {folder}/  {', '.join(files)}" for folder, files in experiments.items()]
-        groups.append("\n".join(["experiment=", *lines]))
+        folders.setdefault(folder, []).append(file)
+    lines = [f"  {folder}/  {', '.join(files)}" for folder, files in folders.items()]
+    groups.append("\n".join(["experiment=", *lines, BASES]))
     text = (conf_dir() / "config.yaml").read_text()
     keys = re.search(r"^trials:.*?(?=^task:)", text, re.MULTILINE | re.DOTALL).group()
     return HELP.format(groups="\n\n".join(groups), keys=keys.strip())
-
-
-def _description(file: Path) -> str:
-    """The first sentence of a yaml file's comments."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
-    text = " ".join(comment for comment in comments if not comment.startswith("@package"))
-    return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")

@@ -7,7 +7,7 @@ wrong types and wrong values of the keys that every run has are found before num
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -42,6 +42,19 @@ def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
     folders = [Path(folder) / group for folder in (conf_dir(), config_dir) if folder is not None]
     files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml")) if file.is_file()]
     return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
+
+
+def experiments(config_dir: str | None = None) -> list[str]:
+    """The names of all experiments. A file base.yaml is what the experiments of its folder have in common."""
+    return [name for name in choices("experiment", config_dir) if PurePosixPath(name).name != "base"]
+
+
+def description(file: Path) -> str:
+    """The first sentence of a yaml file's comments."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    text = " ".join(comment for comment in comments if not comment.startswith("@package"))
+    return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")
 
 
 def load(*overrides: str) -> dict:

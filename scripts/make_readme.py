@@ -15,7 +15,7 @@ import yaml
 
 from amu_experiments.analysis.tables import Table, sequences_text
 from amu_experiments.config import identity
-from amu_experiments.overrides import Composer, conf_dir
+from amu_experiments.overrides import Composer, conf_dir, description
 from amu_experiments.training import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -170,9 +170,11 @@ def speed() -> str:
 
 
 def titles(part: str) -> dict[str, str]:
-    """How tuning.yaml calls its models, or its experiments."""
+    """The titles of the models in tuning.yaml, or of its experiments."""
     plan = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
-    return {name: each["title"] for name, each in plan[part].items()}
+    if part == "models":
+        return {name: model["title"] for name, model in plan["models"].items()}
+    return {name: description(conf_dir() / "experiment" / name / "base.yaml") for name in plan["experiments"]}
 
 
 def row_of(experiment: str, *overrides: str) -> pd.Series:

@@ -45,12 +45,12 @@ main() {
   if $tune; then
     part "Tuning"
     for experiment in "${claimed[@]}" "${experiments[@]}"; do
-      start "tune-$experiment" python scripts/tune.py "$experiment" --threads 1
+      start "tune-$experiment" python -m amu_experiments.studies.tuning "$experiment" --threads 1
     done
     finish
 
     part "The readings of the unit, beside the tuned LSTM"
-    start reconstruct python scripts/reconstruct.py --threads 1
+    start reconstruct python -m amu_experiments.studies.reconstruction --threads 1
     finish
   fi
 
@@ -97,7 +97,7 @@ main() {
 
 compare_all() { # EXPERIMENT...: each with all its models
   for experiment in "$@"; do
-    compare "$experiment" "$(basename -s .yaml conf/experiment/"$experiment"/*)"
+    compare "$experiment" "$(basename -s .yaml conf/experiment/"$experiment"/* | grep -vx base)"
   done
 }
 

@@ -77,7 +77,7 @@ def test_the_task_of_the_readme_is_parity(conf, monkeypatch):
 
 def commands() -> list[str]:
     typed = re.findall(r"^    (?:pip install \S+ && )?(amu-run .*)$", TEXT, re.M)
-    return typed + re.findall(r"`(amu-run task=[^`]*)`", TEXT)
+    return typed + re.findall(r"`(amu-run (?:task|experiment)=[^`]*)`", TEXT)
 
 
 @pytest.mark.parametrize("command", commands())
