@@ -168,7 +168,7 @@ UNFIT = {
     "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
     "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",
     "model.units=1000000": "TiB of memory at least",
-    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts: series 2 has missing or infinite values",
+    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts, line 6: a missing value (nan); fill it in",
     "task=time_series task.path=away_TRAIN.ts": "away_TRAIN.ts: there is no such file",
     "task=time_series task.path=folder_TRAIN.ts": "folder_TEST.ts cannot be read as a .ts file: Is a directory",
     "task=time_series task.path=bytes_TRAIN.ts": "bytes_TRAIN.ts cannot be read as a .ts file: 'utf-8' codec",

@@ -15,10 +15,7 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     """
     options = dict(options)
     problem = options.pop("problem", None)
-    try:
-        kind = find_class("amu_experiments.tasks", str(problem), Task)
-    except ValueError as error:
-        raise ValueError(f"task.problem: {error}") from None
+    kind = task_class(problem)
     known = {k: v for k, v in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "trials")}
     for name in options:
         if name not in known:
@@ -27,3 +24,23 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
         if name not in options and argument.default is argument.empty:
             raise ValueError(f"task.{name} is missing: {problem} needs {', '.join(known)}")
     return kind(trials, **options)
+
+
+def task_class(problem: str | None) -> type[Task]:
+    """The class of a problem; ValueError, naming the problems there are, where there is none."""
+    try:
+        return find_class("amu_experiments.tasks", str(problem), Task)
+    except ValueError as error:
+        raise ValueError(f"task.problem: {error}") from None
+
+
+def criteria_of(options: Mapping) -> Mapping:
+    """The criteria {name: {metric: condition}} that count with a task's options; ValueError where they are missing.
+
+    Of a problem that is not there, as in results of a task since removed, all that stand in `criteria`.
+    """
+    try:
+        kind = task_class(options.get("problem"))
+    except ValueError:
+        kind = Task
+    return kind.criteria_of(options)

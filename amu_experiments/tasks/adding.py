@@ -76,8 +76,12 @@ class Adding(Task):
             raise ValueError("task.squash=logistic cannot reach the targets of task.form=modern; use linear")
         self.validation_size = check_integer("validation_size", validation_size, least=1)
         self.test_size = check_integer("test_size", test_size, least=1)
-        section = check_section("criteria", criteria, self.form)
+        section = self.criteria_of({"criteria": criteria, "form": self.form})
         self.criteria = read_criteria(section, self.metrics + self.recent_metrics)
+
+    @classmethod
+    def criteria_of(cls, options):
+        return check_section("criteria", super().criteria_of(options), str(options.get("form")))
 
     def generate(self, rng, count, split):
         return self._modern(rng, count) if self.form == "modern" else self._1997(rng, count)

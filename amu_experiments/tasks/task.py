@@ -142,6 +142,11 @@ class Task:
 
     # What a subclass writes ---------------------------------------------------------------------------------
 
+    @classmethod
+    def criteria_of(cls, options: Mapping) -> Mapping:
+        """The part of the option `criteria` that counts with these options: all of it, unless a task says otherwise."""
+        return options.get("criteria") or {}
+
     def generate(self, rng: np.random.Generator, count: int, split: str) -> Sequences:
         """`count` fresh sequences (one trial, no trial axis); split is "train", "validation" or "test"."""
         raise TypeError(f"{type(self).__name__} must define generate() or sets()")

@@ -77,7 +77,12 @@ class TwoSequence(Task):
         self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
         self.validation_size = check_integer("validation_size", validation_size, least=1)
         self.test_size = check_integer("test_size", test_size, least=1)
-        self.criteria = read_criteria(check_section("criteria", criteria, self.variant), self.metrics)
+        section = self.criteria_of({"criteria": criteria, "variant": self.variant})
+        self.criteria = read_criteria(section, self.metrics)
+
+    @classmethod
+    def criteria_of(cls, options):
+        return check_section("criteria", super().criteria_of(options), str(options.get("variant")))
 
     def generate(self, rng, count, split):
         longest = self.T + self.T // 10
