@@ -298,6 +298,16 @@ def test_a_criterion_of_ones_own(trained):
     assert trained[0]["task"]["criteria"] == {"good": {"accuracy": "> 0.9"}}
 
 
+def test_a_criterion_may_be_named_as_the_data_set_or_any_other_option_is(trained, capsys):
+    for task, name in (("japanese_vowels", "JapaneseVowels"), ("gun_point", "time_series"), ("gun_point", "GunPoint")):
+        criteria = f"task.criteria={{{name}: {{accuracy: '> 0.9'}}, other: {{loss: '< 1'}}}}"
+        for stop in (name, "other"):
+            assert main([f"task={task}", criteria, f"training.stop={stop}"]) == 0
+        assert main([f"task={task}", criteria, "training.stop=accuracy"]) == 2
+        assert f"training.stop=accuracy: must be one of {name}, other, or null" in capsys.readouterr().err
+    assert [config["training"]["stop"] for config in trained[:2]] == ["JapaneseVowels", "other"]
+
+
 def test_what_is_found_later_is_told_in_a_line(trained, capsys):
     assert main(["task=adding", "seed=13"]) == 2
     assert capsys.readouterr().err == "amu-run: no data here\n"

@@ -1,6 +1,7 @@
 """Real data: that it is loaded, split and scaled as it should be, and refused where it cannot be used."""
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 from amu_experiments.analysis.tables import compare
 from amu_experiments.config import definition, identity, task_folder
 from amu_experiments.overrides import load as composed
+from amu_experiments.progress import say
 from amu_experiments.store import folder_of, read_config, read_results
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.time_series import load, split_off
@@ -436,20 +438,14 @@ def test_data_of_the_archive_are_what_they_were(name):
 # One data set, one identity ---------------------------------------------------------------------------------
 
 
-def place_of(path, results="kept"):
-    """Where results of a small network on these data are kept."""
-    return folder_of(
-        prepare(
-            composed(
-                "task=time_series",
-                f"task.path='{path}'",
-                "model=rnn",
-                "backend=torch",
-                "model.units=2",
-                f"results_dir={results}",
-            )
-        )
-    )
+BASE = ("task=time_series", "model=rnn", "backend=torch", "model.units=2", "results_dir=kept")
+
+
+@pytest.fixture(scope="module")
+def place_of():
+    """Where results of a small network on the data at a path are kept."""
+    base = composed(*BASE, "task.path=anywhere")
+    return lambda path: folder_of(prepare(base | {"task": base["task"] | {"path": str(path)}}))
 
 
 @pytest.fixture
@@ -460,7 +456,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_data_set_is_one_wherever_it_is_and_however_its_path_is_written(elsewhere, monkeypatch):
+def test_a_data_set_is_one_wherever_it_is_and_however_its_path_is_written(elsewhere, place_of, monkeypatch):
     here = elsewhere
     (here / "folder_link").symlink_to(here / "d3")
     (here / "link_TRAIN.ts").symlink_to("d3/Own_TRAIN.ts")
@@ -481,7 +477,7 @@ def test_a_data_set_is_one_wherever_it_is_and_however_its_path_is_written(elsewh
     assert places["d3"].parts[:2] == ("kept", "own")
 
 
-def test_links_to_parts_of_different_sets_are_a_set_of_their_own(elsewhere):
+def test_links_to_parts_of_different_sets_are_a_set_of_their_own(elsewhere, place_of):
     write(folder(elsewhere, "d4"), test=GOOD[::-1])
     (elsewhere / "mixed").mkdir()
     for part, source in (("TRAIN", "d3"), ("TEST", "d4")):
@@ -490,7 +486,7 @@ def test_links_to_parts_of_different_sets_are_a_set_of_their_own(elsewhere):
     assert place_of("mixed") != place_of("d3")
 
 
-def test_another_name_or_other_data_are_another_set(elsewhere):
+def test_another_name_or_other_data_are_another_set(elsewhere, place_of):
     places = [place_of("d3")]
     for part in ("TRAIN", "TEST"):
         (folder(elsewhere, "d4") / f"Other_{part}.ts").write_bytes((elsewhere / f"d3/Own_{part}.ts").read_bytes())
@@ -515,10 +511,10 @@ def test_a_run_that_is_kept_does_not_tell_where_its_data_were(elsewhere):
         for cwd in (elsewhere / "d3", elsewhere)
     ]
     assert [run.returncode for run in runs] == [0, 1]
-    assert "Own_TRAIN.ts: there is no such file" in runs[1].stderr
+    assert "Own_TRAIN.ts: not in the current folder, where the data of a kept run have to be" in runs[1].stderr
 
 
-def test_names_in_any_script_name_their_folder(elsewhere):
+def test_names_in_any_script_name_their_folder(elsewhere, place_of):
     names = [
         "\u65e5\u672c\u8a9e",
         "\u041c\u043e\u0438\u0414\u0430\u043d\u043d\u044b\u0435",
@@ -540,20 +536,18 @@ def test_names_in_any_script_name_their_folder(elsewhere):
 
 def test_rows_of_one_data_set_stand_in_one_table(elsewhere):
     for number, path in enumerate(("d3", "d3/Own_TRAIN.ts", elsewhere / "d3")):
-        config = composed(
-            "task=time_series",
-            f"task.path={path}",
-            "model=rnn",
-            "backend=torch",
-            "model.units=2",
-            "trials=1",
-            f"seed={number}",
-            "training.max_sequences=16",
-        )
-        run(config)
-    (comparison,) = compare(read_results("results/runs"))
+        run(composed(*BASE, f"task.path={path}", "trials=1", f"seed={number}", "training.max_sequences=16"))
+    (comparison,) = compare(read_results("kept"))
     (result,) = comparison.results
     assert (comparison.name, result.trials["trial"].tolist()) == ("own", [0, 1, 2])
+
+
+def test_a_line_can_be_written_where_letters_are_ascii(monkeypatch):
+    """As it is where a folder is named in another script and the terminal has none."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    say("Kept in kept/größe")
+    assert written.getvalue() == rb"Kept in kept/gr\xf6\xdfe" + b"\n"
 
 
 @pytest.mark.parametrize(
