@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from types import NoneType
@@ -260,14 +261,18 @@ def in_a_line(error: Exception) -> str:
 def definition(config: Mapping) -> dict:
     """The part of a configuration that a trial's outcome depends on, beside the trial's number.
 
-    Left out: trials, seed, backend, device, instructions, threads, results_dir, checkpoint_minutes, and
-    model.parameters, which has done its work once model.units is known. Raises ValueError where that is not known.
+    Left out: trials, seed, backend, device, instructions, threads, results_dir, checkpoint_minutes, and what has done
+    its work: model.parameters once model.units is known, and task.path once task.name and task.contents say which data
+    these are. Raises ValueError where model.units is not known.
     """
     if not isinstance(config["model"]["units"], int):
         raise ValueError("model.units must be known before a run has an identity")
+    task = dict(config["task"])
+    if task.get("name") and task.get("contents"):
+        task["path"] = None
     return {
         "schema_version": config.get("schema_version", SCHEMA_VERSION),
-        "task": dict(config["task"]),
+        "task": task,
         "model": {name: value for name, value in config["model"].items() if name != "parameters"},
         "training": {name: value for name, value in config["training"].items() if name != "checkpoint_minutes"},
     }
@@ -282,7 +287,7 @@ def identity(config: Mapping) -> str:
 def task_folder(config: Mapping) -> str:
     """A short name for the task: that of the problem, or of the data set where the problem serves many."""
     task = config["task"]
-    if task.get("path"):
+    if task.get("path") and not task.get("name"):
         return _folder_name(re.sub(r"(_TRAIN)?\.ts$", "", PurePath(task["path"]).name))
     return _folder_name(task.get("name") or task["problem"])
 
@@ -302,6 +307,10 @@ def _canonical(value: Any) -> Any:
 
 
 def _folder_name(name: str) -> str:
-    """In snake case and safe as a folder's name: JapaneseVowels becomes japanese_vowels, ../x becomes x."""
+    """In snake case and safe as a folder's name: JapaneseVowels becomes japanese_vowels, ../x becomes x.
+
+    Letters, marks and digits of any script stay. 60 bytes at most: files named after the folder get longer names.
+    """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-    return re.sub(r"[^a-z0-9_-]+", "_", words).strip("_-")[:60] or "unnamed"
+    kept = "".join(c if c in "_-" or unicodedata.category(c)[0] in "LMN" else " " for c in words)
+    return re.sub(" +", "_", kept).strip("_-").encode()[:60].decode(errors="ignore") or "unnamed"

@@ -170,7 +170,7 @@ UNFIT = {
     "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
     "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",
     "model.units=1000000": "TiB of memory at least",
-    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts: series 2 has missing or infinite values",
+    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts, line 6: a missing value (nan); fill it in",
     "task=time_series task.path=away_TRAIN.ts": "away_TRAIN.ts: there is no such file",
     "task=time_series task.path=folder_TRAIN.ts": "folder_TEST.ts cannot be read as a .ts file: Is a directory",
     "task=time_series task.path=bytes_TRAIN.ts": "bytes_TRAIN.ts cannot be read as a .ts file: 'utf-8' codec",
@@ -301,10 +301,14 @@ def test_a_criterion_of_ones_own(trained):
     assert trained[0]["task"]["criteria"] == {"good": {"accuracy": "> 0.9"}}
 
 
-def test_a_criterion_may_have_the_name_of_the_data_set(trained):
-    criteria = "task.criteria={JapaneseVowels: {accuracy: '> 0.9'}}"
-    assert main(["task=japanese_vowels", criteria, "training.stop=JapaneseVowels"]) == 0
-    assert trained[0]["training"]["stop"] == "JapaneseVowels"
+def test_a_criterion_may_be_named_as_the_data_set_or_any_other_option_is(trained, capsys):
+    for task, name in (("japanese_vowels", "JapaneseVowels"), ("gun_point", "time_series"), ("gun_point", "GunPoint")):
+        criteria = f"task.criteria={{{name}: {{accuracy: '> 0.9'}}, other: {{loss: '< 1'}}}}"
+        for stop in (name, "other"):
+            assert main([f"task={task}", criteria, f"training.stop={stop}"]) == 0
+        assert main([f"task={task}", criteria, "training.stop=accuracy"]) == 2
+        assert f"training.stop=accuracy: must be one of {name}, other, or null" in capsys.readouterr().err
+    assert [config["training"]["stop"] for config in trained[:2]] == ["JapaneseVowels", "other"]
 
 
 def test_what_is_found_later_is_told_in_a_line(trained, capsys):

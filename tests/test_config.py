@@ -2,6 +2,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -325,7 +326,10 @@ def test_no_identity_before_the_units_are_known():
         ({"problem": "time_series", "name": None, "path": "/data/My Gait_TRAIN.ts"}, "my_gait"),
         ({"problem": "time_series", "name": None, "path": "data/steps/"}, "steps"),
         ({"problem": "time_series", "name": "../../etc"}, "etc"),
-        ({"problem": "time_series", "name": "Größe"}, "gr_e"),
+        ({"problem": "time_series", "name": "Größe"}, "größe"),
+        ({"problem": "time_series", "name": "日本語 の母音"}, "日本語_の母音"),
+        ({"problem": "time_series", "name": "हिन्दी"}, "हिन्दी"),
+        ({"problem": "time_series", "name": "時" * 50}, "時" * 20),  # 60 bytes
         ({"problem": "time_series", "name": "."}, "unnamed"),
     ],
 )
@@ -341,7 +345,11 @@ def test_folders_cannot_lead_elsewhere(name):
         task_folder({"task": {"problem": name}}),
         model_folder({"model": {"cell": name}}),
     ):
-        assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", folder)
+        assert folder == Path(folder).name
+        assert folder.isprintable()
+        assert not set(folder) & set("./\\:~ ")
+        assert folder[0] not in "_-"
+        assert len(folder.encode()) <= 60
 
 
 @pytest.mark.parametrize("name", ["../../up", "/etc/passwd", "..", "a/../../b", "~", "a\\b", "C:x", "a\0b", "a\nb"])

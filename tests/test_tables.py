@@ -11,6 +11,7 @@ from handmade import write
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.tables import (
     compare,
+    condition,
     criteria_table,
     final_values,
     metrics_table,
@@ -251,6 +252,20 @@ def test_published_settings_are_settings_of_the_shipped_tasks(published):
         names = sections.get(entry["task"].get("variant", entry["task"].get("form")), sections).keys()
         described = {"method", "params", "solved", "misclassified", "sequences", "again"}
         assert all(row.keys() - described <= names for row in entry["rows"])
+
+
+def test_what_a_criterion_asks_is_told_by_the_task():
+    own = {"accuracy": "> 0.9"}
+    real = {"problem": "time_series", "name": "GunPoint", "criteria": {"GunPoint": own}}
+    assert condition(real, "GunPoint") == "GunPoint: accuracy > 0.9"
+    adding = {"problem": "adding", "form": "1997", "criteria": {"modern": {}, "1997": {"l97": {"mse": "< 1"}}}}
+    assert condition(adding, "l97") == "l97: mse < 1"
+    assert condition({"problem": "adding", "form": "2001", "criteria": {}}, "l97") == "l97"
+    # A task that has been removed since, with a variant that is named as a criterion is.
+    assert (
+        condition({"problem": "removed", "variant": "good", "criteria": {"good": own}}, "good")
+        == "good: accuracy > 0.9"
+    )
 
 
 # As text

@@ -15,6 +15,7 @@ import pandas as pd
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
 from amu_experiments.store import Result
+from amu_experiments.tasks import criteria_of
 
 CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
 """The order of rows; cells that are not among these follow by name."""
@@ -416,9 +417,10 @@ def criteria(result: Result) -> list[str]:
 
 def condition(task: Mapping, criterion: str) -> str:
     """A criterion and what it asks, as the task's configuration has it: "st1: wrong == 0"."""
-    sections = task.get("criteria", {})
-    # Criteria that depend on the task's variant or form stand under its name.
-    parts = sections.get(task.get("variant", task.get("form")), sections).get(criterion)
+    try:
+        parts = criteria_of(task).get(criterion)
+    except ValueError:  # a configuration that this version would refuse
+        parts = None
     asked = " and ".join(f"{metric} {bound}" for metric, bound in (parts or {}).items())
     return f"{criterion}: {asked}" if asked else criterion
 

@@ -35,3 +35,15 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     annotations = options_of(kind, "__init__")
     checked = {name: check_option(f"task.{name}", value, annotations.get(name)) for name, value in options.items()}
     return kind(trials, **checked)
+
+
+def criteria_of(options: Mapping) -> Mapping:
+    """The criteria {name: {metric: condition}} that count with a task's options; ValueError where they are missing.
+
+    Of a problem that is not there, as in results of a task since removed, all that stand in `criteria`.
+    """
+    try:
+        kind = task_class(str(options.get("problem")))
+    except ValueError:
+        kind = Task
+    return kind.criteria_of(options)

@@ -77,7 +77,7 @@ class Adding(Task):
 
     @classmethod
     def criteria_of(cls, options):
-        return check_section("criteria", options["criteria"], options["form"])
+        return check_section("criteria", super().criteria_of(options), str(options.get("form")))
 
     def generate(self, rng, count, split):
         return self._modern(rng, count) if self.form == "modern" else self._1997(rng, count)

@@ -149,6 +149,11 @@ class Task:
 
     # What a subclass writes ---------------------------------------------------------------------------------
 
+    @classmethod
+    def criteria_of(cls, options: Mapping) -> Mapping[str, Mapping[str, str]]:
+        """The criteria {name: {metric: condition}} that count with these options: all, unless a task says otherwise."""
+        return options.get("criteria") or {}
+
     def generate(self, rng: np.random.Generator, count: int, split: str) -> Sequences:
         """`count` fresh sequences (one trial, no trial axis); split is "train", "validation" or "test"."""
         raise TypeError(f"{type(self).__name__} must define generate() or sets()")
@@ -172,11 +177,6 @@ class Task:
         learned from, oldest first; infinite where fewer sequences than `window` have been seen.
         """
         return {}
-
-    @classmethod
-    def criteria_of(cls, options: Mapping) -> Mapping[str, Mapping[str, str]]:
-        """The criteria that these options of the task select, {name: {metric: condition}}."""
-        return options["criteria"]
 
     # What the trainer calls ---------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class TwoSequence(Task):
 
     @classmethod
     def criteria_of(cls, options):
-        return check_section("criteria", options["criteria"], options["variant"])
+        return check_section("criteria", super().criteria_of(options), str(options.get("variant")))
 
     def generate(self, rng, count, split):
         longest = self.T + self.T // 10
