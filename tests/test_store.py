@@ -20,7 +20,7 @@ OLD = Path(__file__).parent / "old_store"
 CONFIG = {
     "task": {"problem": "adding", "T": 100},
     "model": {"cell": "amu", "units": 3},
-    "training": {"learning_rate": 0.01, "checkpoint_minutes": 5},
+    "training": {"learning_rate": 0.01, "max_sequences": 20, "evaluate_every": 10, "checkpoint_minutes": 5},
 }
 
 
@@ -42,7 +42,8 @@ def finish(folder, trials, mark=0.0):
         stack.mkdir(exist_ok=True)
         row = {"status": "finished", "sequences": 20, "seconds": 1.5, "parameters": 2, "mark": mark}
         table = pd.DataFrame({"trial": trials, **row})
-        history = pd.DataFrame({"trial": np.repeat(trials, 2), "sequences": [10, 20] * len(trials), "loss": mark})
+        history = pd.DataFrame({"trial": np.repeat(trials, 2), "sequences": [10, 20] * len(trials), "seconds": 1.0})
+        history["loss"] = mark
         store.finish_stack(stack, history, table, np.array(trials), np.full((len(trials), 2), mark, np.float32))
     return stack
 
@@ -116,7 +117,7 @@ def test_a_configuration_is_kept_without_what_cannot_change_a_trial(folder, tmp_
     finish(folder, [0])
     (result,) = store.read_results(tmp_path)
     assert set(result.config) == {"schema_version", "task", "model", "training"}
-    assert result.config["training"] == {"learning_rate": 0.01}
+    assert result.config["training"] == {"learning_rate": 0.01, "max_sequences": 20, "evaluate_every": 10}
 
 
 def test_a_folder_with_nothing_finished_is_no_result(folder, tmp_path):
@@ -246,7 +247,7 @@ def other_kind(path):
         (cut, "not the configuration of|holds no configuration"),
         (other_value, "not the configuration of"),
         (other_kind, "holds no configuration"),
-        (remove, "not there"),
+        (remove, "is not there"),
         (other_schema, "made with schema version 7, this is 1"),
     ],
 )
@@ -323,6 +324,8 @@ def test_what_is_called_a_stack_and_is_none_is_told_and_in_nobodys_way(folder, t
     assert result.trials["trial"].tolist() == [0]
     assert [str(error).removeprefix(f"{folder}/") for error in left_out] == [
         "trials-0-0 (copy): not named as a stack of trials is",
+        "trials-1-1: is no folder",
+        "trials-2-2: is no folder",
         f"trials-0-{10**15}: trials.csv does not hold the trials that the folder is named after",
     ]
     with store.claim(folder, CONFIG, range(3)) as claim:
@@ -333,14 +336,14 @@ def test_what_is_called_a_stack_and_is_none_is_told_and_in_nobodys_way(folder, t
 def test_what_may_not_be_read_is_left_out_by_reports_and_not_set_aside(folder, tmp_path, monkeypatch):
     hidden = finish(folder, [0])
     finish(folder, [1])
-    read_csv = pd.read_csv
+    read_bytes = Path.read_bytes
 
     def forbidden(path):
         if path.parent == hidden:
             raise PermissionError(13, "Permission denied", str(path))
-        return read_csv(path)
+        return read_bytes(path)
 
-    monkeypatch.setattr(store.pd, "read_csv", forbidden)
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
     left_out = []
     (result,) = store.read_results(tmp_path, left_out)
     assert result.trials["trial"].tolist() == [1]

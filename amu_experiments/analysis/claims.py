@@ -282,7 +282,8 @@ def memory(comparisons: list[Comparison]) -> Claim:
     findings, beside, names = [], [], []
     for experiment in CLASSIFICATION:
         family = {key: value for key, value in experiment.items() if key != "T"}
-        rows = sorted(_candidates(comparisons, family), key=lambda row: row.comparison.task["T"])
+        rows = [row for row in _candidates(comparisons, family) if isinstance(row.comparison.task.get("T"), int)]
+        rows = sorted(rows, key=lambda row: row.comparison.task["T"])
         lags = [row.comparison.task["T"] for row in rows if row.trials >= MIN_TRIALS]
         if not lags or lags[-1] < LAG_RANGE * lags[0]:
             reached = f"only T = {', '.join(map(str, sorted(set(lags))))}" if lags else "nothing"

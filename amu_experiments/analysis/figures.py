@@ -121,6 +121,7 @@ def solved_picture(comparison: Comparison) -> Picture:
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     titles = [condition(comparison.task, name).replace(": ", "\n").replace(" and ", "\nand ") for name in names]
+    titles = list(map(literal, titles))
     title_lines = 1 + max(title.count("\n") for title in titles)
     height = (2.6 + 0.16 * title_lines) * lines + legend_height(comparison)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -149,7 +150,7 @@ def solved_picture(comparison: Comparison) -> Picture:
 
 def metric_picture(comparison: Comparison) -> Picture:
     """Median and interquartile band over trials of the main validation metric."""
-    metric = next(name for name in MAIN_METRICS if name in comparison.results[0].history)
+    metric = next(name for name in MAIN_METRICS if all(name in result.history for result in comparison.results))
     styles = row_styles(comparison)
     figure = Figure(figsize=(WIDTH, 3.4 + legend_height(comparison)), layout="constrained")
     panel = figure.subplots()
@@ -157,6 +158,8 @@ def metric_picture(comparison: Comparison) -> Picture:
     finite = [curve.to_numpy()[np.isfinite(curve.to_numpy())] for curve in curves]
     shown = np.concatenate([values for values in finite if values.size] or [np.array([0.0, 1.0])])
     for row, curve in enumerate(curves):
+        if curve.columns.empty:
+            continue
         # Quartiles go by order alone, so that any value beyond all others serves for a trial without one.
         values = curve.clip(shown.min(), shown.max())
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
@@ -185,13 +188,14 @@ def carried_forward(result: Result, metric: str) -> pd.DataFrame:
     Returns:
         A column a trial, indexed by sequences, ascending, to the end of the budget. After its end a trial
         keeps its last value, or if it diverged has the worst there is, an infinity; as has any value that is
-        no number.
+        no number. A trial that did not diverge and has no history has no column.
     """
     worst = -np.inf if higher_is_better(metric) else np.inf
     history = result.history.assign(value=result.history[metric].fillna(worst))
     table = history.pivot(index="sequences", columns="trial", values="value")
     # A trial that diverged before its first evaluation has no row in the history.
-    table = table.reindex(columns=result.trials["trial"])
+    known = result.trials["trial"].isin(table.columns) | (result.trials["status"] == "diverged")
+    table = table.reindex(columns=result.trials.loc[known, "trial"])
     ends = result.trials.loc[result.trials["status"] == "diverged"].set_index("trial")["sequences"]
     budget = max(result.config["training"]["max_sequences"], int(result.trials["sequences"].max()))
     table = table.reindex(table.index.union([budget]))
@@ -269,10 +273,15 @@ def _logarithmic(comparison: Comparison) -> bool:
 
 def draw_legend(figure: Figure, comparison: Comparison, styles: list[tuple]) -> None:
     handles = [
-        Line2D([], [], color=colour, linestyle=dashes, marker=marker, label=entry)
+        Line2D([], [], color=colour, linestyle=dashes, marker=marker, label=literal(entry))
         for (colour, dashes, marker), entry in zip(styles, _entries(comparison), strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=_legend_columns(comparison))
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib shows as it is; between two dollar signs it would read a formula."""
+    return text.replace("$", r"\$")
 
 
 def _entries(comparison: Comparison) -> list[str]:

@@ -3,6 +3,7 @@
 They are drawn from the tables that `amu_experiments.mechanism.measure` makes and scripts/measure_mechanism.py writes.
 """
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -11,8 +12,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from amu_experiments.analysis.figures import WIDTH, Picture, draw_legend, house_style, legend_height, row_styles
+from amu_experiments.analysis.figures import (
+    WIDTH,
+    Picture,
+    draw_legend,
+    house_style,
+    legend_height,
+    literal,
+    row_styles,
+)
 from amu_experiments.analysis.tables import Comparison
+from amu_experiments.store import UnusableError, read_table
 
 PHASES = {"start": "at the start of training", "trained": "after training"}
 
@@ -31,12 +41,40 @@ UNIT_STYLES = (
 """Colour and dashes of a trace's units, from the first again after the last."""
 
 
-def read_mechanism(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables flow, trials and traces of a folder, by name; none where they have not been measured."""
-    paths = {name: folder / f"{name}.csv" for name in ("flow", "trials", "traces")}
-    if not all(map(Path.exists, paths.values())):
+def read_mechanism(folder: Path, left_out: list[UnusableError | OSError] | None = None) -> dict[str, pd.DataFrame]:
+    """The tables flow, trials and traces of a folder, by name; none where they have not been measured.
+
+    left_out: takes the first table that cannot be used, and then there are none; where it is not given, that is an
+    error.
+    """
+    paths = {name: folder / f"{name}.csv" for name in _COLUMNS}
+    if not any(map(os.path.lexists, paths.values())):
         return {}
-    return {name: pd.read_csv(path, dtype={"identity": str}) for name, path in paths.items()}
+    try:
+        return {name: _read(path, *_COLUMNS[name]) for name, path in paths.items()}
+    except (UnusableError, OSError) as error:
+        if left_out is None:
+            raise
+        left_out.append(error)
+        return {}
+
+
+_ROW = ("task", "model", "identity")
+
+_COLUMNS = {
+    "flow": ((*_ROW, "phase", "flow"), ("lag",), ("relative_low", "relative_median", "relative_high")),
+    "trials": ((*_ROW, "phase", "flow", "quantity"), ("trial",), ("value",)),
+    "traces": (_ROW, ("trial", "sequence", "step", "unit"), ("memory", "output")),
+}
+"""Of each table, the columns with texts, with whole numbers and with numbers."""
+
+
+def _read(path: Path, texts: tuple[str, ...], whole: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+    table = read_table(path, (*texts, *whole, *numbers), texts)
+    for name in whole:
+        if not (table[name].between(0, 2**53) & (table[name] % 1 == 0)).all():
+            raise UnusableError(path, f"has no whole numbers in {name}")
+    return table.astype(dict.fromkeys(whole, int))
 
 
 def mechanism_pictures(comparison: Comparison, mechanism: dict[str, pd.DataFrame]) -> list[Picture]:
@@ -96,7 +134,7 @@ def conflict_picture(comparison: Comparison, trials: pd.DataFrame) -> Picture | 
     rows = [of_row(trials[trials["quantity"] == "conflict"], comparison, row) for row in range(len(comparison.results))]
     if not any(map(len, rows)):
         return None
-    labels = [textwrap.fill(label, LABEL) for label in comparison.labels]
+    labels = [textwrap.fill(literal(label), LABEL) for label in comparison.labels]
     lines = max(1.5, *(label.count("\n") + 1 for label in labels))
     figure = Figure(figsize=(WIDTH, 1.3 + 0.24 * lines * len(rows)), layout="constrained")
     panel = figure.subplots()
@@ -147,8 +185,9 @@ def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | Non
     panels[1, 0].set_ylabel("output y(t)")
     units = sorted(own["unit"].unique())[: len(UNIT_STYLES)]
     handles = [
-        Line2D([], [], color=UNIT_STYLES[unit][0], linestyle=UNIT_STYLES[unit][1], label=f"unit {unit}")
+        Line2D([], [], color=colour, linestyle=dashes, label=f"unit {unit}")
         for unit in units
+        for colour, dashes in [UNIT_STYLES[unit % len(UNIT_STYLES)]]
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(units))
     caption = (
