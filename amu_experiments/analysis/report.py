@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from amu_experiments.analysis.claims import claims_tables, judge
-from amu_experiments.analysis.figures import pictures
+from amu_experiments.analysis.figures import Style, pictures, report_styles
 from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
 from amu_experiments.analysis.notices import notices
@@ -119,7 +119,14 @@ def write_report(
     verdicts = claims_tables(claims) if claims and "tables" in parts else []
     historical = historical_table(comparisons, published) if claims and "tables" in parts else None
     alone = [*verdicts, *([historical] if historical else [])]
-    work = functools.partial(_section, mechanism=mechanism, published=published, parts=parts, out_dir=out_dir)
+    work = functools.partial(
+        _section,
+        styles=report_styles(comparisons),
+        mechanism=mechanism,
+        published=published,
+        parts=parts,
+        out_dir=out_dir,
+    )
     for section in _each(work, comparisons, processes):
         for table in section.tables:
             lines += [table.name, "", table.plain()]
@@ -153,11 +160,18 @@ def _line(text: object) -> str:
 
 
 def _section(
-    comparison: Comparison, mechanism: dict[str, pd.DataFrame], published: dict, parts: Collection[str], out_dir: Path
+    comparison: Comparison,
+    styles: dict[str, list[Style]],
+    mechanism: dict[str, pd.DataFrame],
+    published: dict,
+    parts: Collection[str],
+    out_dir: Path,
 ) -> Section:
     """A comparison's tables, and its figures drawn."""
     made_tables = tables(comparison, published) if "tables" in parts else []
-    made = [*pictures(comparison), *mechanism_pictures(comparison, mechanism)] if "figures" in parts else []
+    made, own = [], styles[comparison.name]
+    if "figures" in parts:
+        made = [*pictures(comparison, own), *mechanism_pictures(comparison, own, mechanism)]
     return Section(comparison, made_tables, [picture.save(out_dir / "figures") for picture in made])
 
 
