@@ -77,6 +77,14 @@ def test_without_a_truncated_flow_there_is_no_panel_for_it(comparison):
     assert len(drawn(comparison, tables(truncated=()))[0].figure.axes) == 2
 
 
+def test_a_row_of_which_no_derivative_was_measured_is_named(comparison):
+    measured = tables()
+    assert "not measured" not in drawn(comparison, measured)[0].caption
+    flow = measured["flow"]
+    measured["flow"] = flow[(flow["model"] != "amu") | (flow["flow"] == "truncated")]
+    assert "The derivative was not measured of amu." in drawn(comparison, measured)[0].caption
+
+
 def test_conflicts_of_a_truncated_gradient_say_so(comparison):
     measured = tables()
     measured["trials"].loc[measured["trials"]["model"] == "lstm", "flow"] = "truncated"

@@ -112,8 +112,14 @@ class Picture:
         """The figure as SVG, with text as text and coordinates to a hundredth of a point."""
         file = io.StringIO()
         with house_style(), matplotlib.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
-            FigureCanvasSVG(self.figure).print_svg(file, metadata={"Date": None, "Creator": None})
-        return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), file.getvalue())
+            unsigned = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            FigureCanvasSVG(self.figure).print_svg(file, metadata=unsigned)
+
+        def short(path: re.Match) -> str:
+            return re.sub(r"\s+", " ", re.sub(r"(\.\d\d)\d+", r"\1", path[0]))
+
+        # Line breaks take three letters each where the page holds the figure as an address.
+        return re.sub(r">\s+<", "><", re.sub(r' d="[^"]*"', short, file.getvalue()))
 
     def save(self, folder: Path) -> Drawn:
         """Writes PNG and PDF, the same to the last byte each time."""

@@ -113,6 +113,7 @@ def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame
             for row, (own, style) in enumerate(zip(flows, styles, strict=True)):
                 _draw_flow(panel, own[(own["phase"] == phase) & (own["flow"] == kind)], style, (row + 0.5) / len(flows))
             panel.set_yscale("log")
+            panel.minorticks_off()
             panel.set_title(f"{FLOWS[kind]}, {words}", fontsize=10)
         # A flow that is constant stands in the middle of its panel.
         low, high = line[0].get_ylim()
@@ -134,6 +135,10 @@ def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame
             " Truncated flow: the error that a truncated gradient sends back, of the rows trained with one. It goes "
             "along the memory unchanged, so it is constant by construction, or none at all behind saturated units."
         )
+    rows = zip(comparison.labels, flows, strict=True)
+    missing = [label for label, own in rows if not (own["flow"] == "full").any()]
+    if missing:
+        caption += f" The derivative was not measured of {', '.join(missing)}."
     return Picture(f"{comparison.name}-flow", caption, figure)
 
 
