@@ -68,9 +68,8 @@ def claims() -> str:
             ],
         }
     )
-    return written(
-        text, "Verdicts by written rules; the numbers count findings, which the page gives with their tests."
-    )
+    note = "Verdicts by written rules; the numbers count findings, which the page gives with their tests."
+    return written(text, " ".join([note, *verdicts["judged_for"].unique()]))
 
 
 def comparison() -> str:

@@ -13,7 +13,7 @@ how others do is told beside. Where several comparisons fit an experiment, that 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,8 @@ RIVALS = ("lstm", "gru", "rnn")
 
 VERDICTS = ("supported", "contradicted", "undecided")
 
+OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "gradient descent"}
+
 GENERATION = tuple({"problem": "embedded_reber", "targets": targets} for targets in ("next", "legal"))
 CLASSIFICATION = tuple(
     {"problem": "two_sequence", "variant": variant, "T": 100, "N": 3} for variant in ("noise_free", "noisy_target")
@@ -68,6 +70,7 @@ class Claim:
     """A claim with the rule for its verdict and everything that the verdict rests on.
 
     beside: facts that are told with it and have no part in the verdict. rests_on: names of tables and figures.
+    judged_for: one sentence, the reading of the unit and the training that the verdict is about.
     """
 
     id: str
@@ -76,6 +79,7 @@ class Claim:
     findings: list[Finding]
     beside: list[str] = field(default_factory=list)
     rests_on: list[str] = field(default_factory=list)
+    judged_for: str = ""
 
     def count(self, says: str) -> int:
         """How many findings say so."""
@@ -141,6 +145,10 @@ class Row(NamedTuple):
     def model(self) -> dict:
         return self.comparison.results[self.number].config["model"]
 
+    @property
+    def training(self) -> dict:
+        return self.comparison.results[self.number].config["training"]
+
     def times(self) -> tuple[np.ndarray, np.ndarray]:
         return self.comparison.times(self.number, stop_criterion(self.comparison))
 
@@ -153,7 +161,7 @@ class Row(NamedTuple):
 
 def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> list[Claim]:
     """Every claim, from all comparisons there are and the tables of the mechanism (none: an empty dict)."""
-    return [
+    claims = [
         separation(comparisons, mechanism),
         algorithm(comparisons),
         memory(comparisons),
@@ -162,6 +170,25 @@ def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> 
         generation(comparisons),
         classification(comparisons),
     ]
+    scope = judged_for(comparisons)
+    return [replace(claim, judged_for=scope) for claim in claims]
+
+
+def judged_for(comparisons: list[Comparison]) -> str:
+    """One sentence: which readings of the unit, and which training, the judged rows have; empty where there are none."""
+    rows = [row for settings in (*GENERATION, *CLASSIFICATION) for row in _candidates(comparisons, settings)]
+    readings, optimizers = set(), set()
+    for row in rows:
+        neurons, product = row.model.get("neurons_per_unit"), row.model.get("output_in_product", True)
+        readings.add(f"{neurons} neurons a unit, the output neuron {'' if product else 'not '}a factor of the product")
+        optimizers.add(OPTIMIZERS.get(row.training["optimizer"], row.training["optimizer"]))
+    if not rows:
+        return ""
+    return (
+        f"These verdicts hold for one reading of the unit ({'; '.join(sorted(readings))}) and one training "
+        f"({', '.join(sorted(optimizers))}): the paper's text is closed, and trials outside these tables show that "
+        "another admissible reading changes the outcome."
+    )
 
 
 def claims_tables(claims: list[Claim]) -> list[Table]:
@@ -170,6 +197,7 @@ def claims_tables(claims: list[Claim]) -> list[Table]:
         [
             {"claim": claim.id, "statement": claim.statement, "verdict": claim.verdict}
             | {f"findings_{says}": claim.count(says) for says in (*VERDICTS, "missing")}
+            | {"judged_for": claim.judged_for}
             for claim in claims
         ]
     )
@@ -185,9 +213,10 @@ def claims_tables(claims: list[Claim]) -> list[Table]:
         "A claim is supported (contradicted) where more than half of its findings support (contradict) it, none speaks "
         "for the other side and none is missing; else it is undecided."
     )
-    text = verdicts.astype(str).rename(columns=lambda name: name.removeprefix("findings_"))
+    text = verdicts.drop(columns="judged_for").astype(str).rename(columns=lambda name: name.removeprefix("findings_"))
+    scope = " ".join(dict.fromkeys(claim.judged_for for claim in claims))
     return [
-        Table("claims", f"{said} {rule} The numbers count findings.", verdicts, text),
+        Table("claims", f"{said} {rule} The numbers count findings. {scope}".strip(), verdicts, text),
         Table("claims-findings", f"What the verdicts rest on. {rule}", findings, findings.astype(str)),
     ]
 
