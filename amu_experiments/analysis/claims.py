@@ -175,13 +175,14 @@ def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> 
 
 
 def judged_for(comparisons: list[Comparison]) -> str:
-    """One sentence: which readings of the unit, and which training, the judged rows have; empty where there are none."""
-    rows = [row for settings in (*GENERATION, *CLASSIFICATION) for row in _candidates(comparisons, settings)]
+    """One sentence: the readings of the unit and the training of the judged rows; empty where there are none."""
+    rows = [row for settings in (*GENERATION, *CLASSIFICATION) for row in _candidates(comparisons, settings)[:1]]
     readings, optimizers = set(), set()
     for row in rows:
         neurons, product = row.model.get("neurons_per_unit"), row.model.get("output_in_product", True)
         readings.add(f"{neurons} neurons a unit, the output neuron {'' if product else 'not '}a factor of the product")
-        optimizers.add(OPTIMIZERS.get(row.training["optimizer"], row.training["optimizer"]))
+        optimizer = row.training.get("optimizer", "unknown")
+        optimizers.add(OPTIMIZERS.get(optimizer, optimizer))
     if not rows:
         return ""
     return (
