@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.cells.cell import Cell, State, input_net, recur
 from amu_experiments.options import whole
 
 
@@ -42,6 +43,7 @@ class AMU(Cell):
         self,
         input_size,
         hidden_size,
+        *,
         neurons_per_unit: Annotated[int, whole(1, 1000)] = 3,
         gradient: Literal["truncated", "full"] = "truncated",
         output: Literal["auto", "neuron", "linear", "memory"] = "neuron",
@@ -55,6 +57,7 @@ class AMU(Cell):
         self.neurons_per_unit = neurons_per_unit
         self.gradient = gradient
         self.output = output
+        self.output_in_product = output_in_product
         self.first_factor = 0 if output_in_product else 1
         super().__init__(input_size, hidden_size, neurons_per_unit=neurons_per_unit, **common)
 
@@ -82,9 +85,13 @@ class AMU(Cell):
         return self.neurons_per_unit * self.hidden_size
 
     def step(self, net_RBK, state):
+        return self.step_with(self.weight_hh, self.weight_mh, net_RBK, state)
+
+    def step_with(self, weight_hh: Tensor, weight_mh: Tensor, net_RBK: Tensor, state: State) -> tuple[Tensor, State]:
+        """`step` with these weights."""
         h, s = state
         seen = s.repeat(1, 1, self.neurons_per_unit)
-        net = net_RBK + recur(h, self.weight_hh) + self.weight_mh.unsqueeze(1) * seen
+        net = net_RBK + recur(h, weight_hh) + weight_mh.unsqueeze(1) * seen
         h = torch.tanh(net)
         s = s + self.by_neuron(h)[..., self.first_factor :, :].prod(dim=-2)
         y = {"neuron": h, "linear": net, "memory": s}[self.output][..., : self.hidden_size]
@@ -92,12 +99,12 @@ class AMU(Cell):
 
     def by_neuron(self, h: Tensor) -> Tensor:
         """(..., K) as (..., N, A)."""
-        return h.unflatten(-1, (self.neurons_per_unit, self.hidden_size))
+        return h.reshape(*h.shape[:-1], self.neurons_per_unit, self.hidden_size)
 
     def unroll(self, x_RTBI, state, lengths_RB):
         if self.gradient == "full":
             return super().unroll(x_RTBI, state, lengths_RB)
-        y, h, s = TruncatedScan.apply(
+        y, h, s, _, _ = TruncatedScan.apply(
             self, lengths_RB, x_RTBI, *state, self.weight_ih, self.weight_hh, self.bias, self.weight_mh
         )
         return y, (h, s)
@@ -177,12 +184,14 @@ class TruncatedScan(torch.autograd.Function):
     Error to the input, W^T delta(t), is kept, so that layers can be stacked; error to an earlier h is cut.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, cell, lengths_RB, x_RTBI, h_RBK, s_RBA, weight_ih, weight_hh, bias, weight_mh):
-        net_RTBK = cell.input_net(x_RTBI)
+    def forward(cell, lengths_RB, x_RTBI, h_RBK, s_RBA, weight_ih, weight_hh, bias, weight_mh):
+        net_RTBK = input_net(x_RTBI, weight_ih, bias)
         states, outputs = [(h_RBK, s_RBA)], []
         for t in range(x_RTBI.shape[1]):
-            y, new = cell.step(net_RTBK[:, t], states[-1])
+            y, new = cell.step_with(weight_hh, weight_mh, net_RTBK[:, t], states[-1])
             if lengths_RB is not None:
                 running = (t < lengths_RB).unsqueeze(-1)
                 y = torch.where(running, y, 0.0)
@@ -191,14 +200,19 @@ class TruncatedScan(torch.autograd.Function):
             outputs.append(y)
         h = torch.stack([h for h, _ in states], 1)
         s = torch.stack([s for _, s in states], 1)
-        ctx.cell, ctx.lengths = cell, lengths_RB
-        ctx.save_for_backward(x_RTBI, h, s, weight_ih, weight_hh, weight_mh)
-        return torch.stack(outputs, 1), *states[-1]
+        return torch.stack(outputs, 1), *states[-1], h, s
 
     @staticmethod
-    def backward(ctx, dy_RTBA, dh_RBK, ds_RBA):
-        x, h, s, weight_ih, weight_hh, weight_mh = ctx.saved_tensors
-        cell, lengths = ctx.cell, ctx.lengths
+    def setup_context(ctx, inputs, output):
+        ctx.cell, lengths_RB, x_RTBI, _, _, weight_ih, weight_hh, _, weight_mh = inputs
+        *_, h, s = output
+        ctx.mark_non_differentiable(h, s)
+        ctx.save_for_backward(lengths_RB, x_RTBI, h, s, weight_ih, weight_hh, weight_mh)
+
+    @staticmethod
+    def backward(ctx, dy_RTBA, dh_RBK, ds_RBA, *_):
+        lengths, x, h, s, weight_ih, weight_hh, weight_mh = ctx.saved_tensors
+        cell = ctx.cell
         R, T, B, A = dy_RTBA.shape
         steps = torch.arange(T, device=x.device).view(1, T, 1, 1)
         last = (torch.full((R, B), T, device=x.device) if lengths is None else lengths) - 1
@@ -212,7 +226,8 @@ class TruncatedScan(torch.autograd.Function):
         if cell.output == "memory":
             into_memory = into_memory + dy_RTBA
         else:
-            e[..., :A] += dy_RTBA * slope[..., :A] if cell.output == "neuron" else dy_RTBA
+            into_neuron = dy_RTBA * slope[..., :A] if cell.output == "neuron" else dy_RTBA
+            e = e + pad(into_neuron, (0, e.shape[-1] - A))
         carried = cell.by_neuron(weight_mh.view(R, 1, 1, -1) * e).sum(dim=-2)
 
         def sum_from(v):
@@ -224,9 +239,10 @@ class TruncatedScan(torch.autograd.Function):
         for n in range(cell.first_factor, cell.neurons_per_unit):
             factors = [m for m in range(cell.first_factor, cell.neurons_per_unit) if m != n]
             others[..., n, :] = h_RTBNA[..., factors, :].prod(dim=-2)
-        delta = (e + (eps.unsqueeze(-2) * others).flatten(-2) * slope) * running
+        delta = (e + (eps.unsqueeze(-2) * others).reshape(slope.shape) * slope) * running
 
-        d, TB = delta.flatten(1, 2), T * B
+        TB = T * B
+        d = delta.reshape(R, TB, -1)
         seen = old_s.repeat(1, 1, 1, cell.neurons_per_unit)
         return (
             None,

@@ -47,6 +47,7 @@ class LSTM97(Cell):
         self,
         input_size,
         hidden_size,
+        *,
         block_size: Annotated[int, whole(1, 1000)] = 1,
         biases: Literal["none", "gates", "hidden", "all"] = "hidden",
         gradient: Literal["truncated", "full"] = "truncated",
@@ -61,7 +62,7 @@ class LSTM97(Cell):
         self.blocks = hidden_size // block_size
         self.block_size = block_size
         self.gradient = gradient
-        self.input_bias, self.output_bias = input_bias, output_bias
+        self.input_bias, self.output_bias = tuple(input_bias), tuple(output_bias)
         self.readout_bias = biases == "all"
         super().__init__(input_size, hidden_size, block_size=block_size, biases=biases, **common)
 
