@@ -163,7 +163,7 @@ UNFIT = {
     "results_dir=file": "results_dir=file: file is a file; give a folder",
     "results_dir=file/inside": "results_dir=file/inside: file is a file; give a folder",
     f"results_dir={'x' * 300}": "no name for a folder (File name too long)",
-    "device=cuda": "device=cuda: not to be had here",
+    "device=cuda": "device=cuda: not available here",
     "task.N=12": "task.N=12: must be at most task.T=11",
     "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
     "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",

@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from amu_experiments.overrides import load as composed
+from amu_experiments.plan import prepare
 from amu_experiments.store import folder_of
 from amu_experiments.tasks import make_task, time_series
 from amu_experiments.tasks.time_series import load, split_off
-from amu_experiments.training import prepare
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -158,10 +158,10 @@ def test_other_data_in_the_same_place_are_another_run(tmp_path):
     def prepared():
         for cached in (load, time_series._digest):
             cached.cache_clear()  # as in another process
-        return prepare(config)
+        return prepare(config).config
 
     first = prepared()
-    assert prepare(first) == first
+    assert prepare(first).config == first
     write(tmp_path)
     assert folder_of(prepared()) == folder_of(first)
     write(tmp_path, test=GOOD[::-1])
