@@ -6,7 +6,6 @@ Nothing heavy is imported before a job really starts.
 import argparse
 import os
 import re
-import signal
 import sys
 import tempfile
 import traceback
@@ -23,6 +22,7 @@ from hydra.version import setbase
 from omegaconf import DictConfig
 
 from amu_experiments.config import check, in_a_line, plain
+from amu_experiments.interrupts import stop_on_signals
 from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import (
     GROUPS,
@@ -64,32 +64,17 @@ Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/,
 BASES = """\
   FOLDER/base with model=MODEL trains another model under the same protocol: experiment=adding/base model=gru"""
 
-SECONDS_TO_END = 0.5
-"""After Ctrl-C or another such signal."""
-
 failed: dict[int, list[int]] = {}
 """Of the process that goes through a sweep, the numbers of the jobs that failed in it."""
 
 
 def command() -> None:
     """The console script; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    signals = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]  # as nohup asks for
-
-    def stop(number, frame):
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        # Once more in a while, if this does not end it: what is being imported may lose an exception.
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END, SECONDS_TO_END)
-        raise KeyboardInterrupt
-
-    for each in signals:
-        signal.signal(each, stop)
+    calm = stop_on_signals()
     _open_what_is_closed()
     try:
         status = main()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        calm()
     except KeyboardInterrupt:
         status = 130
     say("", end="")
@@ -142,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _look_ahead(configs: list[dict]) -> None:
     """ConfigurationError where data, device or memory keep a job of a sweep from running: then none is to start."""
-    from amu_experiments.training import prepare
+    from amu_experiments.plan import prepare
 
     for config in configs:
         prepare(config)

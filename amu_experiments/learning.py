@@ -19,7 +19,7 @@ from amu_experiments.tasks.task import Sequences, Task
 class Optimizer:
     """Adam, RMSprop or SGD with momentum on a stack of flat parameters (R, P), as torch.optim defines them.
 
-    memory: (R, 2P): first the running mean of gradients, or the momentum; then that of their squares.
+    moments: (R, 2P): first the running mean of gradients, or the momentum; then that of their squares.
     updates: how many were made.
     """
 
@@ -27,12 +27,12 @@ class Optimizer:
     learning_rate: float
     momentum: float
     clip_norm: float
-    memory: Tensor
+    moments: Tensor
     updates: int = 0
 
     def step(self, parameters: Tensor, gradient: Tensor) -> None:
         """One update, in place; `gradient` (R, P) is already clipped."""
-        first, second = self.memory.chunk(2, dim=1)
+        first, second = self.moments.chunk(2, dim=1)
         if self.kind == "adam":
             first.lerp_(gradient, 0.1)
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -88,7 +88,7 @@ def _learn_compiled(scans, network, optimizer, task, sequences, batch_size, lear
 
     scans.train(
         network.flat.numpy(),
-        optimizer.memory.numpy(),
+        optimizer.moments.numpy(),
         sequences.inputs,
         sequences.lengths,
         sequences.targets,

@@ -38,8 +38,9 @@ from amu_experiments.cells.kernels import set_threads
 from amu_experiments.learning import Optimizer, learn
 from amu_experiments.network import Network
 from amu_experiments.overrides import load
+from amu_experiments.plan import prepare
+from amu_experiments.stack import Stack
 from amu_experiments.tasks.task import Sequences
-from amu_experiments.training import Stack, prepare
 
 INPUTS = 2
 RATE, CLIP = 1e-3, 1.0
@@ -189,16 +190,15 @@ def arithmetic_floor(measure) -> Iterator[Row]:
 
 def whole_run(sequences: int, turns: int) -> Iterator[Row]:
     """amu-run with its data, evaluation and history, against nothing but the step, on the same data made before."""
-    config = prepare(load(*RUN))
-    trials = list(range(config["trials"]))
-    stack = Stack(config, trials)
-    data = stack.task.train_batch(0, config["training"]["evaluate_every"])
+    stack = Stack(prepare(load(*RUN)))
+    trials = stack.trials
+    data = stack.task.train_batch(0, stack.evaluate_every)
     initial = stack.network.flat.clone()
 
     def step_alone() -> None:
         # From the start each time: by the same few sequences over and over a trial comes to diverge.
         stack.network.hold(initial.clone())
-        stack.optimizer.memory.zero_()
+        stack.optimizer.moments.zero_()
         stack.optimizer.updates = 0
         learned_whole(stack.network, stack.optimizer, stack.task, data, 1)
 

@@ -16,7 +16,7 @@ import yaml
 from amu_experiments.analysis.tables import Table, sequences_text
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer, conf_dir, description
-from amu_experiments.training import prepare
+from amu_experiments.plan import prepare
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -184,7 +184,7 @@ def row_of(experiment: str, *overrides: str) -> pd.Series:
 def config_of(experiment: str, *overrides: str) -> dict:
     composer = shared_composer()
     with composer.ready():
-        return prepare(composer.load([f"experiment={experiment}", *overrides]))
+        return prepare(composer.load([f"experiment={experiment}", *overrides])).config
 
 
 def solved_row(config: dict) -> pd.Series:

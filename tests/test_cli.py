@@ -37,15 +37,17 @@ def trained(monkeypatch):
         if config["seed"] in errors:
             raise errors[config["seed"]]
 
-    training = ModuleType("amu_experiments.training")
-    training.run, training.prepare = run, dict
-    monkeypatch.setitem(sys.modules, "amu_experiments.training", training)
+    for name, function in (("training.run", run), ("plan.prepare", dict)):
+        module, _, function_name = name.partition(".")
+        stand_in = ModuleType(f"amu_experiments.{module}")
+        setattr(stand_in, function_name, function)
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     return configurations
 
 
 # Mistakes ---------------------------------------------------------------------------------------------------
 
-TOP = "a run has trials, seed, backend, device, threads, results_dir, training, model, task"
+TOP = "a run has trials, seed, backend, device, instructions, threads, results_dir, training, model, task"
 TASKS = f"choose one of {', '.join(choices('task'))}"
 
 WRONG = {
@@ -165,7 +167,7 @@ UNFIT = {
     "results_dir=file": "results_dir=file: file is a file; give a folder",
     "results_dir=file/inside": "results_dir=file/inside: file is a file; give a folder",
     f"results_dir={'x' * 300}": "no name for a folder (File name too long)",
-    "device=cuda": "device=cuda: not to be had here",
+    "device=cuda": "device=cuda: not available here",
     "task.N=12": "task.N=12: must be at most task.T=11",
     "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
     "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",

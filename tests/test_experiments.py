@@ -7,6 +7,7 @@ import pytest
 from amu_experiments import store, training
 from amu_experiments.config import identity
 from amu_experiments.overrides import choices, experiments, load
+from amu_experiments.plan import prepare
 
 LEAST = (
     "trials=2",
@@ -58,7 +59,7 @@ IDENTITIES = dict(line.split() for line in (Path(__file__).parent / "identities.
 
 
 def test_experiments_keep_their_identities(composed):
-    assert {name: identity(training.prepare(composed[name])) for name in IDENTITIES} == IDENTITIES
+    assert {name: identity(prepare(composed[name]).config) for name in IDENTITIES} == IDENTITIES
 
 
 def test_identities_are_distinct():

@@ -182,7 +182,7 @@ def test_compiled_learning_equals_torch(answers, kind, batch):
         seen.append(
             [
                 network.flat,
-                optimizer.memory,
+                optimizer.moments,
                 *map(torch.from_numpy, vars(learned).values()),
                 torch.from_numpy(predicted),
             ]

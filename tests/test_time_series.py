@@ -19,11 +19,12 @@ from omegaconf import OmegaConf
 from amu_experiments.analysis.tables import compare
 from amu_experiments.config import definition, identity, task_folder
 from amu_experiments.overrides import load as composed
+from amu_experiments.plan import prepare
 from amu_experiments.progress import say
 from amu_experiments.store import folder_of, read_config, read_results
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.time_series import load, split_off
-from amu_experiments.training import prepare, run
+from amu_experiments.training import run
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -166,13 +167,13 @@ def test_other_data_in_the_same_place_are_another_run(tmp_path):
     file = write(tmp_path)
     config = composed("task=time_series", f"task.path={file}", "model=rnn", "backend=torch", f"results_dir={tmp_path}")
 
-    first = prepare(config)
-    assert prepare(first) == first
+    first = prepare(config).config
+    assert prepare(first).config == first
     write(tmp_path)
-    assert folder_of(prepare(config)) == folder_of(first)
+    assert prepare(config).folder == folder_of(first)
     write(tmp_path, test=GOOD[::-1])
-    assert folder_of(prepare(config)) != folder_of(first)
-    assert prepare(first) == first  # the data are here still
+    assert prepare(config).folder != folder_of(first)
+    assert prepare(first).config == first  # the data are here still
     elsewhere = first | {"task": first["task"] | {"contents": "data_0123456789ab"}}
     with pytest.raises(ValueError, match="holds other data now than data_0123456789ab$"):
         prepare(elsewhere)
@@ -445,7 +446,7 @@ BASE = ("task=time_series", "model=rnn", "backend=torch", "model.units=2", "resu
 def place_of():
     """Where results of a small network on the data at a path are kept."""
     base = composed(*BASE, "task.path=anywhere")
-    return lambda path: folder_of(prepare(base | {"task": base["task"] | {"path": str(path)}}))
+    return lambda path: prepare(base | {"task": base["task"] | {"path": str(path)}}).folder
 
 
 @pytest.fixture
@@ -498,7 +499,7 @@ def test_another_name_or_other_data_are_another_set(elsewhere, place_of):
 
 
 def test_a_run_that_is_kept_does_not_tell_where_its_data_were(elsewhere):
-    config = prepare(composed("task=time_series", "task.path=d3", "model=rnn", "backend=torch", "model.units=2"))
+    config = prepare(composed("task=time_series", "task.path=d3", "model=rnn", "backend=torch", "model.units=2")).config
     kept = definition(config)
     assert (kept["task"]["name"], kept["task"]["path"]) == ("Own", None)
     assert str(elsewhere) not in repr(kept)
@@ -561,8 +562,8 @@ def test_a_line_can_be_written_where_letters_are_ascii(monkeypatch):
     ],
 )
 def test_sets_of_the_archive_have_the_identities_that_they_had(name, kept):
-    config = prepare(composed(f"task={name}", "model=rnn", "backend=torch"))
-    assert folder_of(config) == Path(f"results/runs/{name}/rnn/{kept}")
+    run = prepare(composed(f"task={name}", "model=rnn", "backend=torch"))
+    assert run.folder == Path(f"results/runs/{name}/rnn/{kept}")
 
 
 def test_a_configuration_kept_with_a_path_is_still_read(tmp_path):

@@ -73,12 +73,8 @@ class Cell(nn.Module):
         cls.__signature__ = _signature(cls)
 
     def __new__(cls, *arguments, **options):
-        # Checked here, before any __init__ passes options on to others.
+        # Checked here, before a subclass's own __init__ uses the options or passes them on.
         _check_arguments(cls, arguments, options)
-        return super().__new__(cls)
-
-    def __new__(cls, *sizes, **options):
-        # Here, before a subclass's own __init__ works with them.
         check_arguments(cls, ("__init__", "shapes"), options)
         return super().__new__(cls)
 

@@ -38,7 +38,8 @@ from amu_experiments import store
 from amu_experiments.analysis.statistics import median_time
 from amu_experiments.analysis.tables import final_values, times_to
 from amu_experiments.overrides import Composer, conf_dir
-from amu_experiments.training import prepare, train_missing, wanted_trials
+from amu_experiments.plan import prepare
+from amu_experiments.training import train_missing
 
 Point = tuple[int, ...]
 """A configuration, as the index of its value on each axis."""
@@ -339,9 +340,9 @@ def grid(axes: Sequence[Mapping]) -> list[Point]:
 
 def trained(config: dict) -> store.Result:
     """The trials of a configuration; missing ones are trained first."""
-    config = prepare(config)
-    result = train_missing(config)
-    return replace(result, trials=result.trials[result.trials["trial"].isin(wanted_trials(config))])
+    run = prepare(config)
+    result = train_missing(run)
+    return replace(result, trials=result.trials[result.trials["trial"].isin(run.trials)])
 
 
 if __name__ == "__main__":
