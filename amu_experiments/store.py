@@ -453,9 +453,9 @@ def _with_the_same_columns(stacks: Mapping[Path, tuple], left_out: list) -> dict
 
 
 def common_columns(tables: Sequence[list[str]]) -> list[str]:
-    """The columns that most of these tables have; of several sets that as many have, the largest."""
-    counts = Counter(map(frozenset, tables))
-    return max(tables, key=lambda columns: (counts[frozenset(columns)], len(columns)), default=[])
+    """The columns that more than half of these tables have."""
+    counts = Counter(itertools.chain.from_iterable(tables))
+    return [column for column, count in counts.items() if count > len(tables) / 2]
 
 
 def with_columns(table: pd.DataFrame, columns: list[str], path: Path, name: str, left_out: list) -> pd.DataFrame:
