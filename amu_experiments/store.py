@@ -415,6 +415,8 @@ def read_result(folder: Path, left_out: list[UnusableError | OSError] | None = N
     if left_out is not None:
         stacks = _with_the_same_columns(stacks, left_out)
     if not stacks:
+        if left_out is not None and os.path.lexists(folder / "config.yaml"):
+            read_config(folder)
         return None
     config = read_config(folder)
     _check_values(config, folder / "config.yaml")
@@ -451,9 +453,9 @@ def _with_the_same_columns(stacks: Mapping[Path, tuple], left_out: list) -> dict
 
 
 def common_columns(tables: Sequence[list[str]]) -> list[str]:
-    """The columns that most of these tables have; of several sets that as many have, the largest."""
-    counts = Counter(map(frozenset, tables))
-    return max(tables, key=lambda columns: (counts[frozenset(columns)], len(columns)), default=[])
+    """The columns that more than half of these tables have."""
+    counts = Counter(itertools.chain.from_iterable(tables))
+    return [column for column, count in counts.items() if count > len(tables) / 2]
 
 
 def with_columns(table: pd.DataFrame, columns: list[str], path: Path, name: str, left_out: list) -> pd.DataFrame:
@@ -476,7 +478,7 @@ def read_config(folder: Path) -> dict:
     path = folder / "config.yaml"
     data = _read_bytes(path)
     try:
-        config = _load_yaml(data)
+        config = yaml.load(data, _Loader)
         version = config.get("schema_version")
         place = folder.parent.parent.name, folder.parent.name, folder.name
         same = version == SCHEMA_VERSION and (task_folder(config), model_folder(config), identity(config)) == place
@@ -489,12 +491,16 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def _load_yaml(data: bytes) -> dict:
-    """What a YAML file holds; ValueError for one with many aliases."""
-    text = data.decode()
-    if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)) > _MOST_ALIASES:
-        raise ValueError("too many aliases")
-    return yaml.safe_load(text)
+class _Loader(yaml.SafeLoader):
+    """A loader that gives up on a file with many aliases."""
+
+    aliases = 0
+
+    def compose_node(self, parent, index):
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > _MOST_ALIASES:
+            raise yaml.YAMLError("too many aliases")
+        return super().compose_node(parent, index)
 
 
 def _check_values(config: Mapping, path: Path) -> None:

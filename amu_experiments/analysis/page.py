@@ -73,7 +73,7 @@ def studies(folder: Path, left_out: list[UnusableError | OSError]) -> list[Study
         ),
         ("speed", "Speed", "Measured by scripts/benchmark.py.", "speed.csv"),
     )
-    found = [(*words, _read_tables(sorted(folder.glob(pattern)), left_out)) for *words, pattern in known]
+    found = [(*words, _read_tables(_paths(folder / pattern, left_out), left_out)) for *words, pattern in known]
     return [Study(*words, tables) for *words, tables in found if tables]
 
 
@@ -136,6 +136,17 @@ def columns(table: Table) -> list[tuple[str, str]]:
         return "l wide" if table.text[name].str.len().max() > MANY else "l"
 
     return [(name, classes(name)) for name in table.text]
+
+
+def _paths(pattern: Path, left_out: list[UnusableError | OSError]) -> list[Path]:
+    """What has such a name, be it a file or not."""
+    try:
+        return sorted(path for path in pattern.parent.iterdir() if path.match(pattern.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        left_out.append(error)
+        return []
 
 
 def _read_tables(paths: list[Path], left_out: list[UnusableError | OSError]) -> list[Table]:

@@ -112,7 +112,8 @@ class Table:
         return self.numbers.to_csv(index=False)
 
     def markdown(self) -> str:
-        cells = [list(map(markdown, row)) for row in (self.text.columns, *self.text.to_numpy().tolist())]
+        rows = (self.text.columns, *self.text.to_numpy().tolist())
+        cells = [[markdown(cell).replace("|", r"\|") for cell in row] for row in rows]
         widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
         rules = zip(widths, self._alignment(), strict=True)
         cells.insert(1, ["-" * (width - 1) + ("-" if side == "l" else ":") for width, side in rules])
@@ -631,11 +632,11 @@ def _printed(value: object) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text with a backslash before what Markdown, as GitHub has it, would take for more than text."""
+    """Text with a backslash before what Markdown, as GitHub has it, would take for more than text outside of tables."""
     return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
-_MARKDOWN = re.compile(r"[\\|`*$~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(\[]")
+_MARKDOWN = re.compile(r"[\\`*$~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(\[]")
 
 
 def _latex(text: str) -> str:
