@@ -5,9 +5,12 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from amu_experiments import store, training
 from amu_experiments.config import ConfigurationError
+from amu_experiments.learning import loss_and_error
+from amu_experiments.network import to_torch
 from amu_experiments.overrides import load
 from amu_experiments.plan import prepare
 from amu_experiments.stack import Stack
@@ -51,6 +54,8 @@ def assert_same(first, second, trials=None):
 def test_the_same_command_gives_the_same_files(tmp_path):
     results = [run(tmp_path / name, "trials=3") for name in "ab"]
     assert_same(*results)
+    weights = [next((tmp_path / name).rglob("weights.npz")).read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
     assert [set(result.trials["trial"]) for result in results] == [{0, 1, 2}] * 2
 
 
@@ -221,9 +226,17 @@ def test_diverged_trials_are_recorded_and_the_others_go_on_as_if_nothing_had_hap
 
 
 def test_the_best_weights_on_validation_are_the_ones_kept(tmp_path):
-    result = run(tmp_path, "trials=3", "training.select=best", "training.learning_rate=0.3", "training.stop=null")
+    settings = ("trials=3", "training.select=best", "training.learning_rate=0.3", "training.stop=null")
+    result = run(tmp_path, *settings)
     best = result.history.groupby("trial")["loss"].min()
+    assert (best < result.history.groupby("trial")["loss"].last()).any()
     assert result.trials.set_index("trial")["loss"].tolist() == pytest.approx(best.tolist(), rel=1e-6)
+    stack = Stack(prepare(config_of(tmp_path, *settings)))
+    weights = store.read_weights(result.folder)
+    stack.network.hold(torch.from_numpy(np.stack([weights[trial] for trial in range(3)])))
+    inputs, lengths, targets = to_torch(stack.validation, "cpu")
+    losses, _ = loss_and_error(stack.network(inputs, lengths, every=False), targets, lengths, stack.task)
+    assert losses.mean(dim=1).tolist() == pytest.approx(best.tolist(), rel=1e-5)
 
 
 def test_a_checkpoint_is_written_by_time(tmp_path, monkeypatch):
