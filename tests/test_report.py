@@ -135,6 +135,19 @@ def test_a_provenance_that_is_none_is_named_and_every_trial_reported(store, tmp_
     assert "6 trials of 2 configurations" in (tmp_path / "out" / "index.html").read_text()
 
 
+def test_a_task_whose_results_all_lack_something_is_no_reason_to_stop(tmp_path, capsys):
+    root = tmp_path / "runs"
+    for cell, lacking in (("amu", "loss"), ("lstm", "accuracy"), ("gru", "mean_error")):
+        path = write(root, cell, [300]).folder / "trials-0-0" / "trials.csv"
+        pd.read_csv(path).drop(columns=f"test_{lacking}").to_csv(path, index=False)
+    assert main(["--results-dir", str(root), "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"amu-report: no finished runs in {root}")
+    assert [line.rpartition(": ")[2] for line in told[1:]] == [
+        f"trials.csv has no test_{name}, unlike the results beside it" for name in ("loss", "mean_error", "accuracy")
+    ]
+
+
 def test_rows_with_different_trials_are_told(store, tmp_path):
     write(store, "gru", [300] * 3, first=7)
     write(store, "rnn", [300] * 3)
