@@ -415,8 +415,8 @@ def read_result(folder: Path, left_out: list[UnusableError | OSError] | None = N
     if left_out is not None:
         stacks = _with_the_same_columns(stacks, left_out)
     if not stacks:
-        if left_out is not None and os.path.lexists(folder / "config.yaml"):
-            read_config(folder)
+        if left_out is not None and (os.path.lexists(folder / "config.yaml") or _stacks(folder, "trials.csv")):
+            read_config(folder)  # which is damaged, too, or not
         return None
     config = read_config(folder)
     _check_values(config, folder / "config.yaml")

@@ -2,6 +2,7 @@
 
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +65,38 @@ def test_exporting_again_changes_nothing_and_strangers_are_told(runs, tmp_path, 
     shutil.rmtree(runs / "two_sequence" / "lstm")
     with pytest.raises(SystemExit, match="remove two_sequence/lstm/[0-9a-f]{12}"):
         export(runs, small, monkeypatch)
+
+
+def test_a_provenance_that_is_none_is_left_out_and_the_trials_exported(runs, tmp_path, monkeypatch, capsys):
+    one, other = sorted(runs.glob("*/*/*/trials-*/provenance.json"))
+    one.unlink()
+    other.write_text("{")
+    export(runs, tmp_path / "small", monkeypatch)
+    told = capsys.readouterr().out.splitlines()
+    assert sorted(told[:-1]) == [f"Left out: {one}: is not there", f"Left out: {other}: holds no provenance"]
+    assert not list((tmp_path / "small").glob("*/*/*/*/provenance.json"))
+    assert len(read_results(tmp_path / "small")) == 2
+
+
+def test_what_cannot_be_exported_is_told_in_one_line(runs, tmp_path, monkeypatch):
+    stack = next(runs.glob("two_sequence/amu/*/trials-*"))
+    (tmp_path / "small" / stack.relative_to(runs) / "history.csv").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="export_runs: .*history.csv: Is a directory"):
+        export(runs, tmp_path / "small", monkeypatch)
+    (stack / "history.csv").write_text("")
+    with pytest.raises(SystemExit, match=r"export_runs: .*history.csv cannot be read \(EmptyDataError\)"):
+        export(runs, tmp_path / "small", monkeypatch)
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(runs, tmp_path, monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    export(runs, tmp_path / "small", monkeypatch)
+    for folder in (tmp_path / "small").glob("*/*/*"):
+        for place in (folder, folder / "trials-0-2"):
+            (place / f".config.yaml.{gone.pid}.part").touch()
+    export(runs, tmp_path / "small", monkeypatch)
+    assert not list((tmp_path / "small").rglob("*.part"))
 
 
 def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path):
