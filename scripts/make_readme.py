@@ -239,7 +239,7 @@ def unique(values) -> list[str]:
 
 
 def markdown(text: pd.DataFrame, caption: str) -> str:
-    return Table("", caption, text, text.astype(str)).markdown()
+    return Table("", caption, text, text.astype(str)).markdown(marked=True)
 
 
 if __name__ == "__main__":

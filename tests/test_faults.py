@@ -219,7 +219,7 @@ def test_a_run_stops_while_its_cell_is_being_compiled(tmp_path, number_of_signal
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "compiled")}
     command = [*AMU_RUN, *lines(tmp_path / "runs", {"model": "lstm", "backend": "fused"})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
-        assert run.stderr.readline().startswith("Compiling the lstm cell with 3 units")
+        assert run.stderr.readline().startswith("Compiling the lstm cell (")
         with in_time():
             run.send_signal(number_of_signal)
             out, err = run.communicate(timeout=60)
