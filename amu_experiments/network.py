@@ -69,13 +69,13 @@ class Network(nn.Module):
     def forward(self, x_RTBI: Tensor, lengths_RB: Tensor, every: bool) -> Tensor:
         """The readout before squashing, (R, B, T, O), or (R, B, 1, O) at each sequence's own last step."""
         y_RTBA, _ = self.cell(x_RTBI, None, lengths_RB)
-        y_RBTA = y_RTBA.transpose(1, 2)
         if not every:
-            index = (lengths_RB - 1)[:, :, None, None].expand(-1, -1, 1, y_RBTA.shape[-1])
-            y_RBTA = y_RBTA.gather(2, index)
-        R, B, T, _ = y_RBTA.shape
+            index = (lengths_RB - 1)[:, None, :, None].expand(-1, -1, -1, y_RTBA.shape[-1])
+            y_RTBA = y_RTBA.gather(1, index)
         weight = self.readout_weight.transpose(1, 2)
-        net = torch.bmm(y_RBTA.flatten(1, 2), weight).view(R, B, T, -1)
+        # Step by step: the size of one product for all T, of which some are padding, would decide its roundings.
+        steps = [y_RBA.clone(memory_format=torch.contiguous_format) for y_RBA in y_RTBA.unbind(1)]
+        net = torch.stack([torch.bmm(y_RBA, weight) for y_RBA in steps], 2)
         return net if self.readout_bias is None else net + self.readout_bias[:, None, None]
 
     def predict(self, sequences: Sequences, every: bool, chunk: int = 512) -> np.ndarray:

@@ -182,11 +182,11 @@ class Stack:
         net = self.network.predict(sequences, self.task.answer == "every")
         measured = []
         for r in range(len(net)):
-            one = sequences.take(r)
-            losses, _ = loss_and_error(
-                *map(torch.from_numpy, (net[r : r + 1], one.targets[None], one.lengths[None])), self.task
-            )
-            outputs = squashed(net[r], self.task.squash)
+            # Without padding up to the longest sequence of another trial: the size of a sum decides its roundings.
+            one = sequences.take(np.s_[r : r + 1]).trimmed()
+            outputs = net[r : r + 1, :, : one.targets.shape[2]]
+            losses, _ = loss_and_error(*map(torch.from_numpy, (outputs, one.targets, one.lengths)), self.task)
+            one, outputs = one.take(0), squashed(outputs[0], self.task.squash)
             measured.append({"loss": float(losses.mean())} | self.task.measure(outputs, one))
         return measured
 

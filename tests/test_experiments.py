@@ -17,7 +17,7 @@ LEAST = (
     "backend=torch",
 )
 
-MOST = {"T": 30, "p": 30, "q": 30, "strings": 20, "validation_size": 4, "test_size": 4}
+MOST = {"T": 30, "p": 30, "q": 30, "strings": 5, "validation_size": 4, "test_size": 4}
 """Of what makes the sequences of a task long or its sets large."""
 
 

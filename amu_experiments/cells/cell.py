@@ -262,10 +262,11 @@ class Cell(nn.Module):
     def unroll(self, x_RTBI: Tensor, state: State, lengths_RB: Tensor | None) -> tuple[Tensor, State]:
         """The recurrence written out step by step, under autograd: the specification of every other scan."""
         R, T, B, _ = x_RTBI.shape
-        net_RTBK = self.input_net(x_RTBI)
         outputs = []
         for t in range(T):
-            y_RBA, new = self.step(net_RTBK[:, t], state)
+            # Step by step: the size of one product for all T, of which some are padding, would decide its roundings.
+            net_RTBK = self.input_net(x_RTBI[:, t : t + 1].clone(memory_format=torch.contiguous_format))
+            y_RBA, new = self.step(net_RTBK[:, 0], state)
             if lengths_RB is not None:
                 running = (t < lengths_RB).unsqueeze(-1)
                 y_RBA = torch.where(running, y_RBA, 0.0)
