@@ -1,0 +1,1 @@
+"""Compiled scans: a cell's torch `step` becomes source for the step and its adjoint."""
