@@ -18,7 +18,7 @@ _COMMUTATIVE = ("add", "mul", "eq", "and", "or")
 
 
 class Node:
-    """op: add, sub, mul, div, pow (with a constant), where, gt, ge, eq, and, or, not, detach, const, leaf or a function.
+    """op: add, sub, mul, div, pow with a constant, where, gt, ge, eq, and, or, not, detach, const, leaf or a function.
 
     attr: the number of a const, or (buffer, index) of a leaf.
     """
