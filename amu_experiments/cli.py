@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig
 
+from amu_experiments import numerics
 from amu_experiments.config import ConfigurationError, check, in_a_line, plain
 from amu_experiments.overrides import GROUPS, Composer, choices, conf_dir, forced, load_all
 from amu_experiments.progress import say, unheard
@@ -101,8 +102,8 @@ def _open_what_is_closed() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit status 0, or 1 where a run failed, 2 for a wrong command, 130 if interrupted."""
-    # Idle threads of the compiled loops are to sleep: where they spin, other processes on the machine, and with them
-    # this one, take twice as long. Read when the first of them starts, once training is imported.
+    # Idle threads of torch must sleep: where they spin, other processes on the machine, and with them this one, take
+    # twice as long. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         flags = _flags(sys.argv[1:] if arguments is None else arguments)
@@ -128,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _look_ahead(configs: list[dict]) -> None:
     """ConfigurationError where data, device or memory keep a job of a sweep from running: then none is to start."""
+    for config in configs:
+        numerics.fix(config["instructions"])
     from amu_experiments.training import prepare
 
     for config in configs:
@@ -144,6 +147,7 @@ def _job(composed: DictConfig) -> None:
     try:
         reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
         config = check(plain(composed), reference)
+        numerics.fix(config["instructions"])
         from amu_experiments.training import run
 
         run(config)

@@ -94,6 +94,7 @@ RULES = {
     "seed": whole(0, 2**31 - 1),
     "backend": one_of("auto", "fused", "torch"),
     "device": DEVICE,
+    "instructions": one_of("portable", "native"),
     "threads": optional(whole(1, 1024)),
     "results_dir": TEXT,
     "training.batch_size": whole(1),
@@ -395,8 +396,8 @@ def in_a_line(error: Exception) -> str:
 def definition(config: Mapping) -> dict:
     """The part of a configuration that a trial's outcome depends on, beside the trial's number.
 
-    Left out: trials, seed, backend, device, threads, results_dir, checkpoint_minutes, and model.parameters,
-    which has done its work once model.units is known. Raises ValueError where that is not known.
+    Left out: trials, seed, backend, device, instructions, threads, results_dir, checkpoint_minutes, and
+    model.parameters, which has done its work once model.units is known. Raises ValueError where that is not known.
     """
     if not isinstance(config["model"]["units"], int):
         raise ValueError("model.units must be known before a run has an identity")

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from amu_experiments import store
+from amu_experiments import numerics, store
 from amu_experiments.config import ConfigurationError, in_a_line, spell
 from amu_experiments.learning import Optimizer, learn, loss_and_error
 from amu_experiments.memory import check_memory
@@ -153,7 +153,7 @@ def train_stack(config: dict, folder: Path, trials: list[int]) -> None:
     path = store.stack_folder(folder, trials)
     with postponed_signals() as interrupted:
         stack = taken_up(config, path, trials)
-        made = provenance() | {"backend": stack.network.backend}
+        made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
         store.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
         train(stack, path, f"{folder.parent.parent.name} {folder.parent.name}", interrupted)
     if stack.active:

@@ -4,6 +4,10 @@ from multiprocessing import forkserver
 
 import pytest
 
+from amu_experiments import numerics
+
+numerics.fix("portable")  # as amu-run does, before anything imports torch
+
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")

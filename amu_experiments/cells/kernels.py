@@ -4,7 +4,7 @@ A cell gives its step and the adjoint of its step as two small functions that re
 the products with the weight matrices, the loop over time, the readout, the loss, the clipping and the optimiser
 around them. Sizes are captured as constants, so that the short inner loops vectorise. Everything about one trial
 is computed by one thread in a fixed order: a trial's numbers depend neither on the rest of the stack nor on the
-number of threads.
+number of threads. Nothing calls the C library's exp or log, which differ between machines.
 
 Shapes: R trials, B sequences, T time steps, I input features, K net inputs, H recurrent entries of the state,
 S state entries, A cell outputs, O readout outputs, P parameters of a trial. Data lie sequence by sequence,
@@ -14,19 +14,24 @@ S state entries, A cell outputs, O readout outputs, P parameters of a trial. Dat
 import functools
 import hashlib
 import inspect
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import njit, prange
-from numba.core.caching import FunctionCache
+from numba import njit
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+
+from amu_experiments import numerics
+from amu_experiments.scans.cache import CodeCache
 
 LOSSES = {"squared_error": 0, "cross_entropy": 1, "half_squared_error": 2}
 SQUASHES = {"linear": 0, "logistic": 1, "softmax": 2}
@@ -47,8 +52,14 @@ class _Separate(CompilerBase):
 
     def define_pipelines(self):
         self.state.flags.noalias = True
+        # Only compiled code calls these functions.
+        self.state.flags.no_cpython_wrapper = True
+        self.state.flags.no_cfunc_wrapper = True
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
+
+PIECE = 32
+"""Sequences of a trial that one job predicts."""
 
 STRETCH = 128
 """Time steps whose errors are kept at once in training: few enough to stay in the fastest cache."""
@@ -56,6 +67,7 @@ STRETCH = 128
 compiled = functools.partial(njit, fastmath=_EXACT, error_model="numpy", forceinline=True, pipeline_class=_Separate)
 # Written into the loops that call it before anything is optimised, so that these and not it alone are vectorised.
 _inlined = functools.partial(njit, fastmath=_EXACT, error_model="numpy", inline="always")
+_driver = functools.partial(njit, nogil=True, no_cfunc_wrapper=True)
 f32 = np.float32
 
 
@@ -81,6 +93,43 @@ def tanh(x):
 def sigmoid(x):
     """1 / (1 + exp(-x)) of a float32, absolute error below 3e-7."""
     return f32(0.5) + f32(0.5) * tanh(f32(0.5) * x)
+
+
+_ROOTS = np.array([float(Decimal(2) ** (Decimal(i) / 32)) for i in range(32)]).view(np.int64)
+"""The bits of 2^(i/32) in double precision; exact decimals, since pow of the C library may differ in the last bit."""
+
+_LOG2 = 0.6931471805599453
+
+
+@_inlined
+def exp(x):
+    """e to the power of a float32, correct to the last digit of a float32 or its neighbour; NaN stays NaN.
+
+    In double precision: x = (k + r) ln(2)/32 with a whole k and |r| <= 1/2, so that e^x = 2^(k/32) e^(r ln(2)/32),
+    where the first factor comes from a table and the second from four terms of its series.
+    """
+    scaled = max(min(np.float64(x), 700.0), -700.0) * (32 / _LOG2)
+    whole = np.floor(scaled + 0.5)
+    r = (scaled - whole) * (_LOG2 / 32)
+    k = np.int64(whole)
+    power = np.int64(_ROOTS[k & 31] + ((k >> 5) << 52)).view(np.float64)
+    result = f32(power + power * (r + r * r * (0.5 + r * (1.0 / 6.0))))
+    return result if x == x else x
+
+
+@_inlined
+def log(x):
+    """Natural logarithm of a normal positive float32, relative error below 2e-7; of 0 or less NaN."""
+    bits = np.float32(x).view(np.int32)
+    exponent = (bits - 0x3F3504F3) >> 23  # so that the mantissa lies between the roots of 1/2 and 2
+    mantissa = np.int32(bits - (exponent << 23)).view(np.float32)
+    s = (mantissa - f32(1.0)) / (mantissa + f32(1.0))
+    z = s * s
+    series = ((f32(1.0 / 9) * z + f32(1.0 / 7)) * z + f32(1.0 / 5)) * z + f32(1.0 / 3)
+    result = f32(exponent) * f32(0.693147181) + (f32(2.0) * s + f32(2.0) * s * z * series)
+    if x == f32(np.inf) or x != x:
+        return x
+    return result if x > f32(0.0) else f32(np.nan)
 
 
 @dataclass(frozen=True)
@@ -117,35 +166,36 @@ class Recurrence:
     """Whatever else `step` and `adjoint` capture, so that compiled code is told apart."""
 
 
+class Driver:
+    """A compiled loop over jobs, of which a call does all: function(begin, end_of_jobs, *arguments).
+
+    count(*arguments): how many jobs there are, and about how many multiplications they take together. Jobs write
+    different places, so that several threads can share them; their number changes no result.
+    """
+
+    def __init__(self, function: Callable, count: Callable, key: str, missed: Callable[[], None]):
+        self.function = function
+        self._count = count
+        with suppress(RuntimeError, OSError):  # there is no folder for a cache
+            function._cache = CodeCache(function.py_func, key, missed)
+
+    def __call__(self, *arguments) -> None:
+        _shared(lambda begin, end: self.function(begin, end, *arguments), *self._count(*arguments))
+
+    def compile(self, *arguments) -> None:
+        """Compile the loop for arguments of these types, or take it from the cache."""
+        self.function.compile(tuple(map(numba.typeof, (0, 0, *arguments))))
+
+
 class Scans(NamedTuple):
     """The compiled drivers of one recurrence; their docstrings stand in `_make`."""
 
     outputs: int
     tape: int
-    forward: Callable
-    backward: Callable
-    train: Callable
-    predict: Callable
-
-
-class _Cache(FunctionCache):
-    """Numba's on-disk cache under a key that names what was compiled.
-
-    Numba's own key hashes the functions that a closure captures by an identity that is new in every process, and
-    does not see when the file they stand in changes.
-    """
-
-    def __init__(self, function, key):
-        super().__init__(function)
-        self._key = key
-
-    def save_overload(self, signature, data):
-        # Where it cannot be kept, what was compiled serves this process all the same.
-        with suppress(OSError):
-            super().save_overload(signature, data)
-
-    def _index_key(self, signature, codegen):
-        return signature, codegen.magic_tuple(), self._key
+    forward: Driver
+    backward: Driver
+    train: Driver
+    predict: Driver
 
 
 def _add_rows(rows: int, width: int) -> Callable:
@@ -215,9 +265,9 @@ def _loss(net, target, loss, squash, scale, dnet):
             top = max(top, net[o])
         total = f32(0.0)
         for o in range(size):
-            dnet[o] = np.exp(net[o] - top)
+            dnet[o] = exp(net[o] - top)
             total += dnet[o]
-        log_total = np.log(total) + top
+        log_total = log(total) + top
         for o in range(size):
             share = dnet[o] / total
             value += target[o] * (log_total - net[o])
@@ -228,7 +278,7 @@ def _loss(net, target, loss, squash, scale, dnet):
         out = net[o]
         slope = f32(1.0)
         if squash == 1:
-            out = f32(1.0) / (f32(1.0) + np.exp(-out))
+            out = f32(1.0) / (f32(1.0) + exp(-out))
             slope = out * (f32(1.0) - out)
         error = out - target[o]
         value += weight * error * error
@@ -238,12 +288,24 @@ def _loss(net, target, loss, squash, scale, dnet):
 
 
 @compiled
+def _power(base, exponent):
+    """base to a whole power, by squaring."""
+    result = 1.0
+    while exponent > 0:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+@compiled
 def _update(p, g, first, second, optimizer, rate, momentum, updates):
     """One optimiser step of one trial, all (P,); first and second are its memory; as torch.optim computes it."""
     size = p.size
     if optimizer == 0:
-        step = f32(rate / (1.0 - 0.9**updates))
-        correction = f32(1.0 / np.sqrt(1.0 - 0.999**updates))
+        step = f32(rate / (1.0 - _power(0.9, updates)))
+        correction = f32(1.0 / np.sqrt(1.0 - _power(0.999, updates)))
         for i in range(size):
             first[i] += f32(0.1) * (g[i] - first[i])
             second[i] = f32(0.999) * second[i] + f32(0.001) * g[i] * g[i]
@@ -266,25 +328,35 @@ _COMPILING = threading.Lock()
 def scans(recurrence: Recurrence, purpose: str) -> Scans:
     """The drivers of a recurrence, compiled, or taken from the cache on disk, for "layer" or "training".
 
-    Compiling takes seconds, once per machine and set of sizes; whoever waits is told.
+    Compiling takes seconds, once per machine and set of sizes; a line on standard error says so.
     """
-    made = _make(recurrence, hashlib.sha256(_description(recurrence).encode()).hexdigest())
-    notice = threading.Timer(1.0, _tell, [recurrence])
-    notice.start()
-    try:
-        _beside(_compile, made, recurrence, purpose)
-    finally:
-        notice.cancel()
+    notice = _Notice(recurrence)
+    made = _make(recurrence, hashlib.sha256(_description(recurrence).encode()).hexdigest(), notice.compiling)
+    _beside(_compile, made, purpose)
+    notice.done()
     return made
 
 
-def _tell(recurrence: Recurrence) -> None:
-    print(
-        f"Compiling the {recurrence.name} cell with {recurrence.outputs} units and {recurrence.inputs} inputs "
-        "(some seconds, once on this machine) ...",
-        file=sys.stderr,
-        flush=True,
-    )
+class _Notice:
+    """Says that a cell is being compiled, and how long it took; nothing where it is only loaded."""
+
+    def __init__(self, recurrence: Recurrence):
+        self._cell = f"the {recurrence.name} cell ({recurrence.inputs} inputs, {recurrence.outputs} units)"
+        self._began: float | None = None
+
+    def compiling(self) -> None:
+        if self._began is None:
+            self._began = time.monotonic()
+            self._say(f"Compiling {self._cell} ...")
+
+    def done(self) -> None:
+        if self._began is not None:
+            self._say(f"Compiled {self._cell} in {time.monotonic() - self._began:.1f} s.")
+
+    @staticmethod
+    def _say(text: str) -> None:
+        with suppress(OSError):  # nobody reads it
+            print(text, file=sys.stderr, flush=True)
 
 
 def _beside(function: Callable, *arguments) -> None:
@@ -304,32 +376,32 @@ def _beside(function: Callable, *arguments) -> None:
     called.result()
 
 
-def _compile(made: Scans, recurrence: Recurrence, purpose: str) -> None:
+def _compile(made: Scans, purpose: str) -> None:
     """Compile the drivers for the types of the arguments that they will be called with, or find them on disk."""
 
     def empty(*shape):
         return np.zeros((0, *shape), f32)
 
-    x, lengths = empty(0, 0, recurrence.inputs), np.zeros((0, 0), np.int64)
+    x, rows, lengths, table = empty(0, 0, 0), empty(0, 0), np.zeros((0, 0), np.int64), empty(0)
     if purpose == "layer":
-        states, tape, y = (empty(0, 0, size) for size in (recurrence.state, recurrence.tape, recurrence.outputs))
         calls = {
-            made.forward: (empty(0), x, lengths, states, tape, y),
-            made.backward: (empty(0), x, lengths, states, tape, y, empty(0, recurrence.state), empty(0, 0), x),
+            made.forward: (table, x, lengths, x, x, x),
+            made.backward: (table, x, lengths, x, x, x, rows, rows, x),
         }
     else:
-        one, outputs, table, updates = f32(1.0), empty(0, 0, 1), empty(0), np.zeros(0, np.int64)
+        one, updates = f32(1.0), np.zeros(0, np.int64)
         options = (1, False, 0, 0, 0, one, one, one, 0)
         calls = {
-            made.predict: (table, x, lengths, False, outputs),
-            made.train: (table, table, x, lengths, outputs, *options, table, table, table, updates),
+            made.predict: (table, x, lengths, False, x),
+            made.train: (table, table, x, lengths, x, *options, table, table, table, updates),
         }
     with _COMPILING:
+        numerics.fix_numba()
         # Short loops are unrolled before they could be vectorised; this has LLVM find the vectors in what comes of it.
         numba.config.SLP_VECTORIZE, before = 1, numba.config.SLP_VECTORIZE
         try:
             for driver, arguments in calls.items():
-                driver.compile(tuple(map(numba.typeof, arguments)))
+                driver.compile(*arguments)
         finally:
             numba.config.SLP_VECTORIZE = before
 
@@ -340,7 +412,7 @@ def _description(recurrence: Recurrence) -> str:
     return f"{sizes}\n{source}\n{inspect.getsource(inspect.getmodule(scans))}"
 
 
-def _make(recurrence: Recurrence, key: str) -> Scans:
+def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans:
     step, adjoint = recurrence.step, recurrence.adjoint
     I, K, H, S = recurrence.inputs, recurrence.rows, recurrence.recurrent, recurrence.state
     N, A, E = recurrence.tape, recurrence.outputs, recurrence.extra
@@ -519,8 +591,10 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
             _update(p, g, memory[: p.size], memory[p.size :], optimizer, rate, momentum, updates + update + 1)
         return norms.size
 
-    @njit(parallel=True, nogil=True)
+    @_driver
     def train(
+        begin,
+        end_of_jobs,
         parameters,
         memory,
         x,
@@ -540,13 +614,13 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
         norms,
         done,
     ):
-        """Update every trial on consecutive batches: parallel over trials, each by itself.
+        """Update trials on consecutive batches, each by itself; a job is a trial.
 
         parameters (R, P) and memory (R, 2P) are changed in place; x (R, n, T, I), lengths (R, n), targets
         (R, n, T or 1, O); losses, errors (R, n) and norms (R, n / batch) are written; done (R,) is the number of
         updates made, fewer than n / batch where the loss or the gradient was not finite.
         """
-        for r in prange(parameters.shape[0]):
+        for r in range(begin, end_of_jobs):
             done[r] = train_trial(
                 parameters[r],
                 memory[r],
@@ -584,21 +658,21 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
             else:
                 read(p, y[lengths[b] - 1], outputs[b, 0])
 
-    @njit(parallel=True, nogil=True)
-    def predict(parameters, x, lengths, every, outputs):
-        """The readout before squashing, in outputs (R, B, T or 1, O): parallel over trials and sequences."""
-        R, B = lengths.shape
-        pieces = (B + 31) // 32
-        for job in prange(R * pieces):
-            r, first = job // pieces, job % pieces * 32
-            last = min(first + 32, B)
+    @_driver
+    def predict(begin, end_of_jobs, parameters, x, lengths, every, outputs):
+        """The readout before squashing, in outputs (R, B, T or 1, O); a job is a trial's next PIECE sequences."""
+        B = lengths.shape[1]
+        pieces = (B + PIECE - 1) // PIECE
+        for job in range(begin, end_of_jobs):
+            r, first = job // pieces, job % pieces * PIECE
+            last = min(first + PIECE, B)
             predict_some(parameters[r], x[r, first:last], lengths[r, first:last], every, outputs[r, first:last])
 
-    @njit(parallel=True, nogil=True)
-    def forward(parameters, x, lengths, states, tape, y):
-        """states (R, B, T + 1, S) from states[:, :, 0] on, tape (R, B, T, N) and y (R, B, T, A): parallel over both."""
-        R, B = lengths.shape
-        for job in prange(R * B):
+    @_driver
+    def forward(begin, end_of_jobs, parameters, x, lengths, states, tape, y):
+        """states (R, B, T + 1, S) from states[:, :, 0] on, tape (R, B, T, N) and y (R, B, T, A); a job is a sequence."""
+        B = lengths.shape[1]
+        for job in range(begin, end_of_jobs):
             r, b = job // B, job % B
             net, rec = np.empty(K, f32), np.empty(K, f32)
             weight_ih, weight_hh = np.empty((I, K), f32), np.empty((H, K), f32)
@@ -616,12 +690,14 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
                 rec,
             )
 
-    @njit(parallel=True, nogil=True)
-    def backward(parameters, x, lengths, states, tape, dy, dstate, gradients, dx):
-        """Gradients (R, G, P) of groups of sequences, to be summed over G, and dx; dstate (R, B, S) is changed."""
-        R, B = lengths.shape
+    @_driver
+    def backward(begin, end_of_jobs, parameters, x, lengths, states, tape, dy, dstate, gradients, dx):
+        """Gradients (R, G, P) of groups of sequences, to be summed over G, and dx; dstate (R, B, S) is changed.
+
+        A job is a group."""
+        B = lengths.shape[1]
         T, G = x.shape[2], gradients.shape[1]
-        for job in prange(R * G):
+        for job in range(begin, end_of_jobs):
             r, group = job // G, job % G
             g, p = gradients[r, group], parameters[r]
             dnet, drec = np.empty((T, K), f32), np.empty((T if splits else 1, K), f32)
@@ -647,12 +723,75 @@ def _make(recurrence: Recurrence, key: str) -> Scans:
                     add_to_input(dx[r, b, t], dnet[t], weight_ih)
             scatter(g_ih, g_hh, g)
 
-    with suppress(RuntimeError, OSError):  # there is no place for a cache on disk
-        for driver in (forward, backward, train, predict):
-            driver._cache = _Cache(driver.py_func, key)
-    return Scans(A, N, forward, backward, train, predict)
+    def each_trial(parameters, memory, x, *_):
+        return parameters.shape[0], 4 * x.size * K
+
+    def each_piece(parameters, x, lengths, *_):
+        R, B = lengths.shape
+        return R * ((B + PIECE - 1) // PIECE), 2 * x.size * K
+
+    def each_sequence(parameters, x, lengths, *_):
+        return lengths.size, 2 * x.size * K
+
+    def each_group(parameters, x, lengths, states, tape, dy, dstate, gradients, dx):
+        return gradients.shape[0] * gradients.shape[1], 4 * x.size * K
+
+    return Scans(
+        A,
+        N,
+        Driver(forward, each_sequence, key, missed),
+        Driver(backward, each_group, key, missed),
+        Driver(train, each_trial, key, missed),
+        Driver(predict, each_piece, key, missed),
+    )
+
+
+# Threads ----------------------------------------------------------------------------------------------------------
+
+SMALL = 200_000
+"""Multiplications below which a call stays on the caller's thread: waking another one takes longer."""
+
+_threads: int | None = None
+_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+_STARTING = threading.Lock()
 
 
 def set_threads(threads: int | None) -> None:
     """How many threads the scans use (None: all cores)."""
-    numba.set_num_threads(min(threads or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS))
+    global _threads
+    _threads = threads
+
+
+def _shared(work: Callable[[int, int], None], jobs: int, multiplications: float) -> None:
+    """Call work(begin, end) for ranges that together cover all jobs; the threads take the next range when free."""
+    threads = min(_threads or os.cpu_count() or 1, jobs)
+    if threads <= 1 or multiplications < SMALL:
+        work(0, jobs)
+        return
+    ranges = min(4 * threads, jobs)
+    ends = iter([jobs * i // ranges for i in range(ranges + 1)])
+    taken, begin = threading.Lock(), next(ends)
+
+    def take():
+        nonlocal begin
+        while True:
+            with taken:
+                first, last = begin, next(ends, None)
+                if last is None:
+                    return
+                begin = last
+            work(first, last)
+
+    others = [_executor(threads - 1).submit(take) for _ in range(threads - 1)]
+    take()
+    for other in others:
+        other.result()
+
+
+def _executor(threads: int) -> ThreadPoolExecutor:
+    """A pool of this process (threads do not survive a fork) with at least so many threads."""
+    global _pool
+    with _STARTING:
+        if _pool is None or _pool[0] != os.getpid() or _pool[1] < threads:
+            _pool = os.getpid(), threads, ThreadPoolExecutor(threads, "scan")
+        return _pool[2]

@@ -1,1 +1,1 @@
-"""Compiled scans: a cell's torch `step` becomes source for the step and its adjoint."""
+"""Compiled scans: a cell's torch `step` becomes source for the step and its adjoint, and that becomes machine code."""
