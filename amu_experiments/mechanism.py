@@ -4,6 +4,8 @@ All of it comes from the recurrence written out step by step under autograd, in 
 that vanishes soon leaves the range of single precision.
 """
 
+import copy
+
 import numpy as np
 import pandas as pd
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amu_experiments.cells.amu import AMU
-from amu_experiments.cells.cell import Cell, State, recur
+from amu_experiments.cells.cell import Cell, State
 from amu_experiments.cells.lstm97 import LSTM97
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
@@ -144,7 +146,7 @@ def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bo
         sequences: R trials of B sequences.
         truncated: with the AMU, not the derivative but the error that its truncated gradient sends back: none along h,
             and along the memory s the error that enters at later steps, unchanged, which is v_0 e_0(T) in every s(t)
-            with t < T here, or dL/ds(T) where the memory is emitted (see TruncatedScan).
+            with t < T here, or dL/ds(T) where the memory is emitted (see AMU).
 
     Returns:
         (R, B, T - 1), for T - t = 1, 2, ...; NaN beyond a sequence's start.
@@ -268,29 +270,11 @@ class Step(nn.Module):
 
     def __init__(self, cell: Cell, truncated: bool):
         super().__init__()
-        self.cell = cell
-        self.truncated = truncated
+        self.cell = copy.copy(cell)
+        self.cell.gradient = "truncated" if truncated else "full"
 
     def forward(self, x_RBI: Tensor, state: State) -> tuple[Tensor, State]:
-        net_RBK = self.cell.input_net(x_RBI.unsqueeze(1))[:, 0]
-        if self.truncated and isinstance(self.cell, AMU):
-            return truncated_step(self.cell, net_RBK, state)
-        return self.cell.step(net_RBK, state)
-
-
-def truncated_step(cell: AMU, net_RBK: Tensor, state: State) -> tuple[Tensor, State]:
-    """The AMU's step with the truncated gradient of TruncatedScan, as autograd finds it.
-
-    The neurons are computed twice, with equal values. Those that are emitted pass error on to s(t-1) through v; those
-    whose product is added to the memory pass none on.
-    """
-    h, s = state
-    rec, v = recur(h.detach(), cell.weight_hh), cell.weight_mh.unsqueeze(1)
-    emitted, added = (net_RBK + rec + v * seen.repeat(1, 1, cell.neurons_per_unit) for seen in (s, s.detach()))
-    s = s + cell.by_neuron(torch.tanh(added))[..., cell.first_factor :, :].prod(dim=-2)
-    h = torch.tanh(emitted)
-    y = {"neuron": h, "linear": emitted, "memory": s}[cell.output][..., : cell.hidden_size]
-    return y, (h, s)
+        return self.cell.step(self.cell.input_net(x_RBI.unsqueeze(1))[:, 0], state)
 
 
 def _zero_state(cell: Cell, inputs_RTBI: Tensor) -> State:

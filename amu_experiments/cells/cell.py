@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 State = tuple[Tensor, ...]
 
@@ -29,8 +30,9 @@ class Cell(nn.Module):
         the state that comes back is that of its own last step. None: all T steps count.
     output: x with A in the place of I.
 
-    A subclass names its states, gives `shapes` and writes `step`, the recurrence itself. It may give `fused`, the
-    same recurrence as compiled functions, which `backend="auto"` prefers on a CPU.
+    A subclass names its states, gives `shapes` and writes `step`, the recurrence itself; `detach` in a step cuts an
+    error flow. The compiled scans are derived from `step` (scans/derive.py); `backend="auto"` prefers them on a CPU. A
+    step that has no compiled form, such as a random one, runs in torch, after a warning that names the reason.
 
     Args:
         input_size: I.
@@ -60,8 +62,6 @@ class Cell(nn.Module):
             raise ValueError(f"input_size={input_size}, hidden_size={hidden_size}: each must be at least 1")
         if backend not in ("auto", "fused", "torch"):
             raise ValueError(f"backend={backend!r}: must be one of auto, fused, torch")
-        if backend == "fused" and not hasattr(self, "fused"):
-            raise ValueError(f"backend='fused': {type(self).__name__} has no fused scan; use torch or auto")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.trials = trials
@@ -80,7 +80,7 @@ class Cell(nn.Module):
     def shapes(cls, input_size: int, hidden_size: int, **options) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter of one trial: weight_ih (K, I), weight_hh, bias (K,), then others.
 
-        Where only the first rows have a bias, it is that long (and `bias_rows` and the Recurrence say so).
+        Where only the first rows have a bias, it is that long.
         """
         raise TypeError(f"{cls.__name__} must define shapes()")
 
@@ -108,7 +108,8 @@ class Cell(nn.Module):
 
     def bias_rows(self) -> Tensor:
         """The bias of every net input, (R, K)."""
-        return self.bias
+        without = self.weight_ih.shape[1] - self.bias.shape[1]
+        return pad(self.bias, (0, without)) if without else self.bias
 
     @classmethod
     def unit_step(cls, **options) -> int:
@@ -175,13 +176,14 @@ class Cell(nn.Module):
 
     def fused_scans(self, purpose: str = "layer"):
         """The compiled drivers of this cell (kernels.Scans) for "layer" or "training"; None: use torch."""
-        if self.backend == "torch" or not hasattr(self, "fused"):
+        if self.backend == "torch":
             return None
         if purpose not in self._scans:
             try:
                 from amu_experiments.cells import kernels
+                from amu_experiments.scans.derive import derive
 
-                self._scans[purpose] = kernels.scans(self.fused(), purpose)
+                self._scans[purpose] = kernels.scans(derive(self), purpose)
             except Exception as error:
                 # Whatever keeps a machine from compiling, torch can do the same, slower.
                 if self.backend == "fused":
@@ -290,5 +292,9 @@ class FusedScan(torch.autograd.Function):
 
 
 def recur(h_RBH: Tensor, weight_hh: Tensor) -> Tensor:
-    """U h(t-1) for every trial: (R, B, H) and (R, K, H) to (R, B, K)."""
+    """U h(t-1) for every trial: (R, B, H) and (R, K, H) to (R, B, K).
+
+    A step may have any number of such products: with the state or with anything computed from it, and with whole
+    parameters, their rows (U[:, first:last]) or their transpose.
+    """
     return torch.bmm(h_RBH, weight_hh.transpose(1, 2))
