@@ -319,7 +319,7 @@ def test_padding_changes_nothing(cell_type, gradient):
         (lambda: LSTM(2, 3)(torch.zeros(0, 5, 2)), "at least one step"),
         (lambda: LSTM(2, 3)(torch.zeros(4, 5, 2), (torch.zeros(1, 5, 4),) * 2), "h, c"),
         (lambda: LSTM(2, 3)(torch.zeros(4, 1, 2), lengths=[5]), "between 1 and the 4 steps"),
-        (lambda: cell_class("lstn"), "amu, gru, lstm, lstm97, rnn"),
+        (lambda: cell_class("lstn"), "amu, .*, gru, .*, lstm, lstm97, .*, rnn"),
     ],
 )
 def test_wrong_calls_are_named(make, words):

@@ -137,6 +137,7 @@ def log(x):
 @_inlined
 def log1p(x):
     """log(1 + x) of a float32, relative error below 4e-7, small x included."""
+    x = f32(x)
     u = f32(1.0) + x
     # What the sum has lost of x is made good by a factor.
     return x if u == f32(1.0) or u == f32(np.inf) else log(u) * (x / (u - f32(1.0)))

@@ -1,5 +1,6 @@
 """The LSTM with forget gate (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000), as in torch.nn."""
 
+import numpy as np
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
@@ -17,13 +18,19 @@ class LSTM(Cell):
     Args:
         forget_bias: added to the forget gate's initial bias, so that memory is kept at the start of training
             (Gers, Schmidhuber & Cummins 2000; Jozefowicz, Zaremba & Sutskever 2015 recommend 1).
+        longest_lag: T_max of the chrono initialisation (Tallec & Ollivier 2018), if not 0: the forget gate's bias
+            starts as log(u) with u uniform from 1 to T_max - 1, so that memories last up to about T_max steps, and
+            the input gate's bias as its negative; forget_bias must be 0.
         See Cell for the others, and for shapes.
     """
 
     states = ("h", "c")
 
-    def __init__(self, input_size, hidden_size, forget_bias=0.0, **common):
+    def __init__(self, input_size, hidden_size, forget_bias=0.0, longest_lag: int = 0, **common):
+        if longest_lag and (longest_lag < 3 or forget_bias):
+            raise ValueError(f"longest_lag={longest_lag}: must be 0, or at least 3 with forget_bias=0")
         self.forget_bias = forget_bias
+        self.longest_lag = longest_lag
         super().__init__(input_size, hidden_size, **common)
 
     @classmethod
@@ -33,7 +40,11 @@ class LSTM(Cell):
 
     def initial_values(self, rng):
         values = super().initial_values(rng)
-        values["bias"][self.hidden_size : 2 * self.hidden_size] += self.forget_bias
+        A, bias = self.hidden_size, values["bias"]
+        bias[A : 2 * A] += self.forget_bias
+        if self.longest_lag:
+            bias[A : 2 * A] = chrono_bias(rng, A, self.longest_lag)
+            bias[:A] = -bias[A : 2 * A]
         return values
 
     def step(self, net_RBK, state):
@@ -44,3 +55,8 @@ class LSTM(Cell):
         c = f * c + i * g
         h = o * torch.tanh(c)
         return h, (h, c)
+
+
+def chrono_bias(rng: np.random.Generator, units: int, longest_lag: int) -> np.ndarray:
+    """Biases (units,) of gates that keep memories for 1 to longest_lag - 1 steps (Tallec & Ollivier 2018)."""
+    return np.log(rng.uniform(1, longest_lag - 1, units)).astype(np.float32)
