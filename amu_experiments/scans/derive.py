@@ -8,6 +8,8 @@
    cannot compute again from the states and the parameters is kept on the tape.
 """
 
+import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,14 +63,8 @@ class _Derivation:
     def __init__(self, traced: Traced, parameters, states, state_sizes):
         self.graph, self.traced = traced.graph, traced
         self.parameters = parameters
-        self.vectors = {}
-        place = 0
-        for parameter, shape in parameters:
-            size = 1
-            for n in shape:
-                size *= n
-            self.vectors[parameter] = (place, size)
-            place += size
+        sizes = [math.prod(shape) for _, shape in parameters]
+        self.places = dict(zip(dict(parameters), itertools.accumulate([0, *sizes]), strict=False))
         self.named = list(traced.names)
         self.state_names = [state for state, size in zip(states, state_sizes, strict=True) for _ in range(size)]
         self._of_parameters: dict[int, bool] = {}
@@ -214,7 +210,7 @@ class _Derivation:
         """Whether a node depends on parameters alone: every unit computes it for itself."""
         known = self._of_parameters
         for n in in_order([node], known):
-            known[n.id] = n.attr[0] in self.vectors if n.op == "leaf" else all(known[a.id] for a in n.args)
+            known[n.id] = n.attr[0] in self.places if n.op == "leaf" else all(known[a.id] for a in n.args)
         return known[node.id]
 
     def _loops(self, roots: list[tuple[str, int, Node]]) -> list[_Loop]:
@@ -317,7 +313,7 @@ class _Derivation:
         if buffer in self.rec_place:
             buffer, offset = "rec", offset + self.rec_place[buffer]
         terms = [self.size(offset)] if offset else []
-        return ("p", [buffer, *terms]) if buffer in self.vectors else (buffer, terms)
+        return ("p", [_constant(buffer), *terms]) if buffer in self.places else (buffer, terms)
 
     def size(self, n: int) -> str:
         """A number as a multiple of the number of units where it is one."""
@@ -342,11 +338,10 @@ class _Derivation:
     def _source(self) -> str:
         text = "\n".join(line for bodies in (self.step, self.adjoint) for body in bodies.values() for line in body)
         parts = [f"A = {self.traced.outputs}\n"]
-        parts += [
-            f"{name} = {place}  # its place in p\n"
-            for name, (place, size) in self.vectors.items()
-            if f"[{name} " in text or f"[{name}]" in text
-        ]
+        for parameter, place in self.places.items():
+            name = _constant(parameter)
+            if f"[{name} " in text or f"[{name}]" in text:
+                parts.append(f"{name} = {place}  # its place in p\n")
         for kind, bodies, arguments in (
             ("step", self.step, "p, old, new, tape, net, rec, y"),
             ("adjoint", self.adjoint, "p, dy, dstate, old, new, tape, dnet, drec, dfactor, g"),
@@ -356,6 +351,11 @@ class _Derivation:
                     body = "\n".join("    " + line for line in bodies[stage])
                     parts.append(f"\n\ndef {kind}_{stage}({arguments}):\n{body}\n")
         return "".join(parts)
+
+
+def _constant(parameter: str) -> str:
+    """The name of a parameter's place in p."""
+    return f"{parameter}_" if parameter in _RESERVED else parameter
 
 
 class _LoopSource:
@@ -592,7 +592,7 @@ class _LoopSource:
         for number, (buffer, place, leaf) in self.loop.leaves.items():
             error = final(errors[number]) if number in errors else zero
             stage = self.d.adjoint_stage(self.d.stage_of_leaf(leaf))
-            if buffer in self.d.vectors:
+            if buffer in self.d.places:
                 if error is not zero:
                     outputs.append((0, "g" + self._entry(buffer, place)[1:], "+=", error))
                 continue
@@ -610,7 +610,7 @@ class _LoopSource:
         at_hand = {
             number: text
             for number, text in self.where.items()
-            if self.leaf_of[number][0] == "old" or self.leaf_of[number][0] in self.d.vectors
+            if self.leaf_of[number][0] == "old" or self.leaf_of[number][0] in self.d.places
         }
         known = at_hand | {number: self._entry(*home) for number, home in self.home.items()} | self.seeds
         lines = {}
@@ -638,7 +638,7 @@ class _Writer:
         self.d, self.known = derivation, known
         self.lines: list[str] = []
         self.local: dict[int, str] = {}
-        self.taken = {*_RESERVED, *derivation.vectors}
+        self.taken = {*_RESERVED, *map(_constant, derivation.places)}
 
     def statements(self, targets: list[tuple[str, str, Node]], first: Iterable[int] = ()) -> list[str]:
         self.uses = self._uses([node for *_, node in targets])

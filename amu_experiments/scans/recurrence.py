@@ -1,6 +1,7 @@
 """The compiled form of a cell's step, as data: sizes, products and source."""
 
 import linecache
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,10 +76,7 @@ class Recurrence:
         for name, shape in self.parameters:
             if name == parameter:
                 return place
-            size = 1
-            for n in shape:
-                size *= n
-            place += size
+            place += math.prod(shape)
         return place
 
     def shape(self, parameter: str) -> tuple[int, ...]:

@@ -1,10 +1,12 @@
 """A cell's torch `step`, run once on shadows of its tensors: which numbers it computes from which.
 
-The step runs on meta tensors of two trials and two sequences. Every tensor has a shadow, an array of graph nodes.
+The step runs on tensors of two trials and two sequences. Every tensor has a shadow, an array of graph nodes; its own
+numbers mean nothing.
 What trial 0 computes for sequence 0 is the step; where it reads an entry of another trial or sequence, the step is
 refused, and so is every operation without a rule here: `NotDerivableError` names it.
 """
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,14 +62,13 @@ class Traced:
 def trace(cell) -> Traced:
     """Trace `cell.step`; raises NotDerivableError for a step that has no compiled form."""
     graph = Graph()
-    tracer = _Tracer(graph)
+    tracer = _Tracer(graph, getattr(type(cell).step, "__code__", None))
     shapes = cell.shapes(cell.input_size, cell.hidden_size, **cell.options)
     rows = shapes["weight_ih"][0]
     parameters = {}
     for name, shape in shapes.items():
-        parameters[name] = torch.empty(R, *shape, device="meta")
-        if name not in ("weight_ih", "bias"):  # these have done their work: net is W x(t) + b
-            tracer.shadow(parameters[name], _parameter(graph, name, shape))
+        parameters[name] = torch.ones(R, *shape)
+        tracer.shadow(parameters[name], None if name in ("weight_ih", "bias") else _parameter(graph, name, shape))
     net = tracer.made("net", 0, rows)
     state, place = [], 0
     for size in cell.state_sizes():
@@ -104,28 +105,14 @@ def _lanes(graph: Graph, nodes: list[Node], lanes: tuple[int, ...]) -> np.ndarra
 
 
 def _call(cell, parameters, tracer, net, state):
-    """The step's result and its local variables, with meta tensors in the place of the cell's parameters."""
-    own = {name: cell._parameters.pop(name) for name in list(cell._parameters)}
-    local = {}
-
-    def remember(frame, event, _):
-        if event == "return" and frame.f_code is type(cell).step.__code__:
-            local.update(frame.f_locals)
-
-    profiler = sys.getprofile()
-    cell.__dict__.update(parameters)
-    try:
-        with tracer, torch.enable_grad():
-            sys.setprofile(remember)
-            try:
-                result = cell.step(net, state)
-            finally:
-                sys.setprofile(profiler)
-    finally:
-        for name in parameters:
-            del cell.__dict__[name]
-        cell._parameters.update(own)
-    return result, local
+    """The step's result and its local variables, with others in the place of the cell's parameters."""
+    stand_in = copy.copy(cell)
+    stand_in.__dict__["_parameters"] = {}
+    stand_in.__dict__.update(parameters)
+    with tracer, torch.enable_grad():
+        result = stand_in.step(net, state)
+    # The frame of a function that has returned keeps its variables.
+    return result, tracer.frame.f_locals if tracer.frame else {}
 
 
 def _names(tracer, local: dict) -> list[tuple[Node, str]]:
@@ -155,11 +142,14 @@ class _Matrix:
 
 
 class _Tracer(TorchDispatchMode):
-    def __init__(self, graph: Graph):
+    """Gives every tensor that the step makes its shadow; `code` is that of the step, `frame` its frame."""
+
+    def __init__(self, graph: Graph, code):
         super().__init__()
-        self.graph = graph
+        self.graph, self.code = graph, code
+        self.frame = None
         self.products: list[TracedProduct] = []
-        self.shadows: dict[int, np.ndarray | _Matrix] = {}
+        self.shadows: dict[int, np.ndarray | _Matrix | None] = {}
         self._alive: list[Tensor] = []  # an id is a tensor's as long as the tensor lives
 
     def shadow(self, tensor: Tensor, shadow) -> None:
@@ -167,7 +157,7 @@ class _Tracer(TorchDispatchMode):
         self._alive.append(tensor)
 
     def made(self, buffer: str, place: int, size: int) -> Tensor:
-        tensor = torch.empty(R, B, size, device="meta")
+        tensor = torch.ones(R, B, size)
         self.shadow(tensor, _lanes(self.graph, [self.graph.leaf(buffer, place + i) for i in range(size)], (R, B)))
         return tensor
 
@@ -177,7 +167,15 @@ class _Tracer(TorchDispatchMode):
             raise NotDerivableError(f"the {what} of the step must be (R, B, width)")
         return found
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # else torch imports its compiler, which takes seconds
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        frame = None if self.frame else sys._getframe(1)
+        while frame is not None and frame.f_code is not self.code:
+            frame = frame.f_back
+        self.frame = self.frame or frame
         name = func.overloadpacket.__name__
         rule = _RULES.get(name)
         if rule is None:
@@ -191,7 +189,7 @@ class _Tracer(TorchDispatchMode):
         shadows = [self._get(arg) for arg in args]
         options = {key: self._get(value) for key, value in kwargs.items() if key not in _OPTIONS}
         made = rule(self, *shadows, **options)
-        out = func(*_meta(args), **{key: _meta(value) for key, value in kwargs.items() if key != "device"})
+        out = func(*args, **kwargs)
         for tensor, shadow in zip(*((out, made) if isinstance(out, list | tuple) else ([out], [made])), strict=True):
             if isinstance(shadow, np.ndarray) and shadow.shape != tuple(tensor.shape):
                 raise NotDerivableError(f"{name} to shape {tuple(tensor.shape)} has no compiled form")
@@ -204,9 +202,11 @@ class _Tracer(TorchDispatchMode):
         if not isinstance(value, Tensor):
             return value
         if id(value) in self.shadows:
-            return self.shadows[id(value)]
-        if value.device.type == "meta":
-            raise NotDerivableError("the step reads weight_ih or bias, or a tensor that is neither state nor parameter")
+            shadow = self.shadows[id(value)]
+            if shadow is None:
+                raise NotDerivableError("the step reads weight_ih or bias, which have made net before it begins")
+            return shadow
+        # A tensor that is not computed from the step's: a constant of the cell.
         made = np.empty(tuple(value.shape), object)
         made[...] = np.frompyfunc(self.graph.const, 1, 1)(value.detach().double().numpy())
         return made
@@ -251,12 +251,6 @@ def _called() -> str | None:
             found = frame.f_code.co_name
         frame = frame.f_back
     return found
-
-
-def _meta(value):
-    if isinstance(value, list | tuple):
-        return [_meta(v) for v in value]
-    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 # Rules: what an operation of torch does to shadows --------------------------------------------------------------
