@@ -6,7 +6,6 @@ Nothing heavy is imported before a job really starts.
 import argparse
 import os
 import re
-import signal
 import sys
 import tempfile
 import traceback
@@ -22,9 +21,20 @@ from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from amu_experiments import numerics
-from amu_experiments.config import ConfigurationError, check, in_a_line, plain
-from amu_experiments.overrides import GROUPS, Composer, choices, conf_dir, forced, load_all
+from amu_experiments.config import check, in_a_line, plain
+from amu_experiments.interrupts import stop_on_signals
+from amu_experiments.options import ConfigurationError
+from amu_experiments.overrides import (
+    GROUPS,
+    Composer,
+    check_by_class,
+    choices,
+    conf_dir,
+    description,
+    experiments,
+    forced,
+    load_all,
+)
 from amu_experiments.progress import say, unheard
 
 COMPLETION = re.compile("(install|uninstall)=(bash|fish|zsh)")
@@ -51,9 +61,8 @@ Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/,
 --version, --shell-completion install=bash, --hydra-help.
 """
 
-
-SECONDS_TO_END = 0.5
-"""After Ctrl-C or another such signal."""
+BASES = """\
+  FOLDER/base with model=MODEL trains another model under the same protocol: experiment=adding/base model=gru"""
 
 failed: dict[int, list[int]] = {}
 """Of the process that goes through a sweep, the numbers of the jobs that failed in it."""
@@ -61,23 +70,11 @@ failed: dict[int, list[int]] = {}
 
 def command() -> None:
     """The console script; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    signals = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]  # as nohup asks for
-
-    def stop(number, frame):
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
-        # Once more in a while, if this does not end it: what is being imported may lose an exception.
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END, SECONDS_TO_END)
-        raise KeyboardInterrupt
-
-    for each in signals:
-        signal.signal(each, stop)
+    calm = stop_on_signals()
     _open_what_is_closed()
     try:
         status = main()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        calm()
     except KeyboardInterrupt:
         status = 130
     say("", end="")
@@ -111,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
             return 0
         if not (flags.hydra_help or flags.shell_completion):
-            configs = load_all(flags.overrides, flags.multirun, flags.config_dir)
+            show = bool(flags.cfg or flags.info)
+            configs = load_all(flags.overrides, flags.multirun, flags.config_dir, show)
             if flags.multirun:
                 _look_ahead(configs)
             flags.overrides = forced(flags.overrides)
@@ -129,9 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _look_ahead(configs: list[dict]) -> None:
     """ConfigurationError where data, device or memory keep a job of a sweep from running: then none is to start."""
-    for config in configs:
-        numerics.fix(config["instructions"])
-    from amu_experiments.training import prepare
+    from amu_experiments.plan import prepare
 
     for config in configs:
         prepare(config)
@@ -146,8 +142,7 @@ def _job(composed: DictConfig) -> None:
         say(f"[{context.job.num}] {' '.join(overrides)}")
     try:
         reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
-        config = check(plain(composed), reference)
-        numerics.fix(config["instructions"])
+        (config,) = check_by_class([(check(plain(composed), reference), reference)])
         from amu_experiments.training import run
 
         run(config)
@@ -235,24 +230,15 @@ def _help(config_dir: str | None) -> str:
     for group in GROUPS[:2]:
         files = choices(group, config_dir)
         width = max(map(len, files), default=0)
-        lines = [f"  {name:{width}}  {_description(file)}".rstrip() for name, file in files.items()]
+        lines = [f"  {name:{width}}  {description(file)}".rstrip() for name, file in files.items()]
         groups.append("\n".join([f"{group}=", *lines]))
     # A file for every experiment and model: too many for a line each.
-    experiments: dict[str, list[str]] = {}
-    for name in choices("experiment", config_dir):
+    folders: dict[str, list[str]] = {}
+    for name in experiments(config_dir):
         folder, _, file = name.rpartition("/")
-        experiments.setdefault(folder, []).append(file)
-    if experiments:
-        lines = [f"  {folder}/  {', '.join(files)}" for folder, files in experiments.items()]
-        groups.append("\n".join(["experiment=", *lines]))
+        folders.setdefault(folder, []).append(file)
+    lines = [f"  {folder}/  {', '.join(files)}" for folder, files in folders.items()]
+    groups.append("\n".join(["experiment=", *lines, BASES]))
     text = (conf_dir() / "config.yaml").read_text()
     keys = re.search(r"^trials:.*?(?=^task:)", text, re.MULTILINE | re.DOTALL).group()
     return HELP.format(groups="\n\n".join(groups), keys=keys.strip())
-
-
-def _description(file: Path) -> str:
-    """The first sentence of a yaml file's comments."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
-    text = " ".join(comment for comment in comments if not comment.startswith("@package"))
-    return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")

@@ -19,7 +19,7 @@ from amu_experiments.tasks.task import Sequences, Task
 class Optimizer:
     """Adam, RMSprop or SGD with momentum on a stack of flat parameters (R, P), as torch.optim defines them.
 
-    memory: (R, 2P): first the running mean of gradients, or the momentum; then that of their squares.
+    moments: (R, 2P): first the running mean of gradients, or the momentum; then that of their squares.
     updates: how many were made.
     """
 
@@ -27,12 +27,12 @@ class Optimizer:
     learning_rate: float
     momentum: float
     clip_norm: float
-    memory: Tensor
+    moments: Tensor
     updates: int = 0
 
     def step(self, parameters: Tensor, gradient: Tensor) -> None:
         """One update, in place; `gradient` (R, P) is already clipped."""
-        first, second = self.memory.chunk(2, dim=1)
+        first, second = self.moments.chunk(2, dim=1)
         if self.kind == "adam":
             first.lerp_(gradient, 0.1)
             second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -53,8 +53,9 @@ class Learned:
     """What was seen while learning from n sequences in n / batch updates.
 
     losses: (R, n) each sequence's loss; errors: (R, n) the largest absolute error of its outputs; norms:
-    (R, n / batch) the gradient's norm before clipping; updates: (R,) how many updates were made, fewer than asked
-    for where a loss or a gradient was not finite: that trial has diverged, and its entries after are meaningless.
+    (R, n / batch) the gradient's norm before clipping; updates: (R,) how many updates were made, fewer than
+    n / batch where a loss or a gradient was not finite: that trial has diverged, its parameters are those before
+    the update, and its later entries are meaningless.
     """
 
     losses: np.ndarray
@@ -64,7 +65,11 @@ class Learned:
 
 
 def learn(network: Network, optimizer: Optimizer, task: Task, sequences: Sequences, batch_size: int) -> Learned:
-    """Update every trial on consecutive batches of its sequences (R, n, ...); n is a multiple of batch_size."""
+    """Update every trial on consecutive batches of its sequences (R, n, ...); n is a multiple of batch_size.
+
+    How a stream is cut into calls changes no number. In torch a trial's roundings depend on how many trials are
+    computed at once, so learning there ends with the update in which a trial diverges; the caller takes it out.
+    """
     R, n = sequences.lengths.shape
     learned = Learned(
         np.zeros((R, n), np.float32),
@@ -74,10 +79,8 @@ def learn(network: Network, optimizer: Optimizer, task: Task, sequences: Sequenc
     )
     scans = network.scans()
     if scans is None:
-        _learn_in_torch(network, optimizer, task, sequences, batch_size, learned)
-    else:
-        _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned)
-    return learned
+        return _learn_in_torch(network, optimizer, task, sequences, batch_size, learned)
+    return _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned)
 
 
 def _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned):
@@ -85,7 +88,7 @@ def _learn_compiled(scans, network, optimizer, task, sequences, batch_size, lear
 
     scans.train(
         network.flat.numpy(),
-        optimizer.memory.numpy(),
+        optimizer.moments.numpy(),
         sequences.inputs,
         sequences.lengths,
         sequences.targets,
@@ -104,14 +107,14 @@ def _learn_compiled(scans, network, optimizer, task, sequences, batch_size, lear
         learned.updates,
     )
     optimizer.updates += learned.norms.shape[1]
+    return learned
 
 
 def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
     every = task.answer == "every"
-    healthy = torch.ones(len(learned.updates), dtype=torch.bool, device=network.flat.device)
     for update in range(learned.norms.shape[1]):
         part = np.s_[:, update * batch_size : (update + 1) * batch_size]
-        inputs, lengths, targets = to_torch(sequences, network.flat.device, part)
+        inputs, lengths, targets = to_torch(sequences.take(part).trimmed(), network.flat.device)
         losses, errors = loss_and_error(network(inputs, lengths, every), targets, lengths, task)
         gradient = network.gradient(losses.mean(dim=1).sum())
         norms = gradient.norm(dim=1)
@@ -119,16 +122,20 @@ def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
         learned.errors[part] = errors.cpu().numpy()
         learned.norms[:, update] = norms.cpu().numpy()
 
-        fine = losses.isfinite().all(dim=1) & norms.isfinite()
-        learned.updates[(healthy & ~fine).cpu().numpy()] = update
-        healthy &= fine
-        before = None if healthy.all() else (network.flat.clone(), optimizer.memory.clone())
+        diverged = ~(losses.isfinite().all(dim=1) & norms.isfinite())
+        before = network.flat[diverged]
         gradient *= (optimizer.clip_norm / norms).clamp(max=1.0).unsqueeze(1)
         optimizer.updates += 1
         optimizer.step(network.flat, gradient)
-        if before is not None:
-            network.flat[~healthy] = before[0][~healthy]
-            optimizer.memory[~healthy] = before[1][~healthy]
+        if len(before):
+            network.flat[diverged] = before
+            learned.updates[:] = update + 1
+            learned.updates[diverged.cpu().numpy()] = update
+            seen = (update + 1) * batch_size
+            return Learned(
+                learned.losses[:, :seen], learned.errors[:, :seen], learned.norms[:, : update + 1], learned.updates
+            )
+    return learned
 
 
 def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task) -> tuple[Tensor, Tensor]:

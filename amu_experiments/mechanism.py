@@ -14,7 +14,6 @@ from torch.func import functional_call
 
 from amu_experiments.cells.amu import AMU
 from amu_experiments.cells.cell import Cell, State
-from amu_experiments.cells.lstm97 import LSTM97
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
 from amu_experiments.store import Result
@@ -49,12 +48,12 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
         sequences: how many of each trial's validation sequences are looked at.
 
     Returns:
-        flow: columns task, model, identity, phase (start, trained), flow (full: the derivative of the loss; truncated:
-            what a truncated gradient makes of it), lag, trials, and the quartiles over trials of `error_flow` and of
-            its ratio to that at lag 1 (relative; 0 where there is none at all), each trial's being the median over
-            sequences.
+        flow: columns task, model, identity, phase (start, trained), flow (full: the derivative of the loss, of every
+            cell; truncated: what a truncated gradient makes of it, of cells that learn by one), lag, trials, and the
+            quartiles over trials of `error_flow` and of its ratio to that at lag 1 (relative; 0 where there is none at
+            all), each trial's being the median over sequences.
         trials: columns task, model, identity, phase, flow, trial, quantity, value: relative_flow, the ratio at the
-            longest lag of `flow`; conflict, over all weights of the cell.
+            longest lag of `flow`; conflict, over all weights of the cell, of the flow that the cell learns by.
         traces: of an AMU, columns task, model, identity, trial, sequence, step, unit, memory, output, of the first
             trial that met its stop criterion (of the first at all, where none did); empty for other cells.
     """
@@ -85,10 +84,8 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
 
 
 def _flows(cell: Cell) -> list[str]:
-    """The kinds of flow that can be looked at; the last is the one that the cell learns by."""
-    if isinstance(cell, LSTM97):
-        return [cell.gradient]
-    return ["full", "truncated"] if isinstance(cell, AMU) and cell.gradient == "truncated" else ["full"]
+    """The kinds of flow that are measured; the last is the one that the cell learns by."""
+    return ["full", "truncated"] if getattr(cell, "gradient", "full") == "truncated" else ["full"]
 
 
 def _curves(norms_RBL: np.ndarray, lengths_RB: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
@@ -115,9 +112,9 @@ def _long(trials: list[int], quantities: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _traces(network: Network, result: Result, trials: list[int], few: Sequences) -> pd.DataFrame:
-    columns = ["trial", "sequence", "step", "unit", "memory", "output"]
+    columns = {"trial": int, "sequence": int, "step": int, "unit": int, "memory": float, "output": float}
     if not isinstance(network.cell, AMU) or not trials:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=list(columns)).astype(columns)
     solved = result.trials.loc[result.trials["status"] == "solved", "trial"]
     shown = next((trial for trial in trials if trial in set(solved)), trials[0])
     memory, output = (values[trials.index(shown)] for values in traces(network, few))
@@ -128,7 +125,7 @@ def _traces(network: Network, result: Result, trials: list[int], few: Sequences)
         for t in _spread(0, lengths[b] - 1, MOST_STEPS)
         for a in range(memory.shape[-1])
     ]
-    return pd.DataFrame(rows, columns=columns).astype({"memory": float, "output": float})
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
 # Of a network -------------------------------------------------------------------------------------------------
@@ -144,9 +141,10 @@ def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bo
         network: R trials, that hold double precision.
         task: says what the loss is.
         sequences: R trials of B sequences.
-        truncated: with the AMU, not the derivative but the error that its truncated gradient sends back: none along h,
-            and along the memory s the error that enters at later steps, unchanged, which is v_0 e_0(T) in every s(t)
-            with t < T here, or dL/ds(T) where the memory is emitted (see AMU).
+        truncated: not the derivative but the error that a truncated gradient sends back. With the LSTM of 1997 none
+            along h, and along s the error that enters it at the last step, unchanged. With the AMU none along h, and
+            along the memory s the error that enters at later steps, unchanged, which is v_0 e_0(T) in every s(t) with
+            t < T here, or dL/ds(T) where the memory is emitted (see AMU).
 
     Returns:
         (R, B, T - 1), for T - t = 1, 2, ...; NaN beyond a sequence's start.
@@ -266,12 +264,21 @@ def traces(network: Network, sequences: Sequences) -> tuple[np.ndarray, np.ndarr
 
 
 class Step(nn.Module):
-    """One step of a cell from its input, (R, B, I) and state to output and state, with the gradient asked for."""
+    """One step of a cell from its input, (R, B, I) and state to output and state, with the gradient asked for.
+
+    Raises:
+        ValueError: truncated, with a cell that has no truncated gradient.
+    """
 
     def __init__(self, cell: Cell, truncated: bool):
         super().__init__()
+        two = getattr(cell, "gradient", None) in ("full", "truncated")
+        if truncated and not two:
+            raise ValueError(f"truncated=True: {type(cell).__name__} has no truncated gradient")
+        # A second view of the cell, with the same parameters: what the cell itself learns by stays as it is.
         self.cell = copy.copy(cell)
-        self.cell.gradient = "truncated" if truncated else "full"
+        if two:
+            self.cell.gradient = "truncated" if truncated else "full"
 
     def forward(self, x_RBI: Tensor, state: State) -> tuple[Tensor, State]:
         return self.cell.step(self.cell.input_net(x_RBI.unsqueeze(1))[:, 0], state)

@@ -97,7 +97,7 @@ class Network(nn.Module):
         with torch.no_grad():
             for first in range(0, B, chunk):
                 part = np.s_[:, first : first + chunk]
-                inputs, lengths, _ = to_torch(sequences, self.flat.device, part)
+                inputs, lengths, _ = to_torch(sequences.take(part), self.flat.device)
                 outputs[part] = self(inputs, lengths, every).cpu().numpy()
         return outputs
 
@@ -111,12 +111,13 @@ class Network(nn.Module):
         return self.cell.fused_scans("training") if self.flat.device.type == "cpu" else None
 
 
-def to_torch(sequences: Sequences, device, part=np.s_[:]) -> tuple[Tensor, Tensor, Tensor]:
-    """Part of the sequences as tensors: inputs (R, T, B, I), lengths (R, B), targets (R, B, T or 1, O)."""
-    inputs, lengths, targets = (
-        torch.from_numpy(np.ascontiguousarray(array[part])).to(device)
-        for array in (sequences.inputs, sequences.lengths, sequences.targets)
-    )
+def to_torch(sequences: Sequences, device) -> tuple[Tensor, Tensor, Tensor]:
+    """The sequences as tensors: inputs (R, T, B, I), lengths (R, B), targets (R, B, T or 1, O).
+
+    They are copied into memory that torch aligns: how a product of matrices is rounded may depend on the alignment.
+    """
+    arrays = (sequences.inputs, sequences.lengths, sequences.targets)
+    inputs, lengths, targets = (torch.tensor(array, device=device) for array in arrays)
     return inputs.transpose(1, 2), lengths, targets
 
 

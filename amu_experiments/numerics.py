@@ -9,7 +9,7 @@ Nothing here imports numba or torch: what they read when they start must be set 
 import os
 import platform
 
-from amu_experiments.config import ConfigurationError
+from amu_experiments.options import ConfigurationError
 
 VERSION = 3
 """Of the arithmetic of the compiled scans; counted up when the same run comes to give other digits.

@@ -1,13 +1,13 @@
 """From overrides, as they are written on a command line, to checked configurations.
 
-Hydra composes the files in conf/; here its errors, and what it would let pass, become one line each. Nothing
-heavy is imported: a wrong command is answered at once.
+Hydra composes the files in conf/; here its errors, and what it would let pass, become one line each. Unknown keys,
+wrong types and wrong values of the keys that every run has are found before numpy or torch is imported.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from amu_experiments.config import ConfigurationError, check, did_you_mean, nearest, plain, spell
+from amu_experiments import numerics
+from amu_experiments.config import RULES, check, check_options, check_stop, did_you_mean, nearest, plain
+from amu_experiments.options import ConfigurationError, options_of, spell
 
 GROUPS = ("task", "model", "experiment")
 
@@ -42,14 +44,32 @@ def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
 
 
+def experiments(config_dir: str | None = None) -> list[str]:
+    """The names of all experiments. A file base.yaml is what the experiments of its folder have in common."""
+    return [name for name in choices("experiment", config_dir) if PurePosixPath(name).name != "base"]
+
+
+def description(file: Path) -> str:
+    """The first sentence of a yaml file's comments."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    text = " ".join(comment for comment in comments if not comment.startswith("@package"))
+    return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")
+
+
 def load(*overrides: str) -> dict:
     """The checked configuration of one run: `load("task=adding", "seed=5")`; ConfigurationError if wrong."""
     (config,) = load_all(overrides)
     return config
 
 
-def load_all(overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None) -> list[dict]:
+def load_all(
+    overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None, show: bool = False
+) -> list[dict]:
     """The checked configurations of all runs that a command asks for: one, or every combination of a sweep.
+
+    show: nothing is trained. The rules in the classes of cell and task, which take torch's import, are then left out
+        unless an override sets an option of theirs.
 
     Raises ConfigurationError, for the first thing that is wrong in any of them.
     """
@@ -69,7 +89,44 @@ def load_all(overrides: Sequence[str], sweep: bool = False, config_dir: str | No
         if not jobs:
             sweeps = ", ".join(override.input_line for override in parsed if override.is_sweep_override())
             raise ConfigurationError(f"{sweeps}: the sweep is empty, since one of its keys has no value")
-        return [composer.load(job) for job in jobs]
+        loaded = [composer.load_keys(job) for job in jobs]
+        own = (key for key in (override.key_or_group for override in parsed) if key.startswith(("model.", "task.")))
+        return [config for config, _ in loaded] if show and RULES.keys() >= set(own) else check_by_class(loaded)
+
+
+def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
+    """The configurations, each given with its reference, with the options of cells and tasks checked by their classes.
+
+    Tasks come first, which are fast to import. Raises ConfigurationError for the first wrong option.
+    """
+    # Cells and tasks import torch and numba, which then cannot change their instructions any more.
+    for config, _ in loaded:
+        numerics.fix(config["instructions"])
+    from amu_experiments.tasks import task_class
+
+    half_checked = []
+    for config, reference in loaded:
+        kind = _named("task.problem", task_class, config["task"]["problem"])
+        config = check_options(config, reference, "task", options_of(kind, "__init__"))
+        # A task that keeps its criteria in its code, not in its yaml, has to check the name itself.
+        if "criteria" in config["task"]:
+            check_stop(config, kind.criteria_of(config["task"]))
+        half_checked.append((config, reference))
+    from amu_experiments.cells import cell_class
+
+    configs = []
+    for config, reference in half_checked:
+        kind = _named("model.cell", cell_class, config["model"]["cell"])
+        configs.append(check_options(config, reference, "model", options_of(kind, "__init__", "shapes")))
+    return configs
+
+
+def _named(key: str, find: Callable[[str], type], name: str) -> type:
+    """The class of this name; ConfigurationError, with the key, where there is none."""
+    try:
+        return find(name)
+    except ValueError as error:
+        raise ConfigurationError(f"{key}: {error}") from None
 
 
 def forced(overrides: Sequence[str]) -> list[str]:
@@ -98,6 +155,11 @@ class Composer:
 
     def load(self, lines: Sequence[str]) -> dict:
         """The checked configuration that these overrides, none of them a sweep, describe."""
+        (config,) = check_by_class([self.load_keys(lines)])
+        return config
+
+    def load_keys(self, lines: Sequence[str]) -> tuple[dict, dict]:
+        """The configuration, checked but for the rules of its cell's and its task's class, and its reference."""
         overrides = _parse(lines)
         selecting, setting = [], []
         for override in overrides:
@@ -116,9 +178,10 @@ class Composer:
         composed = composed.copy()
         for override in setting:
             _set(composed, override)
-        config = check(_resolved(composed), self.reference(groups["task"], groups["model"]))
+        reference = self.reference(groups["task"], groups["model"])
+        config = check(_resolved(composed), reference)
         _check_intent(overrides, config)
-        return config
+        return config, reference
 
     def reference(self, task: str, model: str) -> dict:
         """Every key that a run of this task and this model has, with its default.

@@ -13,7 +13,12 @@ unheard: list[OSError] = []
 
 
 def say(text: str, end: str = "\n") -> None:
-    """A line on standard output; where that is gone, or its disk full, what is being done goes on in silence."""
+    """A line on standard output; where that is gone, or its disk full, what is being done goes on in silence.
+
+    Letters that its encoding does not have are written as escapes.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(text, end=end, flush=True)
     except OSError as error:

@@ -1,12 +1,12 @@
-"""Measures the training step against torch.nn and JAX, its cost over the length of sequences, and whole runs.
+"""Measures the training step beside torch.nn and JAX, its cost by sequence length, and whole runs.
 
     python scripts/benchmark.py --jax-python PATH    # PATH: any Python with jax and optax, to compare with JAX
     python scripts/benchmark.py --quick              # half a minute, with more noise
 
-A training step is forward, squared error at the last time step, backward, clipping of each trial's gradient at norm
-1 and Adam, on two inputs. Those that are compared take turns; a ratio is the median over turns of the ratio within a
-turn, so that a machine busy with other things slows both sides down. Everything is compiled before. Prints a table
-and writes it as CSV, with the machine named.
+A training step is the forward pass on two inputs, the squared error at the last time step, the backward pass, clipping
+of each trial's gradient at norm 1, and Adam. The sides of a comparison take turns. Its ratio is the median of the
+ratios within a turn, since other load on the machine slows both sides. Compilation is not timed. Prints a table and
+writes it as CSV with the name of the machine.
 """
 
 import argparse
@@ -38,22 +38,23 @@ from amu_experiments.cells.kernels import set_threads
 from amu_experiments.learning import Optimizer, learn
 from amu_experiments.network import Network
 from amu_experiments.overrides import load
+from amu_experiments.plan import prepare
+from amu_experiments.stack import Stack
 from amu_experiments.tasks.task import Sequences
-from amu_experiments.training import Stack, prepare
 
 INPUTS = 2
 RATE, CLIP = 1e-3, 1.0
 ANSWER = SimpleNamespace(answer="last", loss="squared_error", squash="linear")
 
 LENGTHS = (100, 1000, 10_000)
-LENGTHS_FOR_MEMORY = (10_000, 100_000)  # that of shorter sequences is not seen in the size of a process
+LENGTHS_FOR_MEMORY = (10_000, 100_000)  # shorter sequences do not change the size of a process
 
 RUN = ("task=two_sequence", "model=amu", "trials=30", "training.stop=null")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network and its training: `trials` side by side, in each update `batch` sequences of `steps` time steps."""
+    """A network and its training: `trials` side by side, `batch` sequences of `steps` time steps in each update."""
 
     cell: str
     units: int
@@ -76,7 +77,7 @@ AGAINST_TORCH = {"LSTM": LSTM, "GRU": replace(LSTM, cell="gru"), "RNN": replace(
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of ours, the one it is set against, and their ratio with what it says."""
+    """Our measurement, the one it is compared with, and their ratio with its meaning."""
 
     what: str
     value: float
@@ -128,14 +129,14 @@ def main(arguments=None) -> None:
     print(f"\nWritten to {options.out}")
 
 
-# What is compared -----------------------------------------------------------------------------------------------
+# Comparisons ----------------------------------------------------------------------------------------------------
 
 Burst = Callable[[float], float]
-"""Works for about so many seconds and returns the seconds per sequence."""
+"""A function that works for about so many seconds and returns the seconds per sequence."""
 
 
 def by_turns(*bursts: Burst, turns: int = 15, seconds: float = 0.3) -> np.ndarray:
-    """What each burst returns in each turn, (bursts, turns), after one that does not count."""
+    """The result of each burst in each turn, (bursts, turns). The first turn is a warm-up and is left out."""
     measured = [[burst(seconds) for burst in bursts] for _ in range(turns + 1)]
     return np.array(measured[1:]).T
 
@@ -158,7 +159,7 @@ def against_torch(measure) -> Iterator[Row]:
 
 
 def over_lengths(measure) -> Iterator[Row]:
-    """Time and memory per time step, against those of the shortest."""
+    """Time and memory per time step, beside those of the shortest sequences."""
     what, against, meaning = "AMU, truncated gradient, T = {:,}", "T = {:,}", "times as much per step"
     per_step = measure(*(fused(replace(AMU, steps=T)) for T in LENGTHS)) / np.array(LENGTHS)[:, None]
     for T, times in zip(LENGTHS[1:], per_step[1:], strict=True):
@@ -177,7 +178,7 @@ def over_lengths(measure) -> Iterator[Row]:
 
 
 def arithmetic_floor(measure) -> Iterator[Row]:
-    """The operations of a step at the rate of a large matrix product: no arrangement of it could be faster."""
+    """The time of a step's operations at the rate of a large matrix product, a lower bound for any program."""
     for threads in (1, os.cpu_count()):
         ours, rate = measure(fused(AMU, threads), functools.partial(seconds_per_operation, threads=threads))
         floor = rate * operations(AMU)
@@ -188,17 +189,16 @@ def arithmetic_floor(measure) -> Iterator[Row]:
 
 
 def whole_run(sequences: int, turns: int) -> Iterator[Row]:
-    """amu-run with its data, evaluation and history, against nothing but the step, on the same data made before."""
-    config = prepare(load(*RUN))
-    trials = list(range(config["trials"]))
-    stack = Stack(config, trials)
-    data = stack.task.train_batch(0, config["training"]["evaluate_every"])
+    """amu-run with its data, evaluation and history, beside the training step alone on data made in advance."""
+    stack = Stack(prepare(load(*RUN)))
+    trials = stack.trials
+    data = stack.task.train_batch(0, stack.evaluate_every)
     initial = stack.network.flat.clone()
 
     def step_alone() -> None:
-        # From the start each time: by the same few sequences over and over a trial comes to diverge.
+        # Start from the initial weights each time: repeated training on the same few sequences makes trials diverge.
         stack.network.hold(initial.clone())
-        stack.optimizer.memory.zero_()
+        stack.optimizer.moments.zero_()
         stack.optimizer.updates = 0
         learned_whole(stack.network, stack.optimizer, stack.task, data, 1)
 
@@ -232,11 +232,11 @@ def start_up(turns: int) -> Iterator[Row]:
         yield Row(what, median(run_command(*arguments, status=status) for _ in range(turns)), "s")
 
 
-# Who is compared ------------------------------------------------------------------------------------------------
+# Sides ----------------------------------------------------------------------------------------------------------
 
 
 def repeated(work: Callable[[], object], sequences: int) -> Burst:
-    """Bursts of work that takes `sequences` sequences at a time."""
+    """Bursts that repeat `work`; each call of it processes `sequences` sequences."""
 
     def burst(seconds):
         began, count = time.perf_counter(), 0
@@ -249,13 +249,13 @@ def repeated(work: Callable[[], object], sequences: int) -> Burst:
 
 
 def learned_whole(network, optimizer, task, sequences: Sequences, batch: int) -> None:
-    """`learn`, making sure that all of it was done: a trial that diverges is left out from there on."""
+    """Call `learn`. Raises RuntimeError if a trial diverged, since `learn` skips its later updates."""
     if (learn(network, optimizer, task, sequences, batch).updates < len(sequences) // batch).any():
-        raise RuntimeError("a trial diverged; what its updates take cannot be told")
+        raise RuntimeError("a trial diverged, so its updates cannot be timed")
 
 
 def fused(setting: Setting, threads: int | None = None, updates: int | None = None) -> Burst:
-    """This project's training step; `updates` at a time, by default so many that the call does not count."""
+    """This project's training step. `updates`: number in one call; by default, enough to hide the cost of the call."""
     R, T = setting.trials, setting.steps
     options = {"gradient": setting.gradient} if setting.gradient else {}
     cell = cell_class(setting.cell)(INPUTS, setting.units, trials=R, backend="fused", **options)
@@ -279,7 +279,7 @@ def fused(setting: Setting, threads: int | None = None, updates: int | None = No
 
 
 def torch_loop(layer: str, setting: Setting) -> Burst:
-    """The same step with a layer of torch.nn, one sequence after another on one thread."""
+    """The same step with a layer of torch.nn, one sequence at a time on one thread."""
     torch.manual_seed(0)
     layer = getattr(torch.nn, layer)(INPUTS, setting.units)
     readout = torch.nn.Linear(setting.units, 1)
@@ -307,7 +307,7 @@ def torch_loop(layer: str, setting: Setting) -> Burst:
 
 
 class JaxPeer:
-    """The step in JAX, as jax_peer.py makes it, in a process of its own."""
+    """The step in JAX, by jax_peer.py in a separate process."""
 
     def __init__(self, python: str):
         command = [python, Path(__file__).with_name("jax_peer.py")]
@@ -337,7 +337,7 @@ class JaxPeer:
 
 
 def run_command(*arguments: str, status: int = 0) -> float:
-    """Seconds that amu-run takes, which must end with this exit status; its results are not kept."""
+    """Run amu-run, delete its results, and return its seconds. Exits if its status is not `status`."""
     with tempfile.TemporaryDirectory() as folder:
         results = [] if "--help" in arguments else [f"results_dir={folder}"]
         command = [sys.executable, "-c", "import sys; from amu_experiments.cli import main; sys.exit(main())"]
@@ -360,7 +360,7 @@ def processor() -> str:
 
 
 def seconds_per_operation(seconds: float, threads: int, size: int = 1024) -> float:
-    """Of a product of float32 matrices, a multiplication and an addition being two operations."""
+    """The time of one operation in a product of float32 matrices; a multiplication and an addition are two."""
     a, b = torch.randn(2, size, size)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -370,24 +370,24 @@ def seconds_per_operation(seconds: float, threads: int, size: int = 1024) -> flo
 
 
 def operations(setting: Setting) -> int:
-    """Operations of one AMU sequence with truncated gradient, forward and backward; the optimiser's are left out.
+    """Operations of one AMU sequence with truncated gradient, forward and backward, without the optimiser.
 
-    The weight matrices take 2 K (I + K) per step to use, and as many for their gradient. A neuron takes some 25 for
-    tanh, v s and the product, and some 15 for its share of the error.
+    The products with the weight matrices take 2 K (I + K) operations a step, and so does their gradient. A neuron takes
+    about 25 for tanh, v s and the product, and about 15 for its share of the error.
     """
     K = 3 * setting.units
     return setting.steps * (4 * K * (INPUTS + K) + 40 * K)
 
 
 def peak(T: int) -> int:
-    """Bytes that a training step on sequences of T steps needs at most, its data included."""
+    """The largest number of bytes that a training step on sequences of T steps uses, data included."""
     status = Path("/proc/self/status")
 
     def kilobytes(name):
         return int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])
 
     fused(replace(AMU, steps=10), updates=1)(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size is counted anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the highest size
     before = kilobytes("VmRSS")
     fused(replace(AMU, steps=T), updates=1)(0)
     return 1024 * (kilobytes("VmHWM") - before)

@@ -8,13 +8,21 @@ it has some 12 evaluations of each trial, and all those at which any trial ended
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from amu_experiments.store import UnusableError, read_config, read_stack, write_stack
+from amu_experiments.config import in_a_line
+from amu_experiments.store import (
+    UnusableError,
+    read_config,
+    read_provenance,
+    read_stack,
+    remove_partial,
+    write_bytes,
+    write_stack,
+)
 
 EVALUATIONS = 12
 
@@ -36,7 +44,9 @@ def main() -> None:
         for stack in stacks:
             copy(stack, options.out / stack.relative_to(options.results_dir))
     except UnusableError as error:
-        raise SystemExit(f"export_runs: {error}; the command that made it makes it anew") from error
+        raise SystemExit(f"export_runs: {error}; the command that made it makes it anew") from None
+    except OSError as error:
+        raise SystemExit(f"export_runs: {in_a_line(error)}") from None
     print(f"{len(stacks)} stacks written to {options.out}")
 
 
@@ -45,8 +55,13 @@ def copy(stack: Path, to: Path) -> None:
     read_config(stack.parent)
     _, history = read_stack(stack)
     to.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(stack.parent / "config.yaml", to.parent / "config.yaml")
-    shutil.copyfile(stack / "provenance.json", to / "provenance.json")
+    remove_partial([to.parent, to])
+    write_bytes(to.parent / "config.yaml", (stack.parent / "config.yaml").read_bytes())
+    try:
+        read_provenance(stack)
+        write_bytes(to / "provenance.json", (stack / "provenance.json").read_bytes())
+    except UnusableError as error:
+        print(f"Left out: {error}")
     table = thinned(history).to_csv(index=False, float_format="%.5g")
     write_stack(to, {"history.csv": table.encode(), "trials.csv": (stack / "trials.csv").read_bytes()})
 

@@ -1,13 +1,13 @@
 """The training step of benchmark.py in JAX, for comparison: jit(vmap(scan)) over trials, on the CPU.
 
-Runs in any Python that has jax and optax, and needs nothing of this project. It reads settings from standard input,
-a line of JSON each, and answers each with a line: trains for about so many seconds and tells the time per sequence.
+Runs in any Python with jax and optax; it imports nothing of this project. It reads settings from standard input, one
+line of JSON each. For each it trains about so many seconds and prints a line with the time per sequence.
 
     {"cell": "amu", "units": 4, "trials": 30, "batch": 1, "steps": 100, "inputs": 2, "seconds": 0.3}
     {"seconds_per_sequence": 4.5e-05}
 
 Cells are "amu" (truncated gradient), "amu full" and "lstm". A step is the scan, the squared error of a linear readout
-at the last time step, the gradient, clipping at norm 1 and Adam, each trial by itself.
+at the last time step, the gradient, clipping at norm 1 and Adam, separately for each trial.
 """
 
 import json
@@ -30,19 +30,19 @@ def amu_sizes(inputs, units):
 
 
 def amu_step(p, state, net, truncated):
-    """(h, s) to the new state and the output, from net = W x(t) + b.
+    """The new state and the output, from the state (h, s) and net = W x(t) + b.
 
-    Truncated, every path of the error is cut but the memory's own, s(t) = s(t-1) + ..., and the one by which the
-    error at the output neuron enters it.
+    Truncation cuts every path of the error except two: the memory's own, s(t) = s(t-1) + ..., and the path from the
+    output neuron into the memory.
     """
     h, s = state
     seen_h, seen_s = (stop_gradient(h), stop_gradient(s)) if truncated else state
     units = s.shape[0]
-    # u @ h is the faster order here, h @ u in the LSTM.
+    # u @ h is faster here, h @ u is faster in the LSTM.
     net = net + p["u"] @ seen_h + p["v"] * jnp.tile(seen_s, NEURONS)
     new_h = jnp.tanh(net)
     new_s = s + new_h.reshape(NEURONS, units).prod(axis=0)
-    # Truncated, the sum adds nothing but the error's way from the output neuron into the memory.
+    # This term is 0. It gives the truncated error its path from the output neuron into the memory.
     into_memory = stop_gradient(p["v"][:units]) * (s - seen_s)
     y = jnp.tanh(net[:units] + into_memory) if truncated else new_h[:units]
     return (new_h, new_s), y
@@ -69,7 +69,7 @@ CELLS = {
 
 
 def training(cell, units, trials, batch, steps, inputs):
-    """A function that makes `count` training steps and waits for the last; compiled already."""
+    """A compiled function that makes `count` training steps and waits for the last."""
     sizes, step, widths = CELLS[cell]
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(RATE))
 

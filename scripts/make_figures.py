@@ -1,4 +1,4 @@
-"""Writes the figures of amu-report alone; takes its other options."""
+"""Writes only the figures of amu-report; takes its options."""
 
 import sys
 

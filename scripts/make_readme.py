@@ -1,32 +1,30 @@
-"""Writes the parts of README.md that state results, from the tables in results/paper, so that no number is typed.
+"""Writes the results in README.md from the tables in results/paper.
 
     python scripts/make_readme.py
 
-Between the lines <!-- NAME --> and <!-- end of NAME --> stands what the function of that name makes.
+The function NAME writes the part between the lines <!-- NAME --> and <!-- end of NAME -->.
 """
 
 import re
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from amu_experiments.analysis.tables import Table, sequences_text
 from amu_experiments.config import identity
-from amu_experiments.overrides import Composer, conf_dir
-from amu_experiments.training import prepare
+from amu_experiments.overrides import Composer, conf_dir, description
+from amu_experiments.plan import prepare
+from amu_experiments.studies.tuning import read_plan
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 PAGE = "results/paper/index.html"
 
 CLAIMED = ("embedded_reber", "embedded_reber_legal", "two_sequence_3a", "two_sequence_3c")
-"""The experiments that the paper's claims are about, by their names in conf/experiment."""
+"""The experiments that test the paper's claims, by their names in conf/experiment."""
 
 LAGS = (100, 200, 500, 1000)
-LAG_MODELS = ("amu", "amu_full", "lstm", "gru", "rnn", "lstm97")
 
 
 def main() -> None:
@@ -35,18 +33,11 @@ def main() -> None:
 
 
 def rewritten(readme: str) -> str:
-    """The README with every marked part made anew."""
-    parts: dict[str, Callable[[], str]] = {
-        "claims": claims,
-        "comparison": comparison,
-        "lags": lags,
-        "others": others,
-        "historical": historical,
-        "speed": speed,
-    }
-    for name, make in parts.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        readme = re.sub(f"{begin}\n.*?{end}", lambda _, b=begin, e=end, m=make: f"{b}\n{m()}{e}", readme, flags=re.S)
+    """The README with every marked part written again."""
+    for part in (claims, comparison, lags, others, historical, speed):
+        begin, end = f"<!-- {part.__name__} -->", f"<!-- end of {part.__name__} -->"
+        written = f"{begin}\n{part()}{end}"
+        readme = re.sub(f"{begin}\n.*?{end}", lambda _, text=written: text, readme, flags=re.S)
     return readme
 
 
@@ -54,7 +45,7 @@ def rewritten(readme: str) -> str:
 
 
 def claims() -> str:
-    """The verdict on each claim of the paper, and how many findings it rests on."""
+    """The verdict on each claim of the paper, with its numbers of findings."""
     verdicts = pd.read_csv(PAPER / "tables" / "claims.csv")
     text = pd.DataFrame(
         {
@@ -68,19 +59,18 @@ def claims() -> str:
             ],
         }
     )
-    return written(
-        text, "Verdicts by written rules; the numbers count findings, which the page gives with their tests."
-    )
+    note = "Verdicts by written rules; the numbers count findings, which the page gives with their tests."
+    return markdown(text, " ".join([note, *verdicts["judged_for"].unique()]))
 
 
 def comparison() -> str:
-    """Every model in the experiments that the claims are about: solved, median, p."""
+    """Every model in the experiments that test the claims: solved, median, p."""
     rows = []
-    for model, name in titles("models").items():
+    for model, name in model_names().items():
         found = [row_of(f"{experiment}/{model}") for experiment in CLAIMED]
-        row = {"model": name.removeprefix("the "), "params": "; ".join(unique(each["parameters"] for each in found))}
+        row = {"model": name, "params": "; ".join(unique(each["parameters"] for each in found))}
         for experiment, each in zip(CLAIMED, found, strict=True):
-            row[titles("experiments")[experiment].removesuffix(", T = 100")] = f"{shown(each)}{p_text(each)}"
+            row[title(experiment).removesuffix(", T = 100")] = f"{shown(each)}{p_text(each)}"
         rows.append(row)
     references = [row_of(f"{experiment}/amu") for experiment in CLAIMED]
     caps = [f"{config_of(f'{experiment}/amu')['training']['max_sequences']:,}" for experiment in CLAIMED]
@@ -91,44 +81,47 @@ def comparison() -> str:
         f"{', '.join(unique(caps))} sequences, T = 100. Learning rate and one more setting of each model were tuned "
         f"with equal numbers of configurations, on other trials. [All experiments]({PAGE})."
     )
-    return written(pd.DataFrame(rows), caption)
+    return markdown(pd.DataFrame(rows), caption)
 
 
 def lags() -> str:
     """Success and median on the two-sequence problem by lag."""
     rows = []
     for experiment in CLAIMED[2:]:
-        for model in LAG_MODELS:
-            row = {"problem": experiment.rpartition("_")[2], "model": titles("models")[model].removeprefix("the ")}
+        for model in common_models():
+            row = {"problem": experiment.rpartition("_")[2], "model": model_names()[model]}
             for T in LAGS:
                 row[f"T = {T}"] = shown(row_of(f"{experiment}/{model}", f"task.T={T}"))
             rows.append(row)
-    return written(pd.DataFrame(rows), "The two-sequence problem over longer lags, with the settings tuned at T = 100.")
+    return markdown(
+        pd.DataFrame(rows), "The two-sequence problem over longer lags, with the settings tuned at T = 100."
+    )
 
 
 def others() -> str:
-    """The other experiments, a row each: what was solved, or where that is not the question, how well it was done."""
+    """A row for each other experiment: the trials solved, or if no model solved any, the accuracy."""
     rows = []
-    for experiment, title in titles("experiments").items():
+    models = common_models()
+    for experiment in plan()["experiments"]:
         if experiment in CLAIMED:
             continue
-        configs = {model: config_of(f"{experiment}/{model}") for model in LAG_MODELS}
-        found = [solved_row(config) for config in configs.values() if config["training"]["stop"]]
+        configs = [config_of(f"{experiment}/{model}") for model in models]
+        found = [solved_row(config) for config in configs if config["training"]["stop"]]
         if any(row["solved"] for row in found):
             values = [shown(row) for row in found]
         else:
-            values = [f"{accuracy_row(config)['median']:.3f}" for config in configs.values()]
-        names = [titles("models")[model].removeprefix("the ") for model in LAG_MODELS]
-        rows.append({"problem": title, **dict(zip(names, values, strict=True))})
+            values = [f"{accuracy_row(config)['median']:.3f}" for config in configs]
+        names = [model_names()[model] for model in models]
+        rows.append({"problem": title(experiment), **dict(zip(names, values, strict=True))})
     caption = (
         "The other experiments: as above, and where no model met the criterion, or there is none, the median of the "
         f"trials' accuracy on test data. [Tables with intervals and tests]({PAGE})."
     )
-    return written(pd.DataFrame(rows), caption)
+    return markdown(pd.DataFrame(rows), caption)
 
 
 def historical() -> str:
-    """How the LSTM of 1997 compares with its published means, in words."""
+    """The LSTM of 1997 beside its published means, in words."""
     table = pd.read_csv(PAPER / "tables" / "lstm97-published.csv")
     run = table[(table["trials"] > 0) & table["but_with"].isna()]
     counts = run["agrees"].value_counts().reindex(["yes", "in range", "no"], fill_value=0)
@@ -143,7 +136,7 @@ def historical() -> str:
 
 
 def speed() -> str:
-    """What scripts/benchmark.py measured."""
+    """The measurements of scripts/benchmark.py."""
     measured = pd.read_csv(PAPER / "speed.csv")
     ratios = measured[measured["meaning"].eq("times faster")]
     text = pd.DataFrame(
@@ -163,27 +156,41 @@ def speed() -> str:
         if row.unit == "s" or row.meaning == "times as much per step"
     ]
     caption = f"{' '.join(others)} Medians, all in one run on {measured['machine'][0]}, {measured['software'][0]}."
-    return written(text, f"{caption} [All that was measured](results/paper/speed.csv).")
+    return markdown(text, f"{caption} [All that was measured](results/paper/speed.csv).")
 
 
-# Where numbers come from --------------------------------------------------------------------------------------------
+# Sources ----------------------------------------------------------------------------------------------------------
 
 
-def titles(part: str) -> dict[str, str]:
-    """How tuning.yaml calls its models, or its experiments."""
-    plan = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
-    return {name: each["title"] for name, each in plan[part].items()}
+@cache
+def plan() -> dict:
+    return read_plan(conf_dir())
+
+
+def model_names() -> dict[str, str]:
+    """The names of the models in tables, by their names in tuning.yaml."""
+    return {name: model["title"].removeprefix("the ") for name, model in plan()["models"].items()}
+
+
+def common_models() -> list[str]:
+    """The models that every experiment has."""
+    return [name for name, model in plan()["models"].items() if not model.get("on_request")]
+
+
+def title(experiment: str) -> str:
+    """The title of an experiment: the first sentence of its base.yaml."""
+    return description(conf_dir() / "experiment" / experiment / "base.yaml")
 
 
 def row_of(experiment: str, *overrides: str) -> pd.Series:
-    """The row that a file of conf/experiment has in the tables, for the criterion that ends its training."""
+    """The row of an experiment in the tables, for the criterion that ends its trials."""
     return solved_row(config_of(experiment, *overrides))
 
 
 def config_of(experiment: str, *overrides: str) -> dict:
     composer = shared_composer()
     with composer.ready():
-        return prepare(composer.load([f"experiment={experiment}", *overrides]))
+        return prepare(composer.load([f"experiment={experiment}", *overrides])).config
 
 
 def solved_row(config: dict) -> pd.Series:
@@ -195,7 +202,7 @@ def accuracy_row(config: dict) -> pd.Series:
 
 
 def the_row(kind: str, config: dict, column: str, value: str) -> pd.Series:
-    """The only row of a configuration that has this value in all tables of a kind; LookupError where it is missing."""
+    """The one row of a configuration with this value, in all tables of a kind. Raises LookupError if it is missing."""
     rows = tables(kind)
     rows = rows[rows["identity"].eq(identity(config)) & rows[column].eq(value)]
     if len(rows) != 1:
@@ -231,7 +238,7 @@ def unique(values) -> list[str]:
     return list(dict.fromkeys(map(str, values)))
 
 
-def written(text: pd.DataFrame, caption: str) -> str:
+def markdown(text: pd.DataFrame, caption: str) -> str:
     return Table("", caption, text, text.astype(str)).markdown()
 
 

@@ -1,4 +1,4 @@
-"""Writes the tables of amu-report alone; takes its other options."""
+"""Writes only the tables of amu-report; takes its options."""
 
 import sys
 

@@ -2,17 +2,16 @@
 # Makes results/paper from nothing: runs, mechanism, speed, report. Needs amu-run in the PATH (pip install -e .).
 #
 #   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 2 hours on 2 cores
-#   scripts/reproduce_paper.sh --tune    tunes them anew before, and tries the readings of the unit: up to 2 hours more
+#   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: up to 2 hours more
 #   scripts/reproduce_paper.sh --quick   3 trials and small caps, in results/quick: under 10 minutes
 #
-# Stop it with Ctrl-C whenever you like; the same command goes on from there, and trains nothing twice. As many runs go
-# side by side as there are processors (JOBS=1 for one), each on one thread; what they print is in results/runs/logs.
+# Ctrl-C stops it at any time. The same command continues from there and trains nothing twice. One run starts for each
+# processor (JOBS=1: one run), and each run has one thread. results/runs/logs has the output of the runs.
 set -euo pipefail
-set -m # every run is a process group of its own: Ctrl-C reaches this script alone, which stops them in order
+set -m # each run has its own process group: Ctrl-C reaches only this script, which then stops the runs in order
 cd "$(dirname "$0")/.."
 
-lag_models=(amu amu_full lstm gru rnn lstm97)
-# Those that the claims rest on come first, the shortest last, so that no processor is left with a long one at the end.
+# The experiments that test the claims run first and the shortest run last, so that the processors finish together.
 claimed=(embedded_reber embedded_reber_legal two_sequence_3c two_sequence_3a)
 experiments=(long_lag_2c copy_memory temporal_order_6b temporal_order_6a two_sequence_3b adding multiplication
   japanese_vowels arrow_head gun_point basic_motions italy_power_demand)
@@ -45,25 +44,25 @@ main() {
   if $tune; then
     part "Tuning"
     for experiment in "${claimed[@]}" "${experiments[@]}"; do
-      start "tune-$experiment" python scripts/tune.py "$experiment" --threads 1
+      start "tune-$experiment" python -m amu_experiments.studies.tuning "$experiment" --threads 1
     done
     finish
 
     part "The readings of the unit, beside the tuned LSTM"
-    start reconstruct python scripts/reconstruct.py --threads 1
+    start reconstruct python -m amu_experiments.studies.reconstruction --threads 1
     finish
   fi
 
   part "The experiments, and the LSTM of 1997 with its settings"
   compare_all "${claimed[@]}"
-  # As many trials of each setting as in the source.
+  # The numbers of trials are those of the source.
   historical 30 embedded_reber
   historical 10 adding
   historical 10 two_sequence
   historical 10 multiplication
   historical 10 temporal_order
   for pair in "${lags[@]}"; do
-    compare "${pair%:*}" "$(printf ' %s' "${lag_models[@]}")" "task.T=${pair#*:}"
+    compare "${pair%:*}" "$(models adding)" "task.T=${pair#*:}" # the models that every experiment has
   done
   compare_all "${experiments[@]}"
   finish
@@ -78,7 +77,7 @@ main() {
   finish
 
   part "Report, from the runs as they are kept in git"
-  rm -rf "$paper"/{runs,tables,figures} # of runs that are no more
+  rm -rf "$paper"/{runs,tables,figures} # may be of runs that no longer exist
   start export python scripts/export_runs.py --results-dir "$runs" --out "$paper/runs"
   finish
   start report amu-report --results-dir "$paper/runs" --out "$paper"
@@ -97,9 +96,11 @@ main() {
 
 compare_all() { # EXPERIMENT...: each with all its models
   for experiment in "$@"; do
-    compare "$experiment" "$(basename -s .yaml conf/experiment/"$experiment"/*)"
+    compare "$experiment" "$(models "$experiment")"
   done
 }
+
+models() { basename -s .yaml conf/experiment/"$1"/* | grep -vx base; } # of EXPERIMENT
 
 compare() { # EXPERIMENT MODELS [KEY=VALUE]...: these models, one after another
   local choices=$(printf ",$1/%s" $2)
@@ -119,18 +120,18 @@ part() {
   echo "== $title"
 }
 
-finish() { # wait for everything that was started
+finish() { # wait for all runs
   wait
   echo "== $title: $(duration $((SECONDS - began)))"
 }
 
-start() { # NAME COMMAND...: beside others, once there is a processor for it
+start() { # NAME COMMAND...: in the background, once a processor is free
   while (($(jobs -rp | wc -l) >= jobs)); do wait -n || true; done
   run "$@" &
 }
 
 run() {
-  trap 'exit 143' TERM # once the command has ended, which has had the signal too
+  trap 'exit 143' TERM # after the command, which gets the signal too
   local name=$1 began=$SECONDS
   if "${@:2}" >"$logs/$name.log" 2>&1; then
     echo "   $name: $(duration $((SECONDS - began)))"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from amu_experiments import training
 from amu_experiments.cli import main
+from amu_experiments.stack import Stack
 
 PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -103,9 +104,9 @@ def train(config: dict) -> None:
     """As the command does, without the time it takes to understand what is asked for; tells which stacks it trains."""
     train_stack = training.train_stack
 
-    def told(config, folder, trials):
-        print(f"trains {trials}")
-        train_stack(config, folder, trials)
+    def told(run):
+        print(f"trains {run.trials}")
+        train_stack(run)
 
     training.train_stack = told
     training.run(config)
@@ -132,14 +133,14 @@ def train_and_be_killed(config: dict, calls: int) -> None:
 
 def train_slowly(config: dict) -> None:
     """Train with a step that takes a minute, as one may in which something is compiled."""
-    evaluate = training.Stack.evaluate
+    evaluate = Stack.evaluate
 
     def dawdle(self):
         print("evaluates")
         time.sleep(60)
         evaluate(self)
 
-    training.Stack.evaluate = dawdle
+    Stack.evaluate = dawdle
     sys.exit(interruptible(config))
 
 

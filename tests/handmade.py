@@ -1,5 +1,6 @@
 """Small results written by hand in the store's files, for tests of the analysis."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,15 @@ TRAINING = {
     "stop": "st2",
     "select": "last",
     "learning_rate": 0.01,
+}
+
+
+MADE = {
+    "started": "2031-02-03T04:05:06+0000",
+    "python": "3.11.9",
+    "packages": {"torch": "2.13.0", "numpy": "2.3.1"},
+    "machine": "x86_64, 2 processors",
+    "commit": "abc123",
 }
 
 
@@ -65,7 +75,7 @@ def write(
                 "sequences": seen,
                 "seconds": seen / 100,
                 "parameters": 42,
-                "st1_sequences": end - 100 if status == "solved" else None,
+                "st1_sequences": max(1, end - 100) if status == "solved" else None,
                 "st2_sequences": end if status == "solved" else None,
             }
         )
@@ -82,6 +92,8 @@ def write(
     folder = folder_of(config | {"results_dir": root})
     stack = folder / f"trials-{first}-{first + len(ends) - 1}"
     stack.mkdir(parents=True)
+    made = MADE | {"command": f"amu-run task=two_sequence model={cell} trials={len(ends)}"}
+    (stack / "provenance.json").write_text(json.dumps(made))
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     pd.DataFrame(history, columns=HISTORY).to_csv(stack / "history.csv", index=False)
     pd.DataFrame(trials, columns=TRIALS).to_csv(stack / "trials.csv", index=False)

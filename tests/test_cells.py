@@ -1,8 +1,13 @@
 """The cells' plain torch form against torch.nn, autograd, finite differences and the equations."""
 
+import copy
+import inspect
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from amu_experiments import AMU, GRU, LSTM, RNN
 from amu_experiments.cells import cell_class
@@ -313,15 +318,394 @@ def test_padding_changes_nothing(cell_type, gradient):
         (lambda: AMU(2, 0), "hidden_size=0"),
         (lambda: AMU(2, 3, gradient="half"), "truncated, full"),
         (lambda: AMU(2, 3, output="gate"), "neuron, linear, memory"),
+        (lambda: AMU(2, 3, output="auto"), "a layer takes neuron, linear or memory"),
+        (lambda: GRU(2, 3, initial_range=0), "initial_range=0: must be a number above 0"),
+        (lambda: RNN(2, 3, initial_range=float("inf")), "initial_range=inf: must be a number above 0"),
         (lambda: AMU(2, 3, neurons_per_unit=1, output_in_product=False), "neurons_per_unit=1"),
         (lambda: LSTM(2, 3, backend="fast"), "auto, fused, torch"),
         (lambda: LSTM(2, 3)(torch.zeros(4, 5, 3)), r"\(4, 5, 3\)"),
         (lambda: LSTM(2, 3)(torch.zeros(0, 5, 2)), "at least one step"),
         (lambda: LSTM(2, 3)(torch.zeros(4, 5, 2), (torch.zeros(1, 5, 4),) * 2), "h, c"),
+        (lambda: LSTM(2, 3)(torch.zeros(4, 2), (torch.zeros(1, 4),) * 2), r"h, c of \[\(1, 3\), \(1, 3\)\]"),
         (lambda: LSTM(2, 3)(torch.zeros(4, 1, 2), lengths=[5]), "between 1 and the 4 steps"),
+        (lambda: LSTM(2, 3)(torch.zeros(4, 1, 2), lengths=[0]), "between 1 and the 4 steps"),
+        (lambda: LSTM(2, 3)(torch.zeros(4, 5, 2), lengths=[4]), r"shape \(1,\): must be integers of shape \(5,\)"),
+        (
+            lambda: LSTM(2, 3, trials=2)(torch.zeros(2, 4, 5, 2), lengths=torch.ones(5, 2, dtype=int)),
+            r"shape \(5, 2\): must be integers of shape \(2, 5\)",
+        ),
         (lambda: cell_class("lstn"), "amu, .*, gru, .*, lstm, lstm97, .*, rnn"),
     ],
 )
 def test_wrong_calls_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: LSTM(3, 4, 2), "3 positional arguments.* input_size and hidden_size only.* by name: forget_bias=, "),
+        (lambda: AMU(3, 4, 1), "by name: neurons_per_unit=, gradient=, output=, output_in_product=, trials="),
+        (lambda: GRU(3, 4, 1), "by name: trials=, batch_first=, backend=, initial_range="),
+        (lambda: RNN(3, 4, 1, "relu"), "4 positional arguments"),
+        (lambda: LSTM97(3, 4, 2), "by name: block_size=, biases="),
+        (lambda: LSTM(3, 4, num_layers=2), "LSTM has no option num_layers; its options are forget_bias, trials, batch"),
+        (lambda: GRU(3, 4, bidirectional=True, dropout=0.1), "no option bidirectional, dropout"),
+        (lambda: AMU(3, 4, bias=False), "no option bias; its options are neurons_per_unit, "),
+        (lambda: LSTM97(3, 4, forget_bias=1.0), "no option forget_bias; its options are block_size, "),
+    ],
+)
+def test_options_that_a_layer_does_not_take_are_named(make, words):
+    with pytest.raises(TypeError, match=words):
+        make()
+
+
+def test_a_signature_gives_all_options_by_name():
+    options = ["trials", "batch_first", "backend", "initial_range"]
+    assert list(inspect.signature(GRU).parameters) == ["input_size", "hidden_size", *options]
+    assert list(inspect.signature(LSTM).parameters) == ["input_size", "hidden_size", "forget_bias", *options]
+    kinds = [argument.kind for argument in inspect.signature(LSTM).parameters.values()]
+    assert kinds[2:] == [inspect.Parameter.KEYWORD_ONLY] * 5
+
+
+def test_cells_of_ones_own_may_take_other_arguments():
+    class Square(GRU):
+        def __init__(self, size):
+            super().__init__(size, size)
+
+    class Deep(RNN):
+        @classmethod
+        def shapes(cls, input_size, hidden_size, depth=1):
+            return super().shapes(input_size, hidden_size)
+
+    assert Square(3).weight_hh.shape == (1, 9, 3)
+    assert repr(Deep(2, 3, depth=2, trials=4)) == "Deep(2, 3, trials=4, depth=2)"
+    with pytest.raises(TypeError, match="Deep has no option width; its options are trials, .*, depth"):
+        Deep(2, 3, width=2)
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        (LSTM(3, 4), "LSTM(3, 4)"),
+        (LSTM(3, 4, forget_bias=1.0, batch_first=True), "LSTM(3, 4, forget_bias=1.0, batch_first=True)"),
+        (AMU(3, 4, neurons_per_unit=2), "AMU(3, 4, neurons_per_unit=2)"),
+        (AMU(3, 4, output_in_product=False), "AMU(3, 4, output_in_product=False)"),
+        (LSTM97(3, 4, biases="gates", output_bias=[-1.0, -2.0]), "LSTM97(3, 4, biases='gates')"),
+        (GRU(3, 4, trials=2, backend="torch"), "GRU(3, 4, trials=2, backend='torch')"),
+    ],
+)
+def test_a_layer_is_shown_with_its_sizes_and_the_options_that_differ_from_their_defaults(cell, shown):
+    assert repr(cell) == shown
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (pack_padded_sequence(torch.zeros(4, 2, 2), torch.tensor([4, 3])), "a PackedSequence: .*`lengths`.*pad_packed"),
+        ([torch.zeros(4, 2), torch.zeros(3, 2)], "a list: .*`lengths`.*pad_sequence"),
+        (np.zeros((4, 2, 2), np.float32), "a ndarray: must be a tensor .torch.from_numpy"),
+        (torch.nested.nested_tensor([torch.zeros(4, 2)] * 2, layout=torch.jagged), "a nested tensor: .*padded"),
+        (torch.zeros(4, 2, 2).to_sparse(), "a torch.sparse_coo tensor: "),
+        (None, "a NoneType: must be a tensor"),
+    ],
+)
+def test_an_input_that_is_no_tensor_is_told_what_to_be_instead(x, words):
+    with pytest.raises(TypeError, match=words):
+        LSTM(2, 3)(x)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ([4.0, 2.7], r"lengths of dtype torch.float32: must be integers of shape \(2,\)"),
+        ([True, True], "lengths of dtype torch.bool: must be integers"),
+        (torch.tensor([4.0, 2.0]), "lengths of dtype torch.float32: must be integers"),
+        (np.array([4.0, 2.0]), "lengths of dtype torch.float64: must be integers"),
+        ("ab", "lengths is a str: must be integers"),
+        ([[4], [2, 3]], "lengths is a list: must be integers"),
+    ],
+)
+def test_lengths_are_integers(lengths, words):
+    with pytest.raises(TypeError, match=words):
+        RNN(2, 3, backend="torch")(torch.zeros(4, 2, 2), lengths=lengths)
+
+
+def test_lengths_of_every_integer_type_are_the_same():
+    cell, x = RNN(2, 3, backend="torch"), torch.randn(4, 2, 2)
+    expected = cell(x, lengths=torch.tensor([4, 2]))[0]
+    for lengths in ([4, 2], (4, 2), np.array([4, 2], np.uint8), torch.tensor([4, 2], dtype=torch.int16), [[4, 2]]):
+        assert torch.equal(cell(x, lengths=lengths)[0], expected)
+    assert torch.equal(cell(x[:, 1], lengths=2)[0], expected[:, 1])
+    assert torch.equal(cell(x[:, 1], lengths=[2])[0], expected[:, 1])
+
+
+def test_a_state_is_made_of_tensors():
+    for state in (np.zeros((1, 1, 3)), (torch.zeros(1, 1, 3), None), {"h": torch.zeros(1, 1, 3)}):
+        with pytest.raises(TypeError, match="must be the tensors h, c"):
+            LSTM(2, 3)(torch.zeros(4, 1, 2), state)
+
+
+# Dtypes and devices ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell_type", CELLS)
+@pytest.mark.parametrize("dtype", [torch.double, torch.half, torch.bfloat16])
+def test_output_and_state_have_the_dtype_of_input_and_parameters(cell_type, dtype):
+    torch.manual_seed(13)
+    cell, x = cell_type(2, 3).to(dtype), torch.randn(4, 2, 2)
+    y, state = cell(x.to(dtype))
+    assert {t.dtype for t in (y, *(state if isinstance(state, tuple) else (state,)))} == {dtype}
+    coarse = torch.finfo(dtype).eps
+    torch.testing.assert_close(cell.double()(x.double())[0], y.double(), rtol=10 * coarse, atol=10 * coarse)
+
+
+@pytest.mark.parametrize("cell_type", CELLS)
+def test_input_state_and_parameters_must_have_one_dtype(cell_type):
+    cell, x = cell_type(2, 3), torch.zeros(4, 1, 2)
+    zeros = [torch.zeros(1, 1, size) for size in cell.state_sizes()]
+    with pytest.raises(ValueError, match=r"input is torch.float64, but the layer's weight_ih is torch.float32"):
+        cell(x.double())
+    with pytest.raises(ValueError, match=r"input is torch.int64, but the layer's weight_ih is torch.float32"):
+        cell(x.long())
+    last = cell.states[-1]
+    with pytest.raises(ValueError, match=rf"state {last} is torch.float64, but the layer's weight_ih is torch.float32"):
+        cell(x, [*zeros[:-1], zeros[-1].double()])
+    cell.double()
+    with pytest.raises(ValueError, match=r"input is torch.float32, but the layer's weight_ih is torch.float64"):
+        cell(x)
+    cell.float().bias.data = cell.bias.data.double()
+    with pytest.raises(ValueError, match=r"input is torch.float32, but the layer's bias is torch.float64"):
+        cell(x)
+
+
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_under_autocast_a_layer_computes_in_the_dtype_of_its_parameters(backend):
+    cell, x = AMU(2, 3, backend=backend), torch.randn(4, 2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = cell(x)
+        assert torch.equal(cell(x.bfloat16())[0], cell(x.bfloat16().float())[0])
+        y.sum().backward()
+    assert torch.equal(y, cell(x)[0])
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="input is torch.int64"):
+        cell(x.long())
+
+
+@pytest.mark.parametrize("cell_type", CELLS)
+def test_a_layer_can_be_made_without_storage_and_be_moved(cell_type):
+    with torch.device("meta"):
+        cell = cell_type(2, 3)
+        assert all(p.is_meta for p in cell.parameters())
+        assert cell(torch.zeros(4, 1, 2), lengths=[3])[0].is_meta
+    with pytest.raises(ValueError, match="input is on cpu, but the layer's weight_ih is on meta"):
+        cell(torch.zeros(4, 1, 2))
+    cell.to_empty(device="cpu")
+    torch.manual_seed(14)
+    cell.reset_parameters()
+    torch.manual_seed(14)
+    assert all(map(torch.equal, cell.parameters(), cell_type(2, 3).parameters()))
+
+
+@pytest.mark.parametrize("setting", [torch.device("meta"), torch.float64])
+def test_a_compiled_cell_does_not_depend_on_default_device_and_dtype(setting):
+    cell, x = AMU(2, 3, backend="fused"), torch.randn(4, 1, 2, requires_grad=True)
+
+    def results():
+        y, (h, s) = cell(x)
+        return y, h, s, *gradients_of(y.sum(), [x, *cell.parameters()])
+
+    expected = results()
+    if isinstance(setting, torch.device):
+        with setting:
+            found = results()
+    else:
+        torch.set_default_dtype(setting)
+        try:
+            found = results()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("cell_type", CELLS)
+def test_layers_are_copied_pickled_and_loaded(cell_type):
+    cell, x = cell_type(2, 3, batch_first=True, backend="torch"), torch.randn(2, 4, 2)
+    other = cell_type(2, 3, batch_first=True, backend="torch")
+    other.load_state_dict(cell.state_dict())
+    for same in (other, copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
+        assert repr(same) == repr(cell)
+        assert torch.equal(same(x)[0], cell(x)[0])
+
+
+# Derivatives ----------------------------------------------------------------------------------------------------
+
+# Sizes that test_kernels compiles, too.
+COMPILED = {
+    "amu": lambda **options: AMU(2, 3, **options),
+    "lstm": lambda **options: LSTM(3, 5, **options),
+    "gru": lambda **options: GRU(1, 3, **options),
+    "rnn": lambda **options: RNN(2, 1, **options),
+    "lstm97": lambda **options: LSTM97(2, 4, block_size=2, biases="gates", **options),
+}
+FULL = {
+    "amu": lambda: AMU(2, 2, gradient="full", backend="torch"),
+    "lstm": lambda: LSTM(2, 2, backend="torch"),
+    "gru": lambda: GRU(2, 2, backend="torch"),
+    "rnn": lambda: RNN(2, 2, backend="torch"),
+    "lstm97": lambda: LSTM97(2, 2, gradient="full", backend="torch"),
+}
+
+
+def refused_second_derivatives(cell, words):
+    """Check that no derivative of any first derivative is taken, where this is not constant."""
+    x = torch.randn(3, 2, cell.input_size, requires_grad=True)
+    state = [torch.randn(1, 2, size, requires_grad=True) for size in cell.state_sizes()]
+    variables = [x, *state, *cell.parameters()]
+    y, last = cell(x, state)
+    outputs = [y, *(last if isinstance(last, tuple) else (last,))]
+    firsts = torch.autograd.grad(
+        sum(t.sum() for t in outputs), variables, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    for first in firsts:
+        if first.grad_fn is None:
+            assert cell.gradient == "truncated"
+            assert not first.any()  # what a truncated gradient cuts
+            continue
+        with pytest.raises(RuntimeError, match=words):
+            first.pow(2).sum().backward(retain_graph=True)
+        for variable in variables:
+            with pytest.raises(RuntimeError, match=words):
+                torch.autograd.grad(first.pow(2).sum(), variable, retain_graph=True)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_second_derivatives_of_a_compiled_cell_are_refused(name):
+    refused_second_derivatives(COMPILED[name](backend="fused"), 'no second derivatives: .* backend="torch"')
+
+
+@pytest.mark.parametrize("name", ["amu", "lstm97"])
+def test_second_derivatives_of_a_truncated_gradient_are_refused(name):
+    refused_second_derivatives(COMPILED[name](backend="torch"), 'no second derivatives: .* gradient="full"')
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_second_derivatives_against_finite_differences(name):
+    torch.manual_seed(15)
+    cell = in_double(FULL[name]())
+    x = torch.randn(3, 2, 2, dtype=torch.double, requires_grad=True)
+    state = [torch.randn(1, 2, size, dtype=torch.double, requires_grad=True) for size in cell.state_sizes()]
+    names, count = [name for name, _ in cell.named_parameters()], len(state)
+
+    def outputs(x, *others):
+        state, parameters = others[:count], dict(zip(names, others[count:], strict=True))
+        y, last = torch.func.functional_call(cell, parameters, (x, state, torch.tensor([3, 2])))
+        return y, *(last if isinstance(last, tuple) else (last,))
+
+    assert torch.autograd.gradgradcheck(outputs, (x, *state, *cell.parameters()))
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_penalty_on_what_needs_no_second_derivative_is_the_same_in_both_backends(name):
+    """create_graph alone does no harm: the first derivatives are used as numbers, or summed with others."""
+    torch.manual_seed(16)
+    fused = COMPILED[name](backend="fused")
+    plain = COMPILED[name](backend="torch")
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(3, 2, fused.input_size, requires_grad=True)
+    seen = []
+    for cell in (fused, plain):
+        y, _ = cell(x)
+        (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        seen.append(gradients_of((y * g.detach().sum()).sum(), list(cell.parameters())))
+    torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # within torch
+@pytest.mark.parametrize("name", COMPILED)
+def test_function_transforms_of_a_compiled_cell_are_right_or_name_the_backend(name):
+    cell = COMPILED[name](backend="fused")
+    x = torch.randn(3, 2, cell.input_size, requires_grad=True)
+
+    def total(x):
+        return cell(x)[0].pow(2).sum()
+
+    assert torch.equal(torch.func.grad(total)(x), *gradients_of(total(x), [x]))
+    for transform in (
+        lambda: torch.func.vmap(total)(x[None]),
+        lambda: torch.func.jvp(total, (x,), (x,)),
+        lambda: torch.func.jacrev(lambda x: cell(x)[0])(x),
+        lambda: torch.func.jacfwd(total)(x),
+        lambda: torch.func.hessian(total)(x),
+        lambda: torch.func.grad(lambda x: torch.func.grad(total)(x).sum())(x),
+        lambda: torch.autograd.functional.jacobian(lambda x: cell(x)[0], x, vectorize=True),
+        lambda: torch.export.export(cell, (x.detach(),)),
+    ):
+        with pytest.raises(RuntimeError, match='a compiled cell .*: make the layer with backend="torch"'):
+            transform()
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match='backend="torch"'):
+        cell(torch.autograd.forward_ad.make_dual(x, x))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # within torch
+@pytest.mark.parametrize("name", COMPILED)
+def test_function_transforms_in_torch(name):
+    """vmap and grad for every gradient, over inputs and over parameters; forward mode for a full one."""
+    torch.manual_seed(17)
+    cell = COMPILED[name](backend="torch")
+    xs = torch.randn(2, 3, 2, cell.input_size)
+    parameters = {name: value.detach() for name, value in cell.named_parameters()}
+
+    def total(parameters, x):
+        return torch.func.functional_call(cell, parameters, (x,))[0].pow(2).sum()
+
+    found = torch.func.vmap(torch.func.grad(total), (None, 0))(parameters, xs)
+    stacked = {name: torch.stack([value, value]) for name, value in parameters.items()}
+    over_both = torch.func.vmap(torch.func.grad(total))(stacked, xs)
+    for i, x in enumerate(xs):
+        expected = gradients_of(cell(x)[0].pow(2).sum(), list(cell.parameters()))
+        for name, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(found[name][i], gradient)
+            torch.testing.assert_close(over_both[name][i], gradient)
+    jacobian = torch.autograd.functional.jacobian
+    slow, fast = (jacobian(lambda x: cell(x)[0], xs[0], vectorize=vectorize) for vectorize in (False, True))
+    torch.testing.assert_close(fast, slow)
+    if cell.gradient == "truncated":
+        with pytest.raises(RuntimeError, match='no forward-mode derivatives: .* gradient="full"'):
+            torch.func.jvp(lambda x: cell(x)[0], (xs[0],), (xs[1],))
+    else:
+        _, tangent = torch.func.jvp(lambda x: cell(x)[0], (xs[0],), (xs[1],))
+        torch.testing.assert_close(tangent, (slow * xs[1]).sum(dim=(-3, -2, -1)))
+
+
+@pytest.mark.filterwarnings("ignore")  # those that torch.compile has of itself
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+def test_torch_compile_leaves_outputs_and_gradients_as_they_are(backend):
+    torch.manual_seed(18)
+    cell = AMU(2, 3, backend=backend)
+    x = torch.randn(3, 2, 2, requires_grad=True)
+    results = []
+    for call in (cell, torch.compile(cell, backend="eager")):
+        y, (h, s) = call(x)
+        results.append([y, h, s, *gradients_of(y.pow(2).sum() + s.sum(), [x, *cell.parameters()])])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_compile_of_a_whole_graph_names_the_backend():
+    whole = {"backend": "eager", "fullgraph": True}
+    with pytest.raises(RuntimeError, match='make the layer with backend="torch"'):
+        torch.compile(RNN(2, 1, backend="fused"), **whole)(torch.zeros(2, 1, 2))
+    cell, x = RNN(2, 1, backend="torch"), torch.randn(2, 1, 2)
+    assert torch.equal(torch.compile(cell, **whole)(x)[0], cell(x)[0])
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_what_a_compiled_cell_returns_may_be_changed_in_place(name):
+    cell = COMPILED[name](backend="fused")
+    x = torch.randn(3, 2, cell.input_size)
+    y, last = cell(x)
+    for tensor in (y, *(last if isinstance(last, tuple) else (last,))):
+        tensor.mul_(0)
+    (y.sum() + sum(s.sum() for s in last)).backward()
+    assert all(not p.grad.any() for p in cell.parameters())

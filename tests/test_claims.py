@@ -235,6 +235,21 @@ def test_error_flow_is_constant_within_a_factor_of_ten(tmp_path, flow, verdict):
     assert verdicts(tmp_path, rows, table)["gradient"].verdict == verdict
 
 
+def test_the_derivative_decides_on_error_flow_and_the_truncated_flow_is_told_beside(tmp_path):
+    rows = [(cell, QUICK, task, {}) for task in (NOISE_FREE, NOISY) for cell in ("amu", "lstm97")]
+    full = measured([(place, ("amu", "lstm97")[place % 2], "relative_flow", 1e-6) for place in range(4)])["trials"]
+    table = {"trials": pd.concat([full, full.assign(flow="truncated", value=1.0)])}
+    gradient = verdicts(tmp_path, rows, table)["gradient"]
+    assert gradient.verdict == "contradicted"
+    assert all("derivative" in finding.text for finding in gradient.findings)
+    told = [text.partition(", ")[2] for text in gradient.beside if "start" in text]
+    assert told[:3] == [
+        "truncated flow at the start of training: 1 (amu)",
+        "derivative at the start of training: 1e-06 (lstm97)",
+        "truncated flow at the start of training: 1 (lstm97)",
+    ]
+
+
 # Tables
 
 

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+import amu_experiments.cells
+import amu_experiments.tasks
 from amu_experiments.cli import main
 from amu_experiments.config import ConfigurationError
 from amu_experiments.overrides import choices, load
@@ -35,15 +37,17 @@ def trained(monkeypatch):
         if config["seed"] in errors:
             raise errors[config["seed"]]
 
-    training = ModuleType("amu_experiments.training")
-    training.run, training.prepare = run, dict
-    monkeypatch.setitem(sys.modules, "amu_experiments.training", training)
+    for name, function in (("training.run", run), ("plan.prepare", dict)):
+        module, _, function_name = name.partition(".")
+        stand_in = ModuleType(f"amu_experiments.{module}")
+        setattr(stand_in, function_name, function)
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     return configurations
 
 
 # Mistakes ---------------------------------------------------------------------------------------------------
 
-TOP = "a run has trials, seed, backend, device, threads, results_dir, training, model, task"
+TOP = "a run has trials, seed, backend, device, instructions, threads, results_dir, training, model, task"
 TASKS = f"choose one of {', '.join(choices('task'))}"
 
 WRONG = {
@@ -77,10 +81,8 @@ WRONG = {
     "task=adding model.units=0": "model.units=0: must be a whole number from 1 to 1000000000, or null",
     "task=adding model.parameters=null": "one of them must be a number",
     "task=adding model.units=5 model.parameters=100": "has no effect beside model.units=5",
-    "task=adding model.output_in_product=false model.neurons_per_unit=1": "must be 2 or more",
     "task=adding task.form=2001": "task.form=2001: must be one of modern, 1997",
     "task=two_sequence task.targets.noise_free=[a,b]": "task.targets.noise_free[0]=a: must be a number",
-    "task=time_series": "task.name=null, task.path=null: give one",
     "task=adding results_dir=???": "Missing mandatory value: results_dir",
     "task=adding trials=${seeds}": "Interpolation key 'seeds' not found",
     "task=adding trials": "trials: not understood; write key=value",
@@ -160,15 +162,17 @@ SIZES = ("task.test_size", "task.validation_size")
 DATA = "@univariate true\n@equalLength false\n@classLabel true a b\n@data\n"
 
 UNFIT = {
+    "model=amu model.output_in_product=false model.neurons_per_unit=1": "neurons_per_unit=1: must be 2 or more",
+    "task=time_series task.name=null": "give exactly one of them",
     "results_dir=file": "results_dir=file: file is a file; give a folder",
     "results_dir=file/inside": "results_dir=file/inside: file is a file; give a folder",
     f"results_dir={'x' * 300}": "no name for a folder (File name too long)",
-    "device=cuda": "device=cuda: not to be had here",
+    "device=cuda": "device=cuda: not available here",
     "task.N=12": "task.N=12: must be at most task.T=11",
     "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
     "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",
     "model.units=1000000": "TiB of memory at least",
-    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts: series 2 has missing or infinite values",
+    "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts, line 6: a missing value (nan); fill it in",
     "task=time_series task.path=away_TRAIN.ts": "away_TRAIN.ts: there is no such file",
     "task=time_series task.path=folder_TRAIN.ts": "folder_TEST.ts cannot be read as a .ts file: Is a directory",
     "task=time_series task.path=bytes_TRAIN.ts": "bytes_TRAIN.ts cannot be read as a .ts file: 'utf-8' codec",
@@ -197,7 +201,7 @@ def test_what_only_a_look_can_tell_is_told_before_anything_starts(settings, swee
     *_, last = settings.split()
     key, value = last.split("=", 1)
     good = {"results_dir": "kept", "device": "cpu", "task.N": "1", "model.units": "2", "task.path": "good_TRAIN.ts"}
-    good |= {"task.targets.noise_free": "[0,1]", "task.name": "GunPoint"}
+    good |= {"task.targets.noise_free": "[0,1]", "task.name": "GunPoint", "model.neurons_per_unit": "2"}
     if sweep:
         given[key] = f"{good[key]},{value}"
     before = sorted(folder.rglob("*"))
@@ -245,6 +249,7 @@ def test_help_names_every_choice_and_every_key(capsys):
         assert f"\n{group}=\n" in text
         for name in choices(group):
             assert f"\n  {name} " in text
+    assert "\n  adding/  amu, amu_full, gru, lstm, lstm97, rnn\n" in text
     config = load("task=adding")
     for key in ["trials", "seed", "backend", "device", "threads", "results_dir", *config["training"]]:
         assert f"{key}: " in text
@@ -296,6 +301,16 @@ def test_a_criterion_of_ones_own(trained):
     assert main(["task=gun_point", "task.criteria={good: {accuracy: '> 0.9'}}", "training.stop=good"]) == 0
     assert trained[0] == trained[1]
     assert trained[0]["task"]["criteria"] == {"good": {"accuracy": "> 0.9"}}
+
+
+def test_a_criterion_may_be_named_as_the_data_set_or_any_other_option_is(trained, capsys):
+    for task, name in (("japanese_vowels", "JapaneseVowels"), ("gun_point", "time_series"), ("gun_point", "GunPoint")):
+        criteria = f"task.criteria={{{name}: {{accuracy: '> 0.9'}}, other: {{loss: '< 1'}}}}"
+        for stop in (name, "other"):
+            assert main([f"task={task}", criteria, f"training.stop={stop}"]) == 0
+        assert main([f"task={task}", criteria, "training.stop=accuracy"]) == 2
+        assert f"training.stop=accuracy: must be one of {name}, other, or null" in capsys.readouterr().err
+    assert [config["training"]["stop"] for config in trained[:2]] == ["JapaneseVowels", "other"]
 
 
 def test_what_is_found_later_is_told_in_a_line(trained, capsys):
@@ -364,15 +379,50 @@ def test_a_job_that_fails_stops_no_other(trained, capsys):
 # Files of one's own -----------------------------------------------------------------------------------------
 
 
+LEAKY = """
+from typing import Annotated
+
+from amu_experiments.cells.cell import Cell
+from amu_experiments.options import PROPER_FRACTION
+
+
+class Leaky(Cell):
+    @classmethod
+    def shapes(cls, input_size, hidden_size, leak: Annotated[float, PROPER_FRACTION]):
+        return {"weight_ih": (hidden_size, input_size), "bias": (hidden_size,)}
+"""
+
+ECHO = """
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from amu_experiments.options import whole
+from amu_experiments.tasks.task import Task
+
+
+class Echo(Task):
+    def __init__(self, trials, *, delay: Annotated[int, whole(1, 9)], noise: float, steps: Sequence[float] | None, pad):
+        super().__init__(trials)
+"""
+"""Of which only the arguments matter here."""
+
+
 @pytest.fixture
-def own(tmp_path_factory):
+def own(tmp_path_factory, monkeypatch):
     """A folder with a task, a model and an experiment of a user's own, and wrong ones."""
     folder = tmp_path_factory.mktemp("own")
+    for package in (amu_experiments.cells, amu_experiments.tasks):
+        code = folder / package.__name__.rpartition(".")[2]
+        code.mkdir()
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(code)])
+    (folder / "cells" / "leaky.py").write_text(LEAKY)
+    (folder / "tasks" / "echo.py").write_text(ECHO)
     files = {
         "model/leaky": "# A leaky integrator.\ncell: leaky\nleak: 0.5\n",
         "task/echo": (
             "# @package _global_\n# Say it again. At the end.\n"
-            "task: {problem: echo, delay: 3}\ntraining: {learning_rate: 0.1}\nmodel: {parameters: 50}\n"
+            "task: {problem: echo, delay: 3, noise: 0, steps: null, pad: 2}\n"
+            "training: {learning_rate: 0.1}\nmodel: {parameters: 50}\n"
         ),
         "experiment/echo/leaky": (
             "# @package _global_\ndefaults: [override /task: echo, override /model: leaky, _self_]\n"
@@ -401,15 +451,17 @@ def own(tmp_path_factory):
         file.write_text(text)
     (folder / "task" / "latin.yaml").write_bytes("# @package _global_\n# Größe\n".encode("latin-1"))
     (folder / "task" / "folder.yaml").mkdir()
-    return f"--config-dir={folder}"
+    yield f"--config-dir={folder}"
+    for name in ("amu_experiments.cells.leaky", "amu_experiments.tasks.echo"):
+        sys.modules.pop(name, None)
 
 
 def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
-    assert main([own, "task=echo", "model=leaky", "model.leak=1", "task.delay=9"]) == 0
+    assert main([own, "task=echo", "model=leaky", "model.leak=1e-3", "task.delay=9.0", "task.noise=0.5"]) == 0
     assert main([own, "experiment=echo/leaky"]) == 0
     first, second = trained
-    assert first["model"] == {"units": None, "parameters": 50, "cell": "leaky", "leak": 1.0}
-    assert first["task"] == {"problem": "echo", "delay": 9}
+    assert first["model"] == {"units": None, "parameters": 50, "cell": "leaky", "leak": 1e-3}
+    assert first["task"] == {"problem": "echo", "delay": 9, "noise": 0.5, "steps": None, "pad": 2}
     assert second["model"]["leak"] == 0.25
     assert second["training"]["learning_rate"] == 0.1
     capsys.readouterr()
@@ -427,6 +479,12 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
             "model leaky has units, parameters, cell, leak (did you mean model.leak?)",
         ),
         ("task=echo model=leaky model.leak=all", "model.leak=all: must be a number"),
+        ("task=echo model=leaky model.leak=1", "model.leak=1: must be a number between 0 and 1"),
+        ("task=echo model=leaky task.delay=10", "task.delay=10: must be a whole number from 1 to 9"),
+        ("task=echo model=leaky task.delay=2.5", "task.delay=2.5: must be a whole number from 1 to 9"),
+        ("task=echo model=leaky task.pad=2.5", "task.pad=2.5: must be a whole number"),
+        ("task=echo model=leaky task.noise=1e39", "task.noise=1e+39: must be a number"),
+        ("task=echo model=leaky task.steps=x", "task.steps=x: must be a list"),
         (
             "experiment=echo/leak",
             "echo/MODEL (did you mean echo/leaky?)",

@@ -1,6 +1,9 @@
 import copy
 import json
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
@@ -8,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amu_experiments.config import (
-    ConfigurationError,
     check,
+    check_options,
+    check_stop,
     definition,
     identity,
     model_folder,
     task_folder,
 )
+from amu_experiments.options import POSITIVE, ConfigurationError, check_option, options_of, whole
 from amu_experiments.overrides import Composer, choices, load
 from amu_experiments.store import folder_of
 
@@ -55,8 +60,12 @@ def changed(**values):
     return config
 
 
-def checked(**values):
-    return check(changed(**values), REFERENCE)
+def checked(model=None, task=None, **values):
+    """Checked by the defaults' types, and by these annotations of the cell's and the task's arguments."""
+    config = check(changed(**values), REFERENCE)
+    for section, annotations in (("task", task), ("model", model)):
+        config = check_options(config, REFERENCE, section, annotations or {})
+    return config
 
 
 # Types and ranges -------------------------------------------------------------------------------------------
@@ -130,12 +139,64 @@ def test_an_unknown_key_is_told_with_its_neighbours_and_the_nearest():
         ({"model__units": None}, "one of them must be a number"),
         ({"training__momentum": 0.5}, "must be 0 with adam"),
         ({"backend": "fused", "device": "cuda"}, "works on device=cpu only"),
-        ({"training__stop": "erc"}, "this task has no criteria"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(values, message):
     with pytest.raises(ConfigurationError, match=message):
         checked(**values)
+
+
+def test_training_stops_at_a_criterion_of_the_task():
+    check_stop(changed(training__stop="good"), ["good"])
+    with pytest.raises(ConfigurationError, match=r"training\.stop=erc: must be one of good, or null"):
+        check_stop(changed(training__stop="erc"), ["good"])
+    with pytest.raises(ConfigurationError, match=r"training\.stop=erc: must be null: this task has no criteria"):
+        check_stop(changed(training__stop="erc"), [])
+
+
+class Leaky:
+    @classmethod
+    def shapes(cls, input_size, leak: Annotated[float, POSITIVE], gates: Sequence[Literal["in", "out"]]):
+        pass
+
+
+class Leakier(Leaky):
+    def __init__(self, *, name: Annotated[str, whole(1)] | None, **options: "not there"):  # noqa: F821
+        pass
+
+
+class Leakiest(Leaky):
+    def __init__(self, *, leak: Annotated[float, POSITIVE] | None, delay: int, levels: Mapping[str, Sequence[float]]):
+        pass
+
+
+def test_the_annotation_of_an_argument_is_the_rule_of_its_option():
+    rules = options_of(Leakiest, "__init__", "shapes")
+    assert set(rules) == {"leak", "gates", "delay", "levels"}
+    assert check_option("leak", None, rules["leak"]) is None
+    assert check_option("gates", ["in"], rules["gates"]) == ["in"]
+    assert check_option("delay", 7.0, rules["delay"]) == 7
+    assert check_option("levels", {1: [2]}, rules["levels"]) == {"1": [2.0]}
+    for name, value, words in (
+        ("leak", 0, "leak=0: must be a number above 0 (from 1e-37 to 3e+38), or null"),
+        ("gates", ["in", "off"], "gates[1]=off: must be one of in, out"),
+        ("gates", "in", "gates=in: must be a list"),
+        ("levels", {"a": ["x"]}, "levels.a[0]=x: must be a number, 3e+38 at most in size"),
+        ("levels", [1], "levels=[1]: must be a group of keys"),
+        ("delay", 2.5, "delay=2.5: must be a whole number"),
+    ):
+        with pytest.raises(ConfigurationError, match=re.escape(words)):
+            check_option(name, value, rules[name])
+
+
+def test_names_that_only_a_type_checker_knows_are_no_rule():
+    assert set(options_of(Leakier, "__init__", "shapes")) == {"leak", "gates"}
+
+
+def test_an_annotation_has_the_last_word_over_the_type_of_a_default():
+    assert checked(task={"delay": float}, task__delay=2.5)["task"]["delay"] == 2.5
+    with pytest.raises(ConfigurationError, match=r"model\.leak=0\.5: must be a whole number from 1 to 3"):
+        checked(model={"leak": Annotated[int, whole(1, 3)]})
 
 
 def test_sequences_come_in_whole_batches():
@@ -265,7 +326,10 @@ def test_no_identity_before_the_units_are_known():
         ({"problem": "time_series", "name": None, "path": "/data/My Gait_TRAIN.ts"}, "my_gait"),
         ({"problem": "time_series", "name": None, "path": "data/steps/"}, "steps"),
         ({"problem": "time_series", "name": "../../etc"}, "etc"),
-        ({"problem": "time_series", "name": "Größe"}, "gr_e"),
+        ({"problem": "time_series", "name": "Größe"}, "größe"),
+        ({"problem": "time_series", "name": "日本語 の母音"}, "日本語_の母音"),
+        ({"problem": "time_series", "name": "हिन्दी"}, "हिन्दी"),
+        ({"problem": "time_series", "name": "時" * 50}, "時" * 20),  # 60 bytes
         ({"problem": "time_series", "name": "."}, "unnamed"),
     ],
 )
@@ -281,7 +345,11 @@ def test_folders_cannot_lead_elsewhere(name):
         task_folder({"task": {"problem": name}}),
         model_folder({"model": {"cell": name}}),
     ):
-        assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", folder)
+        assert folder == Path(folder).name
+        assert folder.isprintable()
+        assert not set(folder) & set("./\\:~ ")
+        assert folder[0] not in "_-"
+        assert len(folder.encode()) <= 60
 
 
 @pytest.mark.parametrize("name", ["../../up", "/etc/passwd", "..", "a/../../b", "~", "a\\b", "C:x", "a\0b", "a\nb"])

@@ -18,12 +18,13 @@ from amu_experiments.tasks import make_task
 WATCHED = """
 import sys
 from pathlib import Path
-from amu_experiments import cli, training
-evaluate = training.Stack.evaluate
+from amu_experiments import cli
+from amu_experiments.stack import Stack
+evaluate = Stack.evaluate
 def noted(self):
     evaluate(self)
     print("at", self.sequences, Path("/proc/self/statm").read_text().split()[1])
-training.Stack.evaluate = noted
+Stack.evaluate = noted
 sys.exit(cli.main(sys.argv[1:]))
 """
 """amu-run, with the pages of memory in use told after every evaluation."""

@@ -1,9 +1,13 @@
-"""Every file in conf/ composes and trains two steps."""
+"""Every file in conf/ composes and, with shorter sequences and smaller sets, trains two steps."""
+
+from pathlib import Path
 
 import pytest
 
 from amu_experiments import store, training
-from amu_experiments.overrides import choices, load
+from amu_experiments.config import identity
+from amu_experiments.overrides import choices, experiments, load
+from amu_experiments.plan import prepare
 
 LEAST = (
     "trials=2",
@@ -13,11 +17,15 @@ LEAST = (
     "backend=torch",
 )
 
+MOST = {"T": 30, "p": 30, "q": 30, "strings": 20, "validation_size": 4, "test_size": 4}
+"""Of what makes the sequences of a task long or its sets large."""
+
 
 def trains(tmp_path, *overrides):
     config = load(*overrides, *LEAST, f"results_dir={tmp_path}")
-    sizes = {name: 4 for name in ("validation_size", "test_size") if name in config["task"]}
-    config["task"] |= sizes
+    config["task"] |= {name: min(most, config["task"][name]) for name, most in MOST.items() if name in config["task"]}
+    if config["model"]["units"] is None:
+        config["model"]["parameters"] = min(config["model"]["parameters"], 300)
     training.run(config)
     (result,) = store.read_results(tmp_path)
     assert len(result.history) == 4
@@ -35,7 +43,28 @@ def test_a_model(tmp_path, model):
     trains(tmp_path, "task=adding", "task.T=20", f"model={model}")
 
 
-# The others put together a task and a model, each trained above, and are composed in test_scripts.py.
-@pytest.mark.parametrize("experiment", [name for name in choices("experiment") if name.startswith("lstm97_1997/")])
+# The others put together a task and a model, each trained above, and are composed in test_studies.py.
+@pytest.mark.parametrize("experiment", [name for name in experiments() if name.startswith("lstm97_1997/")])
 def test_an_experiment(tmp_path, experiment):
     trains(tmp_path, f"experiment={experiment}")
+
+
+def test_another_model_trains_under_the_protocol_of_an_experiment(composed):
+    """All but the model and what was tuned is that of the experiment."""
+    config, tuned = load("experiment=copy_memory/base", "model=gru"), composed["copy_memory/lstm"]
+    assert config["model"]["cell"] == "gru"
+    assert config["training"]["learning_rate"] == 0.01
+    assert config["training"] | {"learning_rate": tuned["training"]["learning_rate"]} == tuned["training"]
+    assert (config["task"], config["trials"]) == (tuned["task"], tuned["trials"])
+
+
+IDENTITIES = dict(line.split() for line in (Path(__file__).parent / "identities.txt").read_text().splitlines())
+"""Of every experiment with results in results/paper. A run with another identity would be trained again."""
+
+
+def test_experiments_keep_their_identities(composed):
+    assert {name: identity(prepare(composed[name]).config) for name in IDENTITIES} == IDENTITIES
+
+
+def test_identities_are_distinct():
+    assert len(IDENTITIES) == len(set(IDENTITIES.values())) == 129

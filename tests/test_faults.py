@@ -39,6 +39,8 @@ from amu_experiments.analysis.report import main as report
 from amu_experiments.analysis.tables import compare, criteria_table, metrics_table, run_table
 from amu_experiments.config import ConfigurationError
 from amu_experiments.overrides import load
+from amu_experiments.plan import Run, prepare
+from amu_experiments.stack import Stack
 
 SETTINGS = {
     "task": "two_sequence",
@@ -79,7 +81,7 @@ def nothing_left_running():
 @pytest.fixture(scope="module")
 def config():
     """A configuration, to be given other places and numbers of trials."""
-    return training.prepare(load(*lines("nowhere")))
+    return prepare(load(*lines("nowhere"))).config
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +194,7 @@ def test_the_command_is_killed_then_stopped_then_goes_on_to_the_end(tmp_path, nu
         if which != signal.SIGKILL:
             assert "sequences; the same command goes on from there." in out
             assert err == "amu-run: interrupted\n"
-    here = training.prepare(load(*lines(tmp_path, settings)))
+    here = prepare(load(*lines(tmp_path, settings))).config
     whole, parts = (here | {"results_dir": str(folder)} for folder in folders)
     training.run(whole)
     last = Command(tmp_path / "out", train, parts)
@@ -451,9 +453,9 @@ def pristine(config, tmp_path_factory):
     training.run(here)
     folder = store.folder_of(here)
     with store.claim(folder, here, [2, 3]) as claim:
-        stack = training.Stack(here, claim.trials)
-        while stack.sequences < 30:
-            stack.learn_some()
+        stack = Stack(Run(here, folder, claim.trials))
+        while stack.sequences < 35:
+            stack.learn(5)
             if stack.evaluation_is_due():
                 stack.evaluate()
         store.write_checkpoint(store.stack_folder(folder, [2, 3]), stack.dump())
@@ -532,6 +534,107 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_not_run(pristine, 
     assert mark.exists()  # as it would have been
 
 
+def unsealed(here):
+    """The stack of `pristine` that is half way, new, and what its checkpoint holds."""
+    path = store.stack_folder(store.folder_of(here), [2, 3])
+    kept = torch.load(io.BytesIO(store.read_checkpoint(path)), weights_only=True)
+    return Stack(Run(here, store.folder_of(here), [2, 3])), kept
+
+
+def loaded(stack, kept):
+    file = io.BytesIO()
+    torch.save(kept, file)
+    stack.load(file.getvalue())
+
+
+def altered(value, sequences):
+    """What might stand in the place of a value of a checkpoint, and be none of this stack."""
+    if not isinstance(value, torch.Tensor):
+        return [None, -1, True, math.nan, -1.0, "none", [value], torch.tensor(0), 10**30, sequences - 1000]
+    rows, *width = value.shape
+    strange = [None, value.tolist(), value.to(torch.complex64), value.to(torch.float16), value[None], value.to_sparse()]
+    strange += [
+        value.new_zeros(1, 1),
+        value.new_zeros(rows + 1, *width),
+        value.new_zeros(rows, *(n + 1 for n in width or [0])),
+    ]
+    strange += [value.new_zeros(1, *width).expand(10**12, *width)] if 0 not in width else []
+    return [*strange, torch.empty(value.shape, dtype=value.dtype, device="meta")]
+
+
+def test_a_checkpoint_with_a_field_of_another_kind_or_shape_is_refused_by_its_name(pristine):
+    stack, kept = unsealed(pristine)
+    for name, value in kept.items():
+        for strange in altered(value, kept["sequences"]):
+            with pytest.raises(ValueError, match=rf"not a checkpoint of these trials \(.*{name}.*\)"):
+                loaded(stack, kept | {name: strange})
+        with pytest.raises(ValueError, match="not a checkpoint of this version"):
+            loaded(stack, {other: kept[other] for other in kept.keys() - {name}})
+    with pytest.raises(ValueError, match="not a checkpoint of this version"):
+        loaded(stack, kept | {"more": 1})
+    assert stack.sequences == 0
+    loaded(stack, kept)
+    assert stack.sequences == 35
+
+
+def test_a_checkpoint_with_a_value_that_cannot_be_is_refused_by_its_name(pristine):
+    stack, kept = unsealed(pristine)
+
+    def changed(name, place, value):
+        array = kept[name].clone()
+        array[place] = value
+        return {name: array}
+
+    wrong = [
+        changed("trial", 0, 4),
+        changed("trial", 0, 3),
+        {"trial": kept["trial"].flip(0)},
+        changed("met", (0, 0), -2),
+        changed("met", (0, 0), 36),
+        changed("losses", (1, 2), math.nan),
+        changed("norms", (1, 2), math.inf),
+        changed("history", (0, 0), 4),
+        changed("history", (0, 1), 20),
+        changed("history", (5, 1), math.nan),
+        {"history": kept["history"][:-1]},
+        {"sequences": 34},
+        {"sequences": 60},
+    ]
+    for change in wrong:
+        (name,) = change
+        expected = {"sequences": "losses|sequences"}.get(name, name)
+        with pytest.raises(ValueError, match=rf"not a checkpoint of these trials \(.*({expected}).*\)"):
+            loaded(stack, kept | change)
+
+
+def test_a_checkpoint_in_the_layout_before_this_one_is_gone_on_from(config, tmp_path, capsys):
+    """Where one trial has diverged: its results stood in a dictionary, and lists had a piece for each end."""
+    settings = {"task.T": 11, "training.learning_rate": 0.6, "training.optimizer": "sgd", "training.clip_norm": "null"}
+    here = prepare(load(*lines(tmp_path, settings | {"seed": 2}))).config
+    training.run(here | {"results_dir": str(tmp_path / "whole")})
+    folder = store.folder_of(here)
+    with store.claim(folder, here, [2, 3]) as claim:
+        stack = Stack(Run(here, folder, claim.trials))
+        while len(stack.active) == 2:
+            stack.learn(10)
+            if stack.evaluation_is_due():
+                stack.evaluate()
+        before, results = vars(stack.state).copy(), stack.trials_table().drop(columns="status")
+        trials, weights = stack.weights_table()
+        before |= {"active": before.pop("trial").tolist(), "memory": before.pop("moments")}
+        before |= {"results": [{**row, "status": "diverged"} for row in results.astype(float).to_dict("records")]}
+        before |= {"ended": [torch.from_numpy(trials)], "weights": [torch.from_numpy(weights)], "solved": 0}
+        before |= {"history": stack.history_table().to_numpy(float), "updates": stack.sequences}
+        before |= {"sequences": stack.sequences, "seconds": stack.seconds, "backend": "torch"}
+        before = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in before.items()}
+        file = io.BytesIO()
+        torch.save(before, file)
+        store.write_checkpoint(store.stack_folder(folder, [2, 3]), file.getvalue())
+    training.run(here)
+    assert "Going on from the checkpoint" in capsys.readouterr().out
+    assert kept(here) == kept(here | {"results_dir": str(tmp_path / "whole")})
+
+
 def test_weights_with_code_in_them_are_refused_and_the_code_not_run(pristine, tmp_path):
     shutil.copytree(pristine["results_dir"], tmp_path / "runs")
     (path,) = (tmp_path / "runs").rglob("weights.npz")
@@ -550,17 +653,17 @@ def test_a_trial_that_diverges_leaves_its_neighbours_as_they_are_and_is_solved_i
     settings = {"backend": "fused", "trials": 3, "task.criteria.noise_free.st1.wrong": "'< 100'"}
     results = []
     for name in ("healthy", "ill"):
-        here = training.prepare(load(*lines(tmp_path / name, settings)))
+        here = prepare(load(*lines(tmp_path / name, settings))).config
         training.run(here)
         results.append(store.read_result(store.folder_of(here)))
-        learn_some = training.Stack.learn_some
+        learn = Stack.learn
 
-        def infected(self, learn_some=learn_some):
+        def infected(self, most, learn=learn):
             if self.sequences >= 30 and len(self.active) == 3:
                 self.network.flat[1] = math.nan
-            return learn_some(self)
+            return learn(self, most)
 
-        monkeypatch.setattr(training.Stack, "learn_some", infected)
+        monkeypatch.setattr(Stack, "learn", infected)
     healthy, ill = results
     assert ill.trials["status"].tolist() == ["finished", "diverged", "finished"]
     for table, other in ((healthy.trials, ill.trials), (healthy.history, ill.history)):

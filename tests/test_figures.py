@@ -1,12 +1,23 @@
 """Figures drawn from small results written by hand: what the curves are, and that they can be read."""
 
+import io
+
 import numpy as np
 import pytest
 from handmade import write
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
 
-from amu_experiments.analysis.figures import STYLES, carried_forward, metric_picture, pictures, solved_picture
+from amu_experiments.analysis.figures import (
+    STYLES,
+    carried_forward,
+    metric_picture,
+    pictures,
+    report_styles,
+    small_png,
+    solved_picture,
+)
 from amu_experiments.analysis.tables import compare
 
 
@@ -35,8 +46,25 @@ def variants(tmp_path):
     return comparison
 
 
+def drawn(make, comparison):
+    """The picture of a comparison that stands alone in its report."""
+    return make(comparison, report_styles([comparison])[comparison.name])
+
+
+def colours_of_legend(figure) -> set[str]:
+    """As #rrggbb; of an open marker that of its edge."""
+    (legend,) = figure.legends
+    return {to_hex(line.get_color()) for line in legend.get_lines()}
+
+
+def colours_of_png(path) -> set[str]:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    return {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.unique(pixels, axis=0).tolist()}
+
+
 def test_share_solved_steps_up_at_each_solved_trial_and_ends_where_the_last_was_watched(comparison):
-    picture = solved_picture(comparison)
+    picture = drawn(solved_picture, comparison)
     panels = picture.figure.axes
     assert [panel.get_title().split("\n")[0] for panel in panels] == ["st1", "st2"]
     amu, *_ = (line for line in panels[1].lines if line.get_drawstyle() == "steps-post")
@@ -45,7 +73,7 @@ def test_share_solved_steps_up_at_each_solved_trial_and_ends_where_the_last_was_
 
 
 def test_ticks_mark_the_trials_that_did_not_solve_it(comparison):
-    panel = solved_picture(comparison).figure.axes[1]
+    panel = drawn(solved_picture, comparison).figure.axes[1]
     ticks = [line.get_xdata().tolist() for line in panel.lines if line.get_marker() == "|"]
     assert ticks == [[1000], [1000, 1000], [1000]]
 
@@ -53,7 +81,7 @@ def test_ticks_mark_the_trials_that_did_not_solve_it(comparison):
 def test_an_early_and_a_late_solution_need_a_logarithmic_axis(tmp_path):
     for cap, scale in ((2000, "linear"), (20000, "log")):
         result = write(tmp_path / scale, "amu", [200, None], training={"max_sequences": cap})
-        for picture in pictures(*compare([result])):
+        for picture in drawn(pictures, *compare([result])):
             assert {panel.get_xscale() for panel in picture.figure.axes} == {scale}
 
 
@@ -73,7 +101,7 @@ def test_a_trial_that_diverged_has_the_worst_value_from_then_on(tmp_path):
 def test_median_and_quartiles_over_trials(tmp_path):
     # Errors at the end 0.005, 0.0051, 0.0052, 0.0053, 0.5.
     (comparison,) = compare([write(tmp_path, "amu", [300, 300, 300, 300, None])])
-    panel = metric_picture(comparison).figure.axes[0]
+    panel = drawn(metric_picture, comparison).figure.axes[0]
     assert panel.lines[0].get_ydata()[-1] == pytest.approx(0.0052)
     band = panel.collections[0].get_paths()[0].vertices
     assert band[band[:, 0] == 1000][:, 1].min() == pytest.approx(0.0051)
@@ -83,36 +111,88 @@ def test_median_and_quartiles_over_trials(tmp_path):
 def test_a_task_without_criteria_has_the_metric_alone(tmp_path):
     result = write(tmp_path, "amu", [None, None], task={"criteria": {}})
     result.trials.drop(columns=["st1_sequences", "st2_sequences"], inplace=True)
-    (picture,) = pictures(*compare([result]))
+    (picture,) = drawn(pictures, *compare([result]))
     assert picture.name == "two_sequence-noise_free-T100-N3-mean_error"
 
 
 def test_trials_that_diverged_before_any_evaluation_can_be_drawn(tmp_path):
     result = write(tmp_path, "amu", ["diverged", "diverged"])
     result.history.drop(result.history.index, inplace=True)
-    for picture in pictures(*compare([result])):
+    for picture in drawn(pictures, *compare([result])):
         picture.save(tmp_path)
         assert (tmp_path / f"{picture.name}.png").stat().st_size > 0
 
 
 def test_rows_can_be_told_apart_without_colour(tmp_path):
-    figure = metric_picture(variants(tmp_path)).figure
+    figure = drawn(metric_picture, variants(tmp_path)).figure
     looks = [(str(line._dash_pattern), line.get_marker()) for line in figure.axes[0].lines]
     assert len(set(looks)) == 7
 
 
+def test_the_colours_of_the_legend_are_in_the_png(comparison, tmp_path):
+    for each in (comparison, variants(tmp_path / "variants")):
+        for picture in drawn(pictures, each):
+            picture.save(tmp_path)
+            colours = colours_of_legend(picture.figure)
+            assert len(colours) == len(each.results)
+            assert colours <= colours_of_png(tmp_path / f"{picture.name}.png")
+
+
+@pytest.mark.parametrize("count", [3, 200, 300])
+def test_a_small_png_keeps_every_colour_that_it_is_asked_to_keep(count):
+    """A palette has 256 entries at most."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    kept = {tuple(colour) for colour in pixels.reshape(-1, 3)[:count].tolist()}
+    elsewhere = {(1, 2, 3)} - {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
+    with Image.open(io.BytesIO(small_png(Image.fromarray(pixels), kept | elsewhere))) as image:
+        colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert image.size == (50, 40)
+    assert colours[:count].tolist() == pixels.reshape(-1, 3)[:count].tolist()
+
+
 def test_a_model_looks_the_same_in_every_figure(comparison, tmp_path):
     alone = compare([write(tmp_path / "alone", "lstm", [300])])[0]
-    for figure, place in ((metric_picture(comparison).figure, 1), (metric_picture(alone).figure, 0)):
-        line = figure.axes[0].lines[place]
+    for each, place in ((comparison, 1), (alone, 0)):
+        line = drawn(metric_picture, each).figure.axes[0].lines[place]
         assert to_rgb(line.get_color()) == to_rgb(STYLES["lstm"][0])
         assert line.get_marker() == STYLES["lstm"][2]
 
 
+def test_a_variant_looks_the_same_in_every_figure_of_a_report(tmp_path):
+    """Whatever stands beside it, and whatever its sizes and tuned values are."""
+    truncated, full = {"gradient": "truncated"}, {"gradient": "full"}
+    rows = [
+        ({"T": 100}, "amu", truncated),
+        ({"T": 100}, "amu", full),
+        ({"T": 100}, "own_b", {}),
+        ({"T": 200}, "amu", full | {"units": 9, "initial_range": 0.5}),
+        ({"T": 200}, "own_a", {}),
+        ({"T": 500}, "amu", truncated),
+        ({"T": 500}, "own_b", {}),
+    ]
+    comparisons = compare([write(tmp_path, cell, [300], task=task, model=model) for task, cell, model in rows])
+    first, second, third = report_styles(comparisons).values()
+    assert first[0] == third[0] == STYLES["amu"]
+    assert first[1] == second[0] != STYLES["amu"]
+    assert first[2] == third[1] != second[1]
+
+
+def test_cells_of_ones_own_never_share_a_colour(tmp_path):
+    (comparison,) = compare([write(tmp_path, f"own_{place}", [300]) for place in range(9)])
+    styles = report_styles([comparison])[comparison.name]
+    assert len({colour for colour, *_ in styles}) == 9
+
+
 @pytest.mark.parametrize("make", [solved_picture, metric_picture])
-@pytest.mark.parametrize("many", [False, True])
-def test_no_text_leaves_the_figure_or_overlaps_other_text(comparison, tmp_path, make, many):
-    figure = make(variants(tmp_path / "many") if many else comparison).figure
+@pytest.mark.parametrize("labels", ["few", "many", "long"])
+def test_no_text_leaves_the_figure_or_overlaps_other_text(comparison, tmp_path, make, labels):
+    if labels == "many":
+        comparison = variants(tmp_path / "many")
+    if labels == "long":
+        models = [{"output": output} for output in ("x" * 300, "$a$ " * 30, "neuron")]
+        (comparison,) = compare([write(tmp_path / "long", "amu", [300], model=model) for model in models])
+    figure = drawn(make, comparison).figure
     FigureCanvasAgg(figure).draw()
     panels, (legend,) = figure.axes, figure.legends
     texts = [*legend.get_texts(), *(text for panel in panels for text in (panel.title, panel.xaxis.label))]
@@ -124,3 +204,11 @@ def test_no_text_leaves_the_figure_or_overlaps_other_text(comparison, tmp_path, 
         assert box.y1 <= figure.bbox.y1
         assert not any(box.overlaps(other) for other in boxes[:place])
         assert not any(box.overlaps(panel.get_window_extent()) for panel in panels)
+
+
+def test_dollar_signs_are_no_formula(tmp_path):
+    """Matplotlib's formulas have no command named nothing."""
+    models = [{"output": r"a$\nothing$"}, {"output": "neuron"}]
+    (comparison,) = compare([write(tmp_path, "amu", [300], model=model) for model in models])
+    for picture in drawn(pictures, comparison):
+        assert r"a$\nothing$" in picture.save(tmp_path).svg

@@ -120,6 +120,7 @@ def test_exp_and_log_are_those_of_double_precision_to_the_last_digits():
     # Around 1, where the logarithm itself is small, the relative error counts all the same.
     for x in (np.exp(np.linspace(-80, 80, 20_001)), np.linspace(0.9, 1.1, 20_000)):
         x = x.astype(np.float32)
+        x = x[x != 1]
         assert np.abs(np.vectorize(kernels.log)(x) / np.log(x.astype(np.float64)) - 1).max() < 3e-7
 
 
@@ -217,7 +218,7 @@ def test_compiled_learning_equals_torch(answers, kind, batch):
         seen.append(
             [
                 network.flat,
-                optimizer.memory,
+                optimizer.moments,
                 *map(torch.from_numpy, vars(learned).values()),
                 torch.from_numpy(predicted),
             ]

@@ -15,6 +15,7 @@ from amu_experiments import training
 from amu_experiments.cells.amu import AMU
 from amu_experiments.cells.cell import Cell, recur
 from amu_experiments.cells.lstm import LSTM
+from amu_experiments.cells.lstm97 import LSTM97
 from amu_experiments.learning import loss_and_error
 from amu_experiments.mechanism import Step, conflict, error_flow, relative_flow, traces
 from amu_experiments.network import Network
@@ -136,6 +137,45 @@ def test_the_truncated_step_has_the_gradient_of_the_truncated_scan(output):
         torch.testing.assert_close(one, other)
 
 
+def test_the_1997_memory_has_a_derivative_beside_its_truncated_flow():
+    network = random_network(LSTM97(1, 2, trials=2, backend="torch", initial_range=1.0))
+    few = random_sequences()
+    truncated, full = (error_flow(network, LAST, few, truncated=each) for each in (True, False))
+    known = ~np.isnan(truncated)
+    assert np.where(known, truncated, truncated[..., :1]) == pytest.approx(
+        np.broadcast_to(truncated[..., :1], truncated.shape)
+    )
+    same = random_network(LSTM97(1, 2, trials=2, backend="torch", initial_range=1.0, gradient="full"))
+    assert full == pytest.approx(error_flow(same, LAST, few), nan_ok=True)
+    assert (np.abs(full / truncated - 1)[known] > 1e-3).all()
+    assert network.cell.gradient == "truncated"
+
+
+def test_the_derivative_is_the_change_of_the_loss_when_the_state_is_moved():
+    """By central differences of the last two steps, in both tensors of the state."""
+    network = random_network(LSTM97(1, 2, trials=1, backend="torch", initial_range=1.0), trials=1)
+    few = sequences([[0.3, -0.5, 0.9]])
+    x = torch.from_numpy(few.inputs).transpose(1, 2).double()
+    with torch.no_grad():
+        _, (h, s) = network.cell(x[:, :2])
+    sizes = (h.shape[-1], s.shape[-1])
+
+    def loss(state):
+        y, _ = network.cell(x[:, 2:], tuple(state.view(1, 1, -1).split(sizes, dim=-1)))
+        return ((network.readout_weight * y.view(1, 1, -1)).sum() ** 2).item()  # biases="hidden": the readout has none
+
+    state, width = torch.cat([h, s], dim=-1).flatten(), 1e-5
+    moves = torch.eye(len(state), dtype=torch.float64) * width
+    with torch.no_grad():
+        slopes = [(loss(state + move) - loss(state - move)) / (2 * width) for move in moves]
+    assert error_flow(network, LAST, few)[0, 0, 0] == pytest.approx(np.linalg.norm(slopes), rel=1e-6)
+
+
+def test_a_cell_without_a_truncated_gradient_has_no_truncated_flow():
+    with pytest.raises(ValueError, match="LSTM has no truncated gradient"):
+        error_flow(random_network(LSTM(1, 2, trials=2, backend="torch")), LAST, random_sequences(), truncated=True)
+
+
 # Conflict
 
 
@@ -234,13 +274,13 @@ def test_the_flow_of_stored_runs_is_told_for_every_cell_phase_and_lag(measured):
     flow = measured["flow"]
     assert set(flow["model"]) == {"amu", "lstm97"}
     assert set(flow["phase"]) == {"start", "trained"}
-    assert set(flow.loc[flow["model"] == "amu", "flow"]) == {"full", "truncated"}
-    assert set(flow.loc[flow["model"] == "lstm97", "flow"]) == {"truncated"}
+    for model in ("amu", "lstm97"):
+        assert set(flow.loc[flow["model"] == model, "flow"]) == {"full", "truncated"}
     assert (flow["trials"] == 3).all()
     assert (flow.groupby(["model", "phase", "flow"])["lag"].min() == 1).all()
     assert (flow.loc[flow["lag"] == 1, "relative_median"] == 1).all()
-    truncated = flow[(flow["model"] == "amu") & (flow["flow"] == "truncated")]
-    assert truncated["relative_low"].to_numpy() == pytest.approx(1)
+    assert flow.loc[flow["flow"] == "truncated", "relative_low"].to_numpy() == pytest.approx(1)
+    assert (flow.loc[(flow["flow"] == "full") & (flow["lag"] > 1), "relative_median"] != 1).all()
 
 
 def test_conflict_of_stored_runs_is_told_trial_by_trial_for_the_gradient_they_learned_by(measured):
@@ -257,3 +297,8 @@ def test_only_an_amu_leaves_traces_and_each_ends_with_its_sequence(measured):
     assert len(steps) == 3 * 2
     assert (steps.count() == steps.max()).all()
     assert steps.max().between(12, 13).all()
+
+
+def test_traces_are_written_with_five_digits(measured):
+    values = measured["traces"]["memory"].to_numpy()
+    assert values.tolist() == [float(f"{value:.5g}") for value in values]

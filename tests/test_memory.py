@@ -5,7 +5,7 @@ import pytest
 from amu_experiments import memory
 from amu_experiments.config import ConfigurationError
 from amu_experiments.overrides import Composer
-from amu_experiments.training import prepare
+from amu_experiments.plan import prepare
 
 TOO_MUCH = {
     "task=two_sequence trials=10000 task.T=1000000": r"trials=10000 and what task .* 1,100,000 steps of 1 numbers",
@@ -46,7 +46,7 @@ def test_it_is_what_is_free_that_decides(free, composer, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: free)
     config = composer.load(["task=two_sequence", "task.validation_size=2560", "task.test_size=2560"])
     if free == 2**30:
-        assert prepare(config)["model"]["units"] > 0
+        assert prepare(config).config["model"]["units"] > 0
     else:
         with pytest.raises(ConfigurationError, match=r"need 33\.\d MiB of memory at least, and 1\.0 MiB are free here"):
             prepare(config)

@@ -47,6 +47,25 @@ def test_the_cell_and_the_task_of_the_readme_train(conf, tmp_path, choice):
     assert len(result.trials) == 2
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("model.initial_range=-1", "model.initial_range=-1: must be a number above 0"),
+        ("model.initial_range=0", "model.initial_range=0: must be a number above 0"),
+        ("task.T=1", "task.T=1: must be a whole number from 2 to 1000"),
+        ("task.T=2.5", "task.T=2.5: must be a whole number from 2 to 1000"),
+    ],
+)
+def test_the_cell_and_the_task_of_the_readme_are_checked_like_any_other(
+    conf, tmp_path, monkeypatch, capsys, wrong, words
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert main([f"--config-dir={conf}", "task=parity", "model=mgu", wrong]) == 2
+    assert capsys.readouterr().err.startswith(f"amu-run: {words}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_the_task_of_the_readme_is_parity(conf, monkeypatch):
     """The numbers of ones in the strings, counted here, are odd where the target is 1."""
     (config,) = load_all(["task=parity"], config_dir=str(conf))
@@ -58,7 +77,7 @@ def test_the_task_of_the_readme_is_parity(conf, monkeypatch):
 
 def commands() -> list[str]:
     typed = re.findall(r"^    (?:pip install \S+ && )?(amu-run .*)$", TEXT, re.M)
-    return typed + re.findall(r"`(amu-run task=[^`]*)`", TEXT)
+    return typed + re.findall(r"`(amu-run (?:task|experiment)=[^`]*)`", TEXT)
 
 
 @pytest.mark.parametrize("command", commands())

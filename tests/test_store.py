@@ -1,7 +1,10 @@
 """The folder of results: which trials are missing, who trains them, and nothing believed that is not as it was."""
 
+import fcntl
 import json
+import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -20,7 +23,7 @@ OLD = Path(__file__).parent / "old_store"
 CONFIG = {
     "task": {"problem": "adding", "T": 100},
     "model": {"cell": "amu", "units": 3},
-    "training": {"learning_rate": 0.01, "checkpoint_minutes": 5},
+    "training": {"learning_rate": 0.01, "max_sequences": 20, "evaluate_every": 10, "checkpoint_minutes": 5},
 }
 
 
@@ -42,7 +45,8 @@ def finish(folder, trials, mark=0.0):
         stack.mkdir(exist_ok=True)
         row = {"status": "finished", "sequences": 20, "seconds": 1.5, "parameters": 2, "mark": mark}
         table = pd.DataFrame({"trial": trials, **row})
-        history = pd.DataFrame({"trial": np.repeat(trials, 2), "sequences": [10, 20] * len(trials), "loss": mark})
+        history = pd.DataFrame({"trial": np.repeat(trials, 2), "sequences": [10, 20] * len(trials), "seconds": 1.0})
+        history["loss"] = mark
         store.finish_stack(stack, history, table, np.array(trials), np.full((len(trials), 2), mark, np.float32))
     return stack
 
@@ -116,7 +120,7 @@ def test_a_configuration_is_kept_without_what_cannot_change_a_trial(folder, tmp_
     finish(folder, [0])
     (result,) = store.read_results(tmp_path)
     assert set(result.config) == {"schema_version", "task", "model", "training"}
-    assert result.config["training"] == {"learning_rate": 0.01}
+    assert result.config["training"] == {"learning_rate": 0.01, "max_sequences": 20, "evaluate_every": 10}
 
 
 def test_a_folder_with_nothing_finished_is_no_result(folder, tmp_path):
@@ -155,6 +159,36 @@ def test_what_killed_processes_left_is_removed_and_what_is_in_use_is_not(folder)
         assert [path.parent.name for path in folder.rglob(".*.part")] == ["trials-4-4"]
     assert not (finished / "checkpoint.pt").exists()
     assert (idle / "checkpoint.pt").exists()
+
+
+def test_a_stack_is_unfinished_until_its_trials_are_finished_in_whatever_stack(folder, tmp_path):
+    with store.claim(folder, CONFIG, range(4)) as claim:
+        killed = store.stack_folder(folder, claim.trials)  # before its first checkpoint
+    assert store.unfinished(tmp_path) == [killed]
+    finish(folder, [0, 1])
+    assert store.unfinished(tmp_path) == [killed]
+    finish(folder, [2, 3, 4])
+    assert store.unfinished(tmp_path) == []
+    interrupt(folder, [7, 8])
+    (folder / f"trials-9-{10**30}").mkdir()
+    assert [path.name for path in store.unfinished(tmp_path)] == ["trials-7-8", f"trials-9-{10**30}"]
+
+
+def test_partial_files_of_processes_that_are_gone_are_removed_and_no_others(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    names = [f".a.csv.{gone.pid}.part", f".b.csv.{os.getpid()}.part", f".c.csv.{gone.pid}.part", ".part", "d.part"]
+    names += [f".e.csv.{gone.pid}.part2", ".f.csv.word.part", f".g.{10**40}.part"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / f".h.{gone.pid}.part").symlink_to(tmp_path / "d.part")
+    (tmp_path / f".i.{gone.pid}.part").mkdir()
+    with open(tmp_path / names[2]) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # by a process of another machine
+        store.remove_partial([tmp_path, tmp_path / "nowhere", tmp_path / "d.part"])
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], f".h.{gone.pid}.part", f".i.{gone.pid}.part"}
+    store.remove_partial([tmp_path])
+    assert not (tmp_path / names[2]).exists()
 
 
 # Files --------------------------------------------------------------------------------------------------------------
@@ -246,7 +280,7 @@ def other_kind(path):
         (cut, "not the configuration of|holds no configuration"),
         (other_value, "not the configuration of"),
         (other_kind, "holds no configuration"),
-        (remove, "not there"),
+        (remove, "is not there"),
         (other_schema, "made with schema version 7, this is 1"),
     ],
 )
@@ -290,6 +324,7 @@ def test_what_belongs_to_another_configuration_is_not_believed(folder, tmp_path)
         f"/amu/{its.name}/trials-0-0: belongs to the configuration {folder.name}",
         f"/lstm/{folder.name}/config.yaml: not the configuration of adding/lstm/{folder.name}",
         f"/lstm/{its.name}/trials-0-0: belongs to the configuration {folder.name}",
+        f"/lstm/{its.name}/config.yaml: not the configuration of adding/lstm/{its.name}",
     ]
     with store.claim(its, other, [0]) as claim:
         assert claim.trials == [0]
@@ -323,6 +358,8 @@ def test_what_is_called_a_stack_and_is_none_is_told_and_in_nobodys_way(folder, t
     assert result.trials["trial"].tolist() == [0]
     assert [str(error).removeprefix(f"{folder}/") for error in left_out] == [
         "trials-0-0 (copy): not named as a stack of trials is",
+        "trials-1-1: is no folder",
+        "trials-2-2: is no folder",
         f"trials-0-{10**15}: trials.csv does not hold the trials that the folder is named after",
     ]
     with store.claim(folder, CONFIG, range(3)) as claim:
@@ -333,14 +370,14 @@ def test_what_is_called_a_stack_and_is_none_is_told_and_in_nobodys_way(folder, t
 def test_what_may_not_be_read_is_left_out_by_reports_and_not_set_aside(folder, tmp_path, monkeypatch):
     hidden = finish(folder, [0])
     finish(folder, [1])
-    read_csv = pd.read_csv
+    read_bytes = Path.read_bytes
 
     def forbidden(path):
         if path.parent == hidden:
             raise PermissionError(13, "Permission denied", str(path))
-        return read_csv(path)
+        return read_bytes(path)
 
-    monkeypatch.setattr(store.pd, "read_csv", forbidden)
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
     left_out = []
     (result,) = store.read_results(tmp_path, left_out)
     assert result.trials["trial"].tolist() == [1]
@@ -397,6 +434,177 @@ def test_a_stack_from_before_checksums_must_have_the_trials_that_it_is_named_aft
     lines = (stack / "trials.csv").read_text().splitlines()
     (stack / "trials.csv").write_text("\n".join(lines[:-1]))
     assert store.finished_trials(folder) == set()
+
+
+def edited(name, column, value):
+    """A change of one value in a table of a stack."""
+
+    def edit(stack):
+        table = pd.read_csv(stack / name, dtype=str)
+        table.loc[0, column] = value
+        table.to_csv(stack / name, index=False)
+
+    return edit
+
+
+def rewritten(name, change):
+    def edit(stack):
+        (stack / name).write_bytes(change((stack / name).read_bytes()))
+
+    return edit
+
+
+ODD = [
+    (edited("trials.csv", "sequences", "inf"), "sequences that are no whole number"),
+    (edited("trials.csv", "sequences", "-20"), "sequences that are no whole number"),
+    (edited("trials.csv", "sequences", ""), "sequences that are no whole number"),
+    (edited("trials.csv", "parameters", "0.5"), "parameters that are no whole number"),
+    (edited("trials.csv", "parameters", "3"), "different numbers of parameters"),
+    (edited("trials.csv", "seconds", "-1"), "seconds that are no number from 0 on"),
+    (edited("trials.csv", "status", "fine"), "a status other than solved, finished, diverged"),
+    (edited("trials.csv", "status", ""), "rows without status"),
+    (edited("trials.csv", "trial", "1"), "does not hold the trials"),
+    (edited("trials.csv", "mark", "True"), "no numbers in mark"),
+    (edited("trials.csv", "st1_sequences", "21"), "no time within the sequences of the trial"),
+    (edited("trials.csv", "st1_sequences", "inf"), "no time within the sequences of the trial"),
+    (edited("history.csv", "trial", "7"), "other trials"),
+    (edited("history.csv", "trial", ""), "other trials"),
+    (edited("history.csv", "sequences", "20"), "an evaluation twice"),
+    (edited("history.csv", "sequences", "-10"), "sequences that are no whole number"),
+    (edited("history.csv", "seconds", "inf"), "seconds that are no number"),
+    (rewritten("trials.csv", lambda data: data.replace(b"\n", b"\n9,").removesuffix(b"9,")), "more values"),
+    (rewritten("trials.csv", lambda data: data[:-1]), "trials.csv is cut off"),
+    (rewritten("history.csv", lambda data: data[:-1]), "history.csv is cut off"),
+    (rewritten("history.csv", lambda data: data.replace(b"loss", b"gain")), "history.csv has no loss"),
+    (rewritten("weights.npz", lambda data: b"PK"), "weights.npz cannot be read"),
+]
+"""Changes to a stack that leave it legible, and what is said of each."""
+
+
+@pytest.mark.parametrize(("change", "why"), ODD)
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_stack_with_values_that_no_training_gives_is_left_out_and_named(folder, tmp_path, change, why, sealed):
+    stack = finish(folder, [0, 1])
+    table = pd.read_csv(stack / "trials.csv").assign(st1_sequences=[10, None])
+    table.to_csv(stack / "trials.csv", index=False)
+    (stack / "sums.json").unlink()
+    assert store.finished_trials(folder) == {0, 1}
+    change(stack)
+    if sealed:
+        # Of a file whose checksum fits, its metrics and its weights are not looked at.
+        if "time within" in why or "weights" in why:
+            return
+        names = ("history.csv", "trials.csv", "weights.npz")
+        store.write_stack(stack, {name: (stack / name).read_bytes() for name in names})
+    left_out = []
+    assert store.read_results(tmp_path, left_out) == []
+    (error,) = left_out
+    assert error.path == stack
+    assert why in str(error)
+    with store.claim(folder, CONFIG, [0, 1]) as claim:
+        assert claim.trials == [0, 1]
+
+
+def test_a_history_without_rows_is_read(folder, tmp_path):
+    stack = finish(folder, [0])
+    (stack / "sums.json").unlink()
+    (stack / "history.csv").write_text("trial,sequences,seconds,loss\n")
+    (result,) = store.read_results(tmp_path)
+    assert len(result.history) == 0
+
+
+def test_stacks_with_other_columns_than_most_are_left_out_and_columns_of_few_not_shown(folder, tmp_path):
+    for trial in range(4):
+        finish(folder, [trial])
+    for trial, name in ((1, "lacking"), (3, "more")):
+        stack = folder / f"trials-{trial}-{trial}"
+        (stack / "sums.json").unlink()
+        table = pd.read_csv(stack / "trials.csv")
+        table = table.drop(columns="mark") if name == "lacking" else table.assign(more=1.0)
+        table.to_csv(stack / "trials.csv", index=False)
+    left_out = []
+    (result,) = store.read_results(tmp_path, left_out)
+    assert result.trials["trial"].tolist() == [0, 2, 3]
+    assert "more" not in result.trials
+    assert [str(error).removeprefix(f"{folder}/") for error in left_out] == [
+        "trials-1-1: trials.csv has no mark, unlike the results beside it",
+        "trials-3-3: trials.csv has more, unlike the results beside it: not shown",
+    ]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "trials.csv", "/dev/zero"])
+def test_a_link_that_leads_to_no_file_is_damage(folder, tmp_path, target):
+    stack = finish(folder, [0])
+    for name in ("trials.csv", "sums.json"):
+        (stack / name).unlink()
+        (stack / name).symlink_to(target)
+    left_out = []
+    assert store.read_results(tmp_path, left_out) == []
+    assert [error.path for error in left_out] == [stack]
+
+
+ANCHORS = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"training": {"max_sequences": "many", "evaluate_every": 10}}, "training.max_sequences is no whole number"),
+        ({"training": {"max_sequences": 20, "evaluate_every": 0}}, "training.evaluate_every is no whole number"),
+        ({"training": {"max_sequences": 20}}, "training.evaluate_every is no whole number"),
+        ({"model": {"cell": "amu", "units": -3}}, "model.units is no whole number"),
+        ({"task": {"problem": "adding", 7: 8}}, "a key that is no text"),
+        ({"task": {"problem": "adding", "a": json.loads('{"a":' * 40 + "1" + "}" * 40)}}, "more than 20 levels"),
+    ],
+)
+def test_a_configuration_with_values_that_none_has_is_left_out_and_named(tmp_path, values, why):
+    folder = store.folder_of(CONFIG | values | {"results_dir": tmp_path})
+    stack = finish(folder, [0])
+    path = stack.parent / "config.yaml"
+    path.write_text(yaml.safe_dump({"schema_version": 1} | {"training": {}} | CONFIG | values, sort_keys=False))
+    config = yaml.safe_load(path.read_text())
+    config["training"].pop("checkpoint_minutes", None)
+    path.write_text(yaml.safe_dump(config))
+    left_out = []
+    assert store.read_results(tmp_path, left_out) == []
+    assert [error.path for error in left_out] == [path]
+    assert why in str(left_out[0])
+
+
+def test_a_configuration_that_would_unfold_to_a_huge_one_is_refused_at_once(folder, tmp_path):
+    path = finish(folder, [0]).parent / "config.yaml"
+    path.write_text(ANCHORS + path.read_text())
+    left_out = []
+    assert store.read_results(tmp_path, left_out) == []
+    assert [str(error) for error in left_out] == [f"{path}: holds no configuration"]
+
+
+def test_a_file_in_place_of_a_configuration_is_named_and_other_files_are_nobodys(folder, tmp_path):
+    finish(folder, [0])
+    (folder.parent / "0123456789ab").touch()
+    for place in (tmp_path, folder.parent, folder.parent.parent):
+        (place / "notes.txt").touch()
+    left_out = []
+    assert len(store.read_results(tmp_path, left_out)) == 1
+    assert [str(error) for error in left_out] == [f"{folder.parent / '0123456789ab'}: is no folder"]
+
+
+MADE = {"started": "", "command": "", "python": "", "machine": "", "packages": {"numpy": "2"}, "commit": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "\0", "[" * 100_000, "{}", json.dumps(MADE | {"packages": []}), json.dumps(MADE | {"commit": 1})],
+)
+def test_a_provenance_that_is_none_is_named_and_its_trials_are_kept(folder, tmp_path, text):
+    made = {7: text, 8: json.dumps(MADE), 9: json.dumps(MADE | {"numerics": {"version": 2}})}
+    for trial, content in made.items():
+        (finish(folder, [trial]) / "provenance.json").write_text(content)
+    left_out = []
+    (result,) = store.read_results(tmp_path)
+    found = store.read_provenances([result], left_out)
+    assert [made for _, _, made in found] == [None, MADE, MADE | {"numerics": {"version": 2}}]
+    assert [str(error) for error in left_out] == [f"{folder / 'trials-7-7' / 'provenance.json'}: holds no provenance"]
 
 
 def test_checksums_are_those_that_sha256sum_gives(folder):

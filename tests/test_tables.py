@@ -1,6 +1,7 @@
 """Tables made from small results written by hand: what is compared with what, and what the cells say."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,13 @@ from handmade import write
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.tables import (
+    Table,
     compare,
+    condition,
     criteria_table,
     final_values,
     metrics_table,
+    printable,
     published_table,
     run_table,
     tables,
@@ -253,6 +257,20 @@ def test_published_settings_are_settings_of_the_shipped_tasks(published):
         assert all(row.keys() - described <= names for row in entry["rows"])
 
 
+def test_what_a_criterion_asks_is_told_by_the_task():
+    own = {"accuracy": "> 0.9"}
+    real = {"problem": "time_series", "name": "GunPoint", "criteria": {"GunPoint": own}}
+    assert condition(real, "GunPoint") == "GunPoint: accuracy > 0.9"
+    adding = {"problem": "adding", "form": "1997", "criteria": {"modern": {}, "1997": {"l97": {"mse": "< 1"}}}}
+    assert condition(adding, "l97") == "l97: mse < 1"
+    assert condition({"problem": "adding", "form": "2001", "criteria": {}}, "l97") == "l97"
+    # A task that has been removed since, with a variant that is named as a criterion is.
+    assert (
+        condition({"problem": "removed", "variant": "good", "criteria": {"good": own}}, "good")
+        == "good: accuracy > 0.9"
+    )
+
+
 # As text
 
 
@@ -292,6 +310,130 @@ def test_tables_of_plain_models_fit_a_terminal_of_100_columns(tmp_path):
     (comparison,) = compare(results)
     for table in (criteria_table(comparison), metrics_table(comparison)):
         assert max(map(len, table.plain().splitlines())) <= 100
+
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "%": r"\%",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "$": r"\$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+"""LaTeX's ten special characters and what stands for them, and two that its old fonts print as others."""
+
+
+@pytest.mark.parametrize("letter", SPECIAL)
+def test_latex_prints_every_character_as_it_is(letter):
+    text = pd.DataFrame({f"a{letter}b": [f"c{letter}{letter}d"]})
+    latex = Table("name", f"e{letter}", text, text).latex()
+    escaped = SPECIAL[letter]
+    assert f"a{escaped}b" in latex
+    assert f"c{escaped}{escaped}d" in latex
+    assert f"caption{{e{escaped}}}" in latex
+
+
+@pytest.mark.parametrize("start", ["[1]", "*"])
+def test_no_cell_is_taken_for_an_option_of_the_line_before(start):
+    text = pd.DataFrame({"a": [start]})
+    assert f"\n{{{start[0]}}}{start[1:]} \\\\" in Table("name", "", text, text).latex()
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("x | y", r"x \| y"),
+        ("\\|", r"\\\|"),
+        ("<script>", r"\<script>"),
+        ("a < 1", "a < 1"),
+        ("*b*", r"\*b\*"),
+        ("_c_", r"\_c\_"),
+        ("d_e", "d_e"),
+        ("`f`", r"\`f\`"),
+        ("[g](h)", r"[g]\(h)"),
+        ("&lt;", r"\&lt;"),
+        ("$i$", r"\$i\$"),
+    ],
+)
+def test_markdown_shows_every_character_as_it_is(cell, shown):
+    text = pd.DataFrame({"a|b": [cell]})
+    head, _, row, _, caption = Table("name", "c|<d>", text, text).markdown().splitlines()
+    assert (head.split(), row.strip("| ").removesuffix(" |").strip()) == (["|", r"a\|b", "|"], shown.strip("| "))
+    assert caption == r"c|\<d>"
+
+
+def test_text_for_a_line_has_no_control_characters_and_is_short():
+    assert printable("a\nb\t\x1b[31mc\u202e\ud800 d") == "a b [31mc d"
+    long = printable("a" * 200 + "b" * 200)
+    assert len(long) <= 60
+    assert (long[0], long[-1]) == ("a", "b")
+
+
+AWKWARD = [
+    "../x",
+    "a/b",
+    "A/B",
+    "ab",
+    "x" * 300,
+    "x" * 299 + "y",
+    "..",
+    "",
+    "\n",
+    "ä",
+    "ö",
+    "²",
+    "$a$",
+    "\\input{x}",
+    "1" * 5000,
+]
+
+
+def test_names_are_safe_short_and_different(tmp_path):
+    results = [write(tmp_path, "amu", [300], task={"variant": variant}) for variant in AWKWARD]
+    names = [comparison.name for comparison in compare(results)]
+    assert len({name.lower() for name in names}) == len(AWKWARD)
+    assert all(re.fullmatch(r"two_sequence[A-Za-z0-9_.-]{0,140}", name) for name in names)
+
+
+def test_settings_of_any_text_make_different_labels_of_one_line(tmp_path):
+    results = [write(tmp_path, "amu", [300], identity=str(n), model={"note": a}) for n, a in enumerate(AWKWARD)]
+    (comparison,) = compare(results)
+    assert len(set(comparison.labels)) == len(AWKWARD)
+    assert all(label.isprintable() and len(label) < 120 for label in comparison.labels)
+
+
+@pytest.mark.parametrize("criteria", [None, "none", [], {"st1": "x"}, {"noise_free": []}, {"noise_free": {"st1": [1]}}])
+def test_criteria_that_are_described_as_none_are_have_their_names_alone(tmp_path, criteria):
+    result = write(tmp_path, "amu", [300], task={"criteria": criteria})
+    assert condition(result.config["task"], "st1") == "st1"
+    assert "(st1; st2)" in criteria_table(*compare([result])).caption
+
+
+def test_results_that_lack_what_others_of_their_task_have_are_left_out_and_named(tmp_path):
+    results = [write(tmp_path, cell, [300, 400]) for cell in ("amu", "lstm", "gru")]
+    names = [name for name in results[1].trials if name.startswith("test_")]
+    results[1].trials.drop(columns=names, inplace=True)
+    results[2].trials["test_more"] = 1.0
+    left_out = []
+    (comparison,) = compare(results, left_out)
+    assert comparison.labels == ["amu", "gru"]
+    assert [str(error) for error in left_out] == [
+        f"{results[1].folder}: trials.csv has no {', '.join(names)}, unlike the results beside it",
+        f"{results[2].folder}: trials.csv has test_more, unlike the results beside it: not shown",
+    ]
+    assert all(len(table.numbers) for table in tables(comparison, []))
+
+
+def test_a_metric_whose_name_ends_like_that_of_a_criterion_is_none(comparison):
+    for result in comparison.results:
+        result.trials["wrong_sequences"] = 0.5
+    assert compare(comparison.results)[0].criteria == ["st1", "st2"]
 
 
 def test_run_table(comparison):

@@ -1,18 +1,30 @@
 """Real data: that it is loaded, split and scaled as it should be, and refused where it cannot be used."""
 
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import unicodedata
 from pathlib import Path
 
 import aeon.datasets
 import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from amu_experiments.analysis.tables import compare
+from amu_experiments.config import definition, identity, task_folder
 from amu_experiments.overrides import load as composed
-from amu_experiments.store import folder_of
-from amu_experiments.tasks import make_task, time_series
+from amu_experiments.plan import prepare
+from amu_experiments.progress import say
+from amu_experiments.store import folder_of, read_config, read_results
+from amu_experiments.tasks import make_task
 from amu_experiments.tasks.time_series import load, split_off
-from amu_experiments.training import prepare
+from amu_experiments.training import run
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -50,7 +62,7 @@ def test_ready_made_sets_are_whole(config, train, test, shortest, longest, chann
 )
 def test_nearest_neighbour_on_the_raw_series_has_its_known_accuracy(name, accuracy):
     """1-NN with Euclidean distance on zero-padded series."""
-    train, test = load(name, None)
+    train, test = load(name, None).training, load(name, None).test
     steps = max(train.series.shape[1], test.series.shape[1])
     a, b = (
         np.pad(part.series, [(0, 0), (0, steps - part.series.shape[1]), (0, 0)]).reshape(len(part.labels), -1)
@@ -155,19 +167,16 @@ def test_other_data_in_the_same_place_are_another_run(tmp_path):
     file = write(tmp_path)
     config = composed("task=time_series", f"task.path={file}", "model=rnn", "backend=torch", f"results_dir={tmp_path}")
 
-    def prepared():
-        for cached in (load, time_series._digest):
-            cached.cache_clear()  # as in another process
-        return prepare(config)
-
-    first = prepared()
-    assert prepare(first) == first
+    first = prepare(config).config
+    assert prepare(first).config == first
     write(tmp_path)
-    assert folder_of(prepared()) == folder_of(first)
+    assert prepare(config).folder == folder_of(first)
     write(tmp_path, test=GOOD[::-1])
-    assert folder_of(prepared()) != folder_of(first)
-    with pytest.raises(ValueError, match="holds other data now than data_[0-9a-f]{12}$"):
-        prepare(first)
+    assert prepare(config).folder != folder_of(first)
+    assert prepare(first).config == first  # the data are here still
+    elsewhere = first | {"task": first["task"] | {"contents": "data_0123456789ab"}}
+    with pytest.raises(ValueError, match="holds other data now than data_0123456789ab$"):
+        prepare(elsewhere)
 
 
 def test_empty_lines_comments_and_blanks_around_things_do_not_count(tmp_path):
@@ -180,50 +189,398 @@ def test_empty_lines_comments_and_blanks_around_things_do_not_count(tmp_path):
     assert one.labels.tolist() == two.labels.tolist() == ["a", "a", "b", "b"]
 
 
+ONE_CHANNEL = "@univariate true\n@equalLength false\n@classLabel true a b\n@data\n"
+"""Series stand on lines 5 and on."""
+
+UNFIT = [
+    ({"train": []}, "Own_TRAIN.ts: holds no series"),
+    ({"test": []}, "Own_TEST.ts: holds no series"),
+    ({"train": [*GOOD, "1,NaN:5,5:a"]}, r"Own_TRAIN.ts, line 11: a missing value \(NaN\); fill it in"),
+    ({"test": ["1,?:5,5:a"]}, r"Own_TEST.ts, line 7: a missing value \(\?\); fill it in"),
+    ({"train": [*GOOD, ":5,5:a"]}, r"Own_TRAIN.ts, line 11: a missing value \(nothing\)"),
+    ({"train": [*GOOD, "1,2,:5,5,5:a"]}, r"Own_TRAIN.ts, line 11: a missing value \(nothing\)"),
+    (
+        {"train": ["1,2:5:a"]},
+        "Own_TRAIN.ts, line 7: 1 value in channel 2, 2 in channel 1; the channels of a series must",
+    ),
+    ({"train": ["1,2,3"] * 3}, "Own_TRAIN.ts, line 7: has no class; @classLabel names a, b, c, and a line is"),
+    ({"train": [*GOOD, "1,2:5,5:"]}, "Own_TRAIN.ts, line 11: has no class; @classLabel names a, b, c"),
+    ({"train": [*GOOD, "", "# 1", "1,2:5,5:d"]}, "Own_TRAIN.ts, line 13: is of class d; @classLabel names a, b, c"),
+    (
+        {"train": [*GOOD, "1,2:5,5"]},
+        "Own_TRAIN.ts, line 11: ends with 5,5, where its class belongs; @classLabel names a, b, c, and",
+    ),
+    ({"train": [*GOOD, "1,2:a"]}, "Own_TRAIN.ts, line 11: 1 channel, where the first series has 2"),
+    ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts, line 11: one value; 2 to 100,000 can be learned from"),
+    ({"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]}, "Own_TEST.ts, line 7: 100,001 values; 2 to"),
+    (
+        {"test": ["1,2:5,1e29:a"], "train": [*GOOD, "1,2:5,5.0000001:a"]},
+        "channel 2 has a value .* standard deviations from its mean",
+    ),
+    ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts, line 11: a value of -1e31, above 1e\+30 in size"),
+    ({"test": ["1,2:c"], "header": ONE_CHANNEL.replace("a b", "a b c")}, "Own_TRAIN.ts, line 5: 2 channels; for more"),
+    ({"test": ["1,2:5,5:c"]}, "no training series is of the test part's class c"),
+    ({"train": GOOD[:2]}, "every training series is of class a"),
+    ({"train": GOOD[1:3]}, "no class has two training series"),
+]
+
+ODD_HEADERS = [
+    ("@problemName\n" + HEADER, "line 1: nothing stands behind @problemName"),
+    (HEADER.replace("timeStamps false", "timeStamps true"), "line 2: series with time stamps are not supported"),
+    (HEADER.replace("true a b c", "false"), "has no class labels"),
+    (
+        HEADER.replace("@classLabel true a b c\n", ""),
+        "has no class labels; its header must name them .@classLabel true a",
+    ),
+    (HEADER.replace("true a b c", "true"), "line 5: true must be true and then the class labels"),
+    (HEADER.replace("true a b c", "a b c"), "line 5: a b c must be true and then the class labels"),
+    (HEADER.replace("@data\n", ""), "line 6: 1,2,3:5,5,5:a does not begin with @, as all lines above @data do"),
+    ("", "line 1: 1,2,3:5,5,5:a does not begin with @"),
+    ("1,1:1,1:a\n" + HEADER, "line 1: 1,1:1,1:a does not begin with @"),
+    (HEADER.replace("@data", "@data 3"), "line 6: 3 stands behind @data"),
+    (
+        HEADER.replace("@classLabel true a b c", "@targetLabel true"),
+        "line 5: @targetLabel true asks for regression, which",
+    ),
+    (
+        "@TargetLabel TRUE\n" + HEADER,
+        "line 1: @targetLabel true asks for regression, which is not supported; class labels",
+    ),
+    (HEADER.replace("@equalLength", "@equalLenght"), r"line 4: @equalLenght is none of .*did you mean @equalLength\?"),
+    ("@frequency 10\n" + HEADER, "line 1: @frequency is none of @problemName, @timeStamps, "),
+    (HEADER.replace("univariate false", "univariate no"), "line 3: @univariate no must be true or false"),
+    (
+        HEADER.replace("univariate false", "univariate true"),
+        "line 7: 2 channels; for more than one .* @univariate false",
+    ),
+    (
+        HEADER.replace("@univariate false\n", ""),
+        "line 6: 2 channels; for more than one the header must say @univariate",
+    ),
+    (HEADER.replace("@data", "@dimensions 3\n@data"), "line 8: 2 channels, where @dimensions says 3"),
+    (HEADER.replace("@data", "@dimension two\n@data"), "line 6: @dimension two must be a whole number"),
+    (
+        HEADER.replace("@data", "@classLabel true a b\n@data"),
+        "line 6: @classLabel stands here again, with something else",
+    ),
+    (
+        HEADER.replace("@equalLength false\n", ""),
+        "line 7: 2 values, where the first series has 3; where lengths differ, the header must say @equalLength false",
+    ),
+    (HEADER.replace("@equalLength false", "@equalLength true"), "line 8: 2 values, where the first series has 3"),
+    (HEADER.replace("@equalLength false", "@seriesLength 4"), "line 7: 3 values, where @seriesLength says 4"),
+]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
-    [
-        ({"train": []}, "Own_TRAIN.ts: holds no series"),
-        ({"test": []}, "Own_TEST.ts: holds no series"),
-        ({"train": [*GOOD, "1,NaN:5,5:a"]}, "Own_TRAIN.ts: series 5 has missing or infinite values"),
-        ({"test": ["1,?:5,5:a"]}, "Own_TEST.ts: series 1 has missing or infinite values"),
-        ({"train": ["1,x:5,5:a"]}, "Own_TRAIN.ts cannot be read as a .ts file: could not convert"),
-        ({"train": ["1,2:5:a"]}, "Own_TRAIN.ts cannot be read as a .ts file: .*different number of obs"),
-        (
-            {"train": ["1,2,3"] * 3},
-            "Own_TRAIN.ts: series 1 is of class 1,2,3; @classLabel names a, b, c, and a line is",
-        ),
-        ({"train": [*GOOD, "1,2:5,5:"]}, "Own_TRAIN.ts: series 5 has no class; @classLabel names a, b, c"),
-        ({"train": [*GOOD, "1,2:5,5:d"]}, "Own_TRAIN.ts: series 5 is of class d; @classLabel names a, b, c"),
-        ({"train": [*GOOD, "1,2:5,5"]}, "Inconsistent number of dimensions in case 5.*; a line is one series"),
-        (
-            {"train": [*GOOD, ":5,5:a"]},
-            "Own_TRAIN.ts cannot be read as a .ts file: could not convert string to float: ''",
-        ),
-        ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts: series 5 has one value; 2 to 100,000 can be learned from"),
-        ({"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]}, "Own_TEST.ts: series 1 has 100,001 values; 2 to"),
-        (
-            {"test": ["1,2:5,1e29:a"], "train": [*GOOD, "1,2:5,5.0000001:a"]},
-            "channel 2 has a value .* standard deviations from its mean",
-        ),
-        ({"header": "@problemName\n" + HEADER}, "Own_TRAIN.ts: a line of its header has nothing behind its name"),
-        ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts: series 5 has a value of 1e\+31, above 1e\+30"),
-        ({"test": ["1,2:c"]}, "2 channels in the training part, 1 in the test part"),
-        ({"test": ["1,2:5,5:c"]}, "no training series is of the test part's class c"),
-        ({"train": GOOD[:2]}, "every training series is of class a"),
-        ({"train": GOOD[1:3]}, "no class has two training series"),
-        ({"header": HEADER.replace("timeStamps false", "timeStamps true")}, "time stamps are not supported"),
-        ({"train": ["1,2:3,4"], "header": HEADER.replace("true a b c", "false")}, "has no class labels"),
-        ({"header": HEADER.replace("@classLabel true a b c\n", "")}, "has no class labels; its header must name them"),
-        ({"header": HEADER.replace("@data\n", "")}, "Own_TRAIN.ts: holds no series; they stand below a line @data"),
-        ({"header": ""}, "Own_TRAIN.ts: holds no series"),
-    ],
+    [*UNFIT, *(({"header": header}, f"Own_TRAIN.ts(: |, ){message}") for header, message in ODD_HEADERS)],
 )
 def test_files_that_are_no_use_are_refused_in_one_line(tmp_path, files, message):
     file = write(tmp_path, **files)
     with pytest.raises(ValueError, match=message) as error:
         task(path=file)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "1_000",
+            "0x10",
+            "inf",
+            "-Infinity",
+            "1'000",
+            "1 000",
+            "1.000.000",
+            "1\N{NO-BREAK SPACE}000",
+            "12%",
+            "$5",
+            '"1"',
+        ),
+        *(
+            "\N{ARABIC-INDIC DIGIT ONE}",
+            "\N{FULLWIDTH DIGIT ONE}",
+            "\N{SUPERSCRIPT TWO}",
+            "\N{MINUS SIGN}1",
+            "1d3",
+            "1e",
+        ),
+        *("(0", "true", "NA", "null", "-nan", "1+1", "--1", ".", "e5", "1\0", "9" * 50 + "x" * 100_000),
+    ],
+)
+def test_what_is_no_decimal_number_is_refused_with_its_line(tmp_path, value):
+    file = write(tmp_path, header=ONE_CHANNEL, train=["1,2:a", f"1,{value},3:b"], test=["1,2:a"])
+    with pytest.raises(ValueError, match="Own_TRAIN.ts, line 6: .* is no number, as 12, -0.5 and 1e-3 are; ") as error:
+        task(path=file)
+    shown = str(error.value)
+    assert (value if value.isprintable() else ascii(value))[:50] in shown
+    assert shown.isprintable()
+    assert len(shown) < 400
+
+
+@pytest.mark.parametrize("value", ["1e400", "-1e400", "1" + "0" * 400])
+def test_a_number_beyond_single_precision_is_refused_as_it_is_written(tmp_path, value):
+    file = write(tmp_path, header=ONE_CHANNEL, train=["1,2:a", f"1,{value}:b"], test=["1,2:a"])
+    with pytest.raises(ValueError, match=f"Own_TRAIN.ts, line 6: a value of {value[:50]}"):
+        task(path=file)
+
+
+def test_decimal_numbers_are_read_in_every_spelling(tmp_path):
+    values = ["1", "-2.", ".5", "+3.25", "1e3", "1E-2", "-1.5e+1", "007", " 4 ", "1e-400"]
+    file = write(tmp_path, header=ONE_CHANNEL, train=[",".join(values) + ":a"] * 2 + ["1,2:b"], test=["1,2:a"])
+    expected = [1, -2, 0.5, 3.25, 1000, 0.01, -15, 7, 4, 0]
+    assert load(None, file).training.series[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("line", ["@missing true", "@timestamps FALSE", "@targetLabel false", "@PROBLEMNAME two words"])
+def test_header_lines_that_change_nothing_are_read(tmp_path, line):
+    lines = [*GOOD[:1], GOOD[0], "3,3,4:5,5,5:b"]
+    header = f"{line}\n" + HEADER.replace("@equalLength false", "@equalLength true\n@seriesLength 3\n@dimensions 2")
+    plain, more = (
+        load(None, write(folder(tmp_path, str(number)), lines, lines, text)).training
+        for number, text in enumerate((HEADER, header))
+    )
+    np.testing.assert_array_equal(plain.series, more.series)
+
+
+def folder(root, name):
+    root.joinpath(name).mkdir(parents=True, exist_ok=True)
+    return root / name
+
+
+# Class labels -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ("e E f", ["E", "e", "f"]),
+        ("run Run RUN", ["RUN", "Run", "run"]),
+        ("banana apple", ["apple", "banana"]),
+        ("NaN nan", ["NaN", "nan"]),
+        ("yes? no? yes", ["no?", "yes", "yes?"]),
+        ("1 1.0 01", ["01", "1", "1.0"]),
+        ("1e3 1E3 1000", ["1000", "1E3", "1e3"]),
+        ("stra\xdfe strasse \u65e5\u672c \u65e5", ["strasse", "stra\xdfe", "\u65e5", "\u65e5\u672c"]),
+        ("\xe9 e\u0301", ["e\u0301", "\xe9"]),
+        ("a a\0", ["a", "a\0"]),
+        ("true false @data #1", ["#1", "@data", "false", "true"]),
+        ("a,b a", ["a", "a,b"]),
+    ],
+)
+def test_labels_are_taken_as_they_are_written(tmp_path, names, order):
+    header = f"@univariate true\n@equalLength true\n@classLabel true {names}\n@data\n"
+    lines = [f"{number},1:{name}" for number, name in enumerate(names.split()) for _ in range(2)]
+    kind = task(path=write(tmp_path, header=header, train=lines, test=lines))
+    assert kind.classes == order
+    assert kind.output_size == len(names.split())
+    truth = [order.index(name) for name in names.split() for _ in range(2)]
+    assert kind.test().targets.argmax(-1).ravel().tolist() == truth
+    assert load(None, str(tmp_path)).training.labels.tolist() == [name for name in names.split() for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("RUN", r"is of class RUN; @classLabel names Run, walk \(labels are taken as written, and Run is another\)"),
+        (
+            "\uff32un",
+            r"is of class \uff32un; @classLabel names Run, walk \(labels are taken as written, and Run is another",
+        ),
+        ("Run\u200b", r"is of class 'Run\\u200b'; @classLabel names Run, walk"),
+        ("Run.", "is of class Run.; @classLabel names Run, walk, and a line is"),
+        ("fast run", "is of class fast run; @classLabel names Run, walk, and a line is"),
+    ],
+)
+def test_a_label_must_be_written_as_in_the_header(tmp_path, written, hint):
+    header = ONE_CHANNEL.replace("a b", "Run walk")
+    good = ["1,2:Run", "1,3:Run", "2,2:walk"]
+    file = write(tmp_path, header=header, train=good, test=[*good, f"1,2:{written}"])
+    with pytest.raises(ValueError, match=f"Own_TEST.ts, line 8: {hint}") as error:
+        task(path=file)
+    assert str(error.value).isprintable()
+
+
+def test_sets_that_come_with_aeon_have_the_labels_of_their_files():
+    kind = task("basic_motions")
+    assert kind.classes == ["Badminton", "Running", "Standing", "Walking"]
+    truth = kind.test().targets.argmax(-1).ravel()
+    assert np.bincount(truth).tolist() == [10] * 4
+
+
+# What was read and drawn when all was read by aeon: inputs and targets of trials 0 and 3, in all three parts.
+SUMS = {
+    "JapaneseVowels": "bb2c310ad4b2cee3",
+    "GunPoint": "fe3f78a9f9f310d7",
+    "ItalyPowerDemand": "1c69b8bbd39624c2",
+    "ArrowHead": "24921e36706970b3",
+    "BasicMotions": "f7fc17e28923e79c",
+    "OSULeaf": "6ce14db19d05bf0d",
+    "ACSF1": "e16d834890db6eec",
+    "PickupGestureWiimoteZ": "7d29749c7c62ac5f",
+    "Covid3Month_disc": "3bdba1ed8d0ac87c",
+    "UnitTest": "c1811226a257f1a9",
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_data_of_the_archive_are_what_they_were(name):
+    kind = task(trials=[0, 3], name=name)
+    digest = hashlib.sha256()
+    for part in (kind.train_batch(0, 300), kind.validation(), kind.test()):
+        for array in (part.inputs, part.lengths, part.targets):
+            digest.update(repr((array.shape, array.dtype)).encode() + array.tobytes())
+    assert digest.hexdigest()[:16] == SUMS[name]
+
+
+# One data set, one identity ---------------------------------------------------------------------------------
+
+
+BASE = ("task=time_series", "model=rnn", "backend=torch", "model.units=2", "results_dir=kept")
+
+
+@pytest.fixture(scope="module")
+def place_of():
+    """Where results of a small network on the data at a path are kept."""
+    base = composed(*BASE, "task.path=anywhere")
+    return lambda path: prepare(base | {"task": base["task"] | {"path": str(path)}}).folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty current folder with the data set Own in the folder d3."""
+    monkeypatch.chdir(tmp_path)
+    write(folder(tmp_path, "d3"))
+    return tmp_path
+
+
+def test_a_data_set_is_one_wherever_it_is_and_however_its_path_is_written(elsewhere, place_of, monkeypatch):
+    here = elsewhere
+    (here / "folder_link").symlink_to(here / "d3")
+    (here / "link_TRAIN.ts").symlink_to("d3/Own_TRAIN.ts")
+    for part in ("TRAIN", "TEST"):
+        (folder(here, "links") / f"Own_{part}.ts").symlink_to(here / f"d3/Own_{part}.ts")
+        (folder(here, "store") / f"{part}-5e1f").write_bytes((here / f"d3/Own_{part}.ts").read_bytes())
+        (folder(here, "annex") / f"Own_{part}.ts").symlink_to(here / f"store/{part}-5e1f")
+    shutil.copytree(here / "d3", here / "a copy")
+    (here / "d3/._Own_TRAIN.ts").write_text("what some systems leave beside a file")
+    paths = ["d3", "./d3", "d3/", "d3/../d3//", here / "d3", "d3/Own_TRAIN.ts", here / "d3/Own_TRAIN.ts", "folder_link"]
+    paths += ["folder_link/Own_TRAIN.ts", "link_TRAIN.ts", "links", "links/Own_TRAIN.ts", "annex", "a copy"]
+    places = {str(path): place_of(path) for path in paths}
+    monkeypatch.chdir(here / "d3")
+    places |= {path: place_of(path) for path in (".", "./", "../d3", "Own_TRAIN.ts")}
+    monkeypatch.setenv("HOME", str(here))
+    places["~/d3"] = place_of("~/d3")
+    assert set(places.values()) == {places["d3"]}
+    assert places["d3"].parts[:2] == ("kept", "own")
+
+
+def test_links_to_parts_of_different_sets_are_a_set_of_their_own(elsewhere, place_of):
+    write(folder(elsewhere, "d4"), test=GOOD[::-1])
+    (elsewhere / "mixed").mkdir()
+    for part, source in (("TRAIN", "d3"), ("TEST", "d4")):
+        (elsewhere / f"mixed/Own_{part}.ts").symlink_to(elsewhere / f"{source}/Own_{part}.ts")
+    assert place_of("mixed") == place_of("d4")
+    assert place_of("mixed") != place_of("d3")
+
+
+def test_another_name_or_other_data_are_another_set(elsewhere, place_of):
+    places = [place_of("d3")]
+    for part in ("TRAIN", "TEST"):
+        (folder(elsewhere, "d4") / f"Other_{part}.ts").write_bytes((elsewhere / f"d3/Own_{part}.ts").read_bytes())
+    places.append(place_of("d4"))
+    assert places[1].parts[:2] == ("kept", "other")
+    write(elsewhere / "d3", test=GOOD[::-1])
+    places.append(place_of("d3"))
+    assert len(set(places)) == 3
+
+
+def test_a_run_that_is_kept_does_not_tell_where_its_data_were(elsewhere):
+    config = prepare(composed("task=time_series", "task.path=d3", "model=rnn", "backend=torch", "model.units=2")).config
+    kept = definition(config)
+    assert (kept["task"]["name"], kept["task"]["path"]) == ("Own", None)
+    assert str(elsewhere) not in repr(kept)
+    assert identity(kept) == identity(config)
+    assert task_folder(kept) == task_folder(config) == "own"
+    # A task made from what is kept finds its data in the current folder, in another process too.
+    make = "import sys, json; from amu_experiments.tasks import make_task; make_task(json.loads(sys.argv[1]), [0])"
+    runs = [
+        subprocess.run([sys.executable, "-c", make, json.dumps(kept["task"])], cwd=cwd, capture_output=True, text=True)
+        for cwd in (elsewhere / "d3", elsewhere)
+    ]
+    assert [run.returncode for run in runs] == [0, 1]
+    assert "Own_TRAIN.ts: not in the current folder, where the data of a kept run have to be" in runs[1].stderr
+
+
+def test_names_in_any_script_name_their_folder(elsewhere, place_of):
+    names = [
+        "\u65e5\u672c\u8a9e",
+        "\u041c\u043e\u0438\u0414\u0430\u043d\u043d\u044b\u0435",
+        "Gr\xf6\xdfe",
+        "\u0939\u093f\u0928\u094d\u0926\u0940",
+    ]
+    for name in names:
+        for part in ("TRAIN", "TEST"):
+            (folder(elsewhere, name) / f"{name}_{part}.ts").write_bytes((elsewhere / f"d3/Own_{part}.ts").read_bytes())
+    assert [place_of(name).parts[1] for name in names] == [name.lower() for name in names]
+    # The same name, decomposed as some file systems keep it.
+    decomposed = unicodedata.normalize("NFD", names[2])
+    for part in ("TRAIN", "TEST"):
+        (folder(elsewhere, "d5") / f"{decomposed}_{part}.ts").write_bytes(
+            (elsewhere / f"d3/Own_{part}.ts").read_bytes()
+        )
+    assert place_of("d5") == place_of(names[2])
+
+
+def test_rows_of_one_data_set_stand_in_one_table(elsewhere):
+    for number, path in enumerate(("d3", "d3/Own_TRAIN.ts", elsewhere / "d3")):
+        run(composed(*BASE, f"task.path={path}", "trials=1", f"seed={number}", "training.max_sequences=16"))
+    (comparison,) = compare(read_results("kept"))
+    (result,) = comparison.results
+    assert (comparison.name, result.trials["trial"].tolist()) == ("own", [0, 1, 2])
+
+
+def test_a_line_can_be_written_where_letters_are_ascii(monkeypatch):
+    """As it is where a folder is named in another script and the terminal has none."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    say("Kept in kept/größe")
+    assert written.getvalue() == rb"Kept in kept/gr\xf6\xdfe" + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("japanese_vowels", "9e7cf47bd6e2"),
+        ("gun_point", "e75d54652909"),
+        ("italy_power_demand", "da896675fe60"),
+        ("arrow_head", "370ac5e96d96"),
+        ("basic_motions", "88da65d48b09"),
+    ],
+)
+def test_sets_of_the_archive_have_the_identities_that_they_had(name, kept):
+    run = prepare(composed(f"task={name}", "model=rnn", "backend=torch"))
+    assert run.folder == Path(f"results/runs/{name}/rnn/{kept}")
+
+
+def test_a_configuration_kept_with_a_path_is_still_read(tmp_path):
+    """One from before names and digests stood for data."""
+    kept = folder(tmp_path, "own/rnn/50fda70195db")
+    config = yaml.safe_load("""
+        schema_version: 1
+        task: {problem: time_series, name: null, path: d3/Own_TRAIN.ts, validation_share: 0.2, criteria: {},
+               contents: data_216615590fd4}
+        model: {units: 2, cell: rnn, initial_range: 1.0}
+        training: {batch_size: 16, max_sequences: 20000, evaluate_every: 256, stop: null, select: best,
+                   optimizer: adam, learning_rate: 0.01, momentum: 0.0, clip_norm: 1.0}
+    """)
+    (kept / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_config(kept) == config
+    write(folder(tmp_path, "d3"))
+    assert make_task(config["task"] | {"path": str(tmp_path / "d3")}, [0]).output_size == 2
 
 
 def test_files_that_are_not_there_are_named(tmp_path):
@@ -267,14 +624,39 @@ def test_without_a_connection_the_shipped_sets_are_named(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_other_sets_come_from_aeon(monkeypatch):
-    series = {"train": np.arange(24.0).reshape(4, 1, 6), "test": np.ones((2, 1, 6))}
-    labels = {"train": np.array(list("aabb")), "test": np.array(list("ab"))}
+@pytest.fixture
+def downloads(monkeypatch):
+    """Have aeon find these series for any set, the classes of its header being those given."""
 
-    def download(name, split, **_):
-        return series[split], labels[split]
+    def prepared(*named, last=1.0):
+        series = {"train": np.arange(24.0).reshape(4, 1, 6), "test": np.full((2, 1, 6), last)}
+        labels = {"train": np.array(list("aabb")), "test": np.array(list("ab"))}
 
-    monkeypatch.setattr(aeon.datasets, "load_classification", download)
+        def download(name, split, **_):
+            return series[split], labels[split], {"class_values": list(named)}
+
+        monkeypatch.setattr(aeon.datasets, "load_classification", download)
+
+    return prepared
+
+
+def test_other_sets_come_from_aeon(downloads):
+    downloads("a", "b")
     kind = task(name="Coffee")
     assert kind.test().inputs.shape == (1, 2, 6, 1)
-    load.cache_clear()  # these are not the real ones
+
+
+def test_other_sets_that_aeon_misreads_are_refused(downloads):
+    downloads("a", "b", "b")
+    with pytest.raises(
+        ValueError, match="task.name=Beef .train.: aeon merges classes that differ in case, or in nan and"
+    ):
+        task(name="Beef")
+    downloads("a", "nan", "?")
+    with pytest.raises(
+        ValueError, match="task.name=Beef .train.: aeon merges classes that differ in case, or in nan and"
+    ):
+        task(name="Beef")
+    downloads("a", "b", last=np.nan)
+    with pytest.raises(ValueError, match="task.name=Beef .test., series 1: missing values, or values above 1e.30"):
+        task(name="Beef")

@@ -5,10 +5,15 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from amu_experiments import store, training
 from amu_experiments.config import ConfigurationError
+from amu_experiments.learning import loss_and_error
+from amu_experiments.network import to_torch
 from amu_experiments.overrides import load
+from amu_experiments.plan import prepare
+from amu_experiments.stack import Stack
 
 SMALL = (
     "task=two_sequence",
@@ -31,7 +36,7 @@ def config_of(results_dir, *overrides):
 def run(results_dir, *overrides):
     config = config_of(results_dir, *overrides)
     training.run(config)
-    return store.read_result(store.folder_of(training.prepare(config)))
+    return store.read_result(prepare(config).folder)
 
 
 def without_times(result, trials=None):
@@ -43,12 +48,14 @@ def without_times(result, trials=None):
 
 def assert_same(first, second, trials=None):
     for a, b in zip(without_times(first, trials), without_times(second, trials), strict=True):
-        pd.testing.assert_frame_equal(a, b, check_exact=True)
+        pd.testing.assert_frame_equal(a, b, check_exact=True, check_dtype=False)
 
 
 def test_the_same_command_gives_the_same_files(tmp_path):
     results = [run(tmp_path / name, "trials=3") for name in "ab"]
     assert_same(*results)
+    weights = [next((tmp_path / name).rglob("weights.npz")).read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
     assert [set(result.trials["trial"]) for result in results] == [{0, 1, 2}] * 2
 
 
@@ -59,7 +66,7 @@ def test_asked_again_nothing_is_trained_and_asked_for_more_only_the_rest(tmp_pat
     monkeypatch.setattr(
         training,
         "train_stack",
-        lambda config, folder, trials: trained.append(trials) or original(config, folder, trials),
+        lambda run: trained.append(run.trials) or original(run),
     )
     capsys.readouterr()
     again = run(tmp_path, "trials=2")
@@ -106,26 +113,75 @@ def test_interrupted_and_started_again_gives_the_rows_of_an_uninterrupted_run(
     monkeypatch.setattr("test_training.SMALL", (*settings, "trials=3", "training.learning_rate=0.05"))
     whole = run(tmp_path / "whole")
 
-    learn_some, learned = training.Stack.learn_some, []
+    learn, learned = Stack.learn, []
 
-    def learn_and_be_interrupted(self):
-        monkeypatch.setattr(self, "_affordable", lambda: 7)
-        learned.append(learn_some(self))
+    def learn_and_be_interrupted(self, most):
+        learned.append(learn(self, 7))
         if len(learned) == stretches:
             signal.raise_signal(signal.SIGINT)
         return learned[-1]
 
-    monkeypatch.setattr(training.Stack, "learn_some", learn_and_be_interrupted)
+    monkeypatch.setattr(Stack, "learn", learn_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts")
     assert "the same command goes on from there" in capsys.readouterr().out
-    monkeypatch.setattr(training.Stack, "learn_some", learn_some)
+    monkeypatch.setattr(Stack, "learn", learn)
     resumed = run(tmp_path / "parts")
     assert "Going on from the checkpoint" in capsys.readouterr().out
     assert_same(whole, resumed)
     assert not list((tmp_path / "parts").rglob("checkpoint*"))
     for trial, weights in store.read_weights(whole.folder).items():
         np.testing.assert_array_equal(weights, store.read_weights(resumed.folder)[trial])
+
+
+WILD = ("training.optimizer=sgd", "training.learning_rate=0.46", "training.clip_norm=null", "training.stop=null")
+"""A rate that some trials of SMALL survive."""
+
+STREAMS = {
+    "unequal lengths": ("task=embedded_reber", "task.strings=6"),
+    "batches of three": ("task=embedded_reber", "task.strings=6", "training.batch_size=3"),
+    "diverging trials": (*WILD, "task.T=11", "training.max_sequences=60"),
+    "latest errors": ("task=adding_1997", "task.T=11", "training.select=best"),
+}
+"""Where the stretches of learning might matter: padding, batches, trials that leave, and what is kept of the latest."""
+
+
+def learned(run, stretch, interrupted_after=None):
+    """Text of all rows, without times, and the weights of a run that learns in stretches of so many sequences."""
+    stack = Stack(run)
+    while stack.active:
+        stack.learn(stretch)
+        if stack.evaluation_is_due():
+            stack.evaluate()
+        if interrupted_after is not None and stack.sequences >= interrupted_after and stack.active:
+            checkpoint, interrupted_after = stack.dump(), None
+            stack = Stack(run)
+            stack.load(checkpoint)
+    tables = [table.drop(columns="seconds") for table in (stack.history_table(), stack.trials_table())]
+    trials, weights = stack.weights_table()
+    return [table.to_csv(float_format="%.17g") for table in tables], trials.tolist(), weights.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "stream"),
+    [
+        *((model, "torch", "unequal lengths") for model in ("amu", "lstm", "gru", "rnn", "lstm97")),
+        *(("rnn", "torch", stream) for stream in list(STREAMS)[1:]),
+        *(("rnn", "fused", stream) for stream in STREAMS),
+    ],
+)
+def test_no_number_depends_on_how_learning_is_cut_into_stretches_or_interrupted(model, backend, stream, tmp_path):
+    settings = ("training.optimizer=sgd", "training.max_sequences=24", "training.evaluate_every=15")
+    kept = [line for line in SMALL if not line.startswith("task")]
+    chosen = ("task=two_sequence", *kept, "training.stop=null", "trials=3", *settings, *STREAMS[stream])
+    chosen = {line.partition("=")[0]: line for line in (*chosen, f"model={model}", f"backend={backend}")}
+    if model == "lstm97":
+        chosen["model.units"] = "model.units=4"
+    run = prepare(load(*chosen.values(), f"results_dir={tmp_path}"))
+    whole = learned(run, 10**6)
+    assert learned(run, 1) == whole
+    assert learned(run, 7, interrupted_after=14) == whole
+    assert ("diverged" in whole[0][1], "finished" in whole[0][1]) == (stream == "diverging trials", True)
 
 
 @pytest.fixture(scope="module")
@@ -154,23 +210,33 @@ def test_a_criterion_is_recorded_at_the_first_row_where_it_holds(longer):
 
 
 def test_diverged_trials_are_recorded_and_the_others_go_on_as_if_nothing_had_happened(tmp_path):
-    """Some trials survive a high rate without clipping for a while; none of them depends on those that do not."""
-    wild = ("training.optimizer=sgd", "training.learning_rate=1e30", "training.clip_norm=null", "training.stop=null")
-    result = run(tmp_path / "stack", *wild, "trials=8")
-    diverged = result.trials[result.trials["status"] == "diverged"]
-    assert len(diverged) == 8
+    """Some trials survive a high rate without clipping; none of them depends on those that do not, to the bit."""
+    result = run(tmp_path / "stack", *WILD, "trials=6", "backend=fused")
+    status = result.trials.groupby("status")
+    diverged, finished = (status.get_group(name) for name in ("diverged", "finished"))
+    assert (len(diverged), len(finished)) == (4, 2)
     assert diverged["st2_sequences"].isna().all()
     assert diverged["test_mean_error"].isna().all()
-    assert (diverged["sequences"] <= 60).all()
-    for trial in (0, 5):
-        alone = run(tmp_path / f"alone {trial}", *wild, "trials=1", f"seed={trial}")
-        pd.testing.assert_frame_equal(*(without_times(r, [trial])[0] for r in (result, alone)), rtol=1e-4)
+    assert ((diverged["sequences"] > 20) & (diverged["sequences"] < 60)).all()
+    assert (finished["sequences"] == 60).all()
+    assert finished["test_mean_error"].notna().all()
+    for trial in finished["trial"]:
+        alone = run(tmp_path / f"alone {trial}", *WILD, "trials=1", f"seed={trial}", "backend=fused")
+        assert_same(result, alone, trials=[trial])
 
 
 def test_the_best_weights_on_validation_are_the_ones_kept(tmp_path):
-    result = run(tmp_path, "trials=3", "training.select=best", "training.learning_rate=0.3", "training.stop=null")
+    settings = ("trials=3", "training.select=best", "training.learning_rate=0.3", "training.stop=null")
+    result = run(tmp_path, *settings)
     best = result.history.groupby("trial")["loss"].min()
+    assert (best < result.history.groupby("trial")["loss"].last()).any()
     assert result.trials.set_index("trial")["loss"].tolist() == pytest.approx(best.tolist(), rel=1e-6)
+    stack = Stack(prepare(config_of(tmp_path, *settings)))
+    weights = store.read_weights(result.folder)
+    stack.network.hold(torch.from_numpy(np.stack([weights[trial] for trial in range(3)])))
+    inputs, lengths, targets = to_torch(stack.validation, "cpu")
+    losses, _ = loss_and_error(stack.network(inputs, lengths, every=False), targets, lengths, stack.task)
+    assert losses.mean(dim=1).tolist() == pytest.approx(best.tolist(), rel=1e-5)
 
 
 def test_a_checkpoint_is_written_by_time(tmp_path, monkeypatch):
@@ -196,7 +262,7 @@ def test_matched_sizes_come_as_near_as_units_allow(tmp_path):
     4 units 101: 82 lies nearer to 64 (by 18 against 19), 83 nearer to 101."""
     for wanted, units in ((82, 3), (83, 4), (1, 1)):
         config = config_of(tmp_path, "model=lstm", "model.units=null", f"model.parameters={wanted}")
-        assert training.prepare(config)["model"]["units"] == units
+        assert prepare(config).config["model"]["units"] == units
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ how others do is told beside. Where several comparisons fit an experiment, that 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.mechanism_figures import PHASES, of_row
+from amu_experiments.analysis.mechanism_figures import FLOWS, PHASES, of_row
 from amu_experiments.analysis.statistics import CONFIDENCE
 from amu_experiments.analysis.tables import Comparison, Table, flat, sequences_text
 
@@ -42,6 +42,8 @@ LAG_RANGE = 5
 RIVALS = ("lstm", "gru", "rnn")
 
 VERDICTS = ("supported", "contradicted", "undecided")
+
+OPTIMIZERS = {"adam": "Adam", "rmsprop": "RMSprop", "sgd": "gradient descent"}
 
 GENERATION = tuple({"problem": "embedded_reber", "targets": targets} for targets in ("next", "legal"))
 CLASSIFICATION = tuple(
@@ -68,6 +70,7 @@ class Claim:
     """A claim with the rule for its verdict and everything that the verdict rests on.
 
     beside: facts that are told with it and have no part in the verdict. rests_on: names of tables and figures.
+    judged_for: one sentence, the reading of the unit and the training that the verdict is about.
     """
 
     id: str
@@ -76,6 +79,7 @@ class Claim:
     findings: list[Finding]
     beside: list[str] = field(default_factory=list)
     rests_on: list[str] = field(default_factory=list)
+    judged_for: str = ""
 
     def count(self, says: str) -> int:
         """How many findings say so."""
@@ -141,6 +145,10 @@ class Row(NamedTuple):
     def model(self) -> dict:
         return self.comparison.results[self.number].config["model"]
 
+    @property
+    def training(self) -> dict:
+        return self.comparison.results[self.number].config["training"]
+
     def times(self) -> tuple[np.ndarray, np.ndarray]:
         return self.comparison.times(self.number, stop_criterion(self.comparison))
 
@@ -153,7 +161,7 @@ class Row(NamedTuple):
 
 def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> list[Claim]:
     """Every claim, from all comparisons there are and the tables of the mechanism (none: an empty dict)."""
-    return [
+    claims = [
         separation(comparisons, mechanism),
         algorithm(comparisons),
         memory(comparisons),
@@ -162,6 +170,26 @@ def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> 
         generation(comparisons),
         classification(comparisons),
     ]
+    scope = judged_for(comparisons)
+    return [replace(claim, judged_for=scope) for claim in claims]
+
+
+def judged_for(comparisons: list[Comparison]) -> str:
+    """One sentence: the readings of the unit and the training of the judged rows; empty where there are none."""
+    rows = [row for settings in (*GENERATION, *CLASSIFICATION) for row in _candidates(comparisons, settings)[:1]]
+    readings, optimizers = set(), set()
+    for row in rows:
+        neurons, product = row.model.get("neurons_per_unit"), row.model.get("output_in_product", True)
+        readings.add(f"{neurons} neurons a unit, the output neuron {'' if product else 'not '}a factor of the product")
+        optimizer = row.training.get("optimizer", "unknown")
+        optimizers.add(OPTIMIZERS.get(optimizer, optimizer))
+    if not rows:
+        return ""
+    return (
+        f"These verdicts hold for one reading of the unit ({'; '.join(sorted(readings))}) and one training "
+        f"({', '.join(sorted(optimizers))}): the paper's text is closed, and trials outside these tables show that "
+        "another admissible reading changes the outcome."
+    )
 
 
 def claims_tables(claims: list[Claim]) -> list[Table]:
@@ -170,6 +198,7 @@ def claims_tables(claims: list[Claim]) -> list[Table]:
         [
             {"claim": claim.id, "statement": claim.statement, "verdict": claim.verdict}
             | {f"findings_{says}": claim.count(says) for says in (*VERDICTS, "missing")}
+            | {"judged_for": claim.judged_for}
             for claim in claims
         ]
     )
@@ -185,9 +214,10 @@ def claims_tables(claims: list[Claim]) -> list[Table]:
         "A claim is supported (contradicted) where more than half of its findings support (contradict) it, none speaks "
         "for the other side and none is missing; else it is undecided."
     )
-    text = verdicts.astype(str).rename(columns=lambda name: name.removeprefix("findings_"))
+    text = verdicts.drop(columns="judged_for").astype(str).rename(columns=lambda name: name.removeprefix("findings_"))
+    scope = " ".join(dict.fromkeys(claim.judged_for for claim in claims))
     return [
-        Table("claims", f"{said} {rule} The numbers count findings.", verdicts, text),
+        Table("claims", f"{said} {rule} The numbers count findings. {scope}".strip(), verdicts, text),
         Table("claims-findings", f"What the verdicts rest on. {rule}", findings, findings.astype(str)),
     ]
 
@@ -282,7 +312,8 @@ def memory(comparisons: list[Comparison]) -> Claim:
     findings, beside, names = [], [], []
     for experiment in CLASSIFICATION:
         family = {key: value for key, value in experiment.items() if key != "T"}
-        rows = sorted(_candidates(comparisons, family), key=lambda row: row.comparison.task["T"])
+        rows = [row for row in _candidates(comparisons, family) if isinstance(row.comparison.task.get("T"), int)]
+        rows = sorted(rows, key=lambda row: row.comparison.task["T"])
         lags = [row.comparison.task["T"] for row in rows if row.trials >= MIN_TRIALS]
         if not lags or lags[-1] < LAG_RANGE * lags[0]:
             reached = f"only T = {', '.join(map(str, sorted(set(lags))))}" if lags else "nothing"
@@ -303,10 +334,10 @@ def memory(comparisons: list[Comparison]) -> Claim:
 def gradient(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> Claim:
     """The derivative of the loss with respect to the AMU's state at the longest lag, relative to that at lag 1.
 
-    Taken on the two-sequence problem at T = 100, noise-free and noisy, at the start of training and after it. It is the
-    full derivative: the truncated gradient is constant by construction and would prove nothing. A finding supports the
-    claim where the 95 % bootstrap interval of the median over trials lies between 1/10 and 10, contradicts it where the
-    interval lies wholly outside.
+    Taken on the two-sequence problem at T = 100, noise-free and noisy, at the start of training and after it. The full
+    derivative is judged. The truncated flow is reported beside: it is constant by construction and proves nothing. A
+    finding supports the claim where the 95 % bootstrap interval of the median over trials lies between 1/10 and 10,
+    contradicts it where the interval lies wholly outside.
     """
     findings, beside, names = [], [], []
     for experiment in CLASSIFICATION:
@@ -317,7 +348,7 @@ def gradient(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) 
         name = row.comparison.name
         names.append(f"{name}-flow")
         for phase, words in PHASES.items():
-            values = _per_trial(mechanism, row, phase, "relative_flow")
+            values = _per_trial(mechanism, row, phase, "relative_flow", "full")
             if len(values) < MIN_TRIALS:
                 findings.append(Finding(f"{name}: no error flow measured {words}", "missing"))
                 continue
@@ -325,13 +356,14 @@ def gradient(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) 
             inside = estimate.low >= 1 / FACTOR and estimate.high <= FACTOR
             outside = estimate.high < 1 / FACTOR or estimate.low > FACTOR
             says = "supported" if inside else "contradicted" if outside else "undecided"
-            text = f"{name}, {words}: {estimate.value:.2g} [{estimate.low:.2g}, {estimate.high:.2g}] ({row.label})"
-            findings.append(Finding(text, says))
-            for cell in RIVALS:
-                rival = _row_of(row.comparison, cell)
-                of_rival = _per_trial(mechanism, rival, phase, "relative_flow") if rival else ()
-                if len(of_rival):
-                    beside.append(f"{name}, {words}: {np.median(of_rival):.2g} ({rival.label})")
+            interval = f"{estimate.value:.2g} [{estimate.low:.2g}, {estimate.high:.2g}]"
+            findings.append(Finding(f"{name}, derivative {words}: {interval} ({row.label})", says))
+            others = [other for cell in (*RIVALS, "lstm97") if (other := _row_of(row.comparison, cell))]
+            for other in (row, *others):
+                for flow in FLOWS if other != row else ("truncated",):
+                    told = _per_trial(mechanism, other, phase, "relative_flow", flow)
+                    if len(told):
+                        beside.append(f"{name}, {FLOWS[flow]} {words}: {np.median(told):.2g} ({other.label})")
     return Claim(
         "gradient",
         "Error flow is constant and the gradient does not vanish.",
@@ -457,13 +489,15 @@ def _share_finding(row: Row) -> Finding:
     return Finding(f"{row.comparison.name}, stable: {text} ({row.label})", says)
 
 
-def _per_trial(mechanism: dict[str, pd.DataFrame], row: Row, phase: str, quantity: str) -> np.ndarray:
-    """A quantity of the mechanism for every trial of a row; of the full derivative, where there are two flows."""
+def _per_trial(
+    mechanism: dict[str, pd.DataFrame], row: Row, phase: str, quantity: str, flow: str | None = None
+) -> np.ndarray:
+    """A quantity of the mechanism for every trial of a row; of one kind of flow, where it is measured of both."""
     if not mechanism:
         return np.array([])
     own = of_row(mechanism["trials"], *row)
-    own = own[(own["phase"] == phase) & (own["quantity"] == quantity)]
-    return own.loc[own["flow"] == own["flow"].min(), "value"].dropna().to_numpy()
+    own = own[(own["phase"] == phase) & (own["quantity"] == quantity) & ((own["flow"] == flow) | (flow is None))]
+    return own["value"].dropna().to_numpy()
 
 
 def _seconds_per_sequence(row: Row) -> float:

@@ -3,18 +3,25 @@
 They are drawn from the tables that `amu_experiments.mechanism.measure` makes and scripts/measure_mechanism.py writes.
 """
 
+import os
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from amu_experiments.analysis.figures import WIDTH, Picture, draw_legend, house_style, legend_height, row_styles
+from amu_experiments.analysis.figures import WIDTH, Picture, Style, draw_legend, house_style, legend_height, literal
 from amu_experiments.analysis.tables import Comparison
+from amu_experiments.store import UnusableError, read_table
 
 PHASES = {"start": "at the start of training", "trained": "after training"}
+
+FLOWS = {"full": "derivative", "truncated": "truncated flow"}
+"""The kinds of error flow, as `amu_experiments.mechanism.measure` names them, in words."""
 
 LOWEST = 1e-12
 """Relative error flow is shown down to here; what is lower has vanished for any purpose."""
@@ -23,30 +30,60 @@ LABEL = 40
 """Letters in a line of a row's label beside a panel."""
 
 UNIT_STYLES = (
-    ("#0072B2", "-"),
-    ("#D55E00", (0, (6, 2))),
-    ("#009E73", (0, (1.5, 1.5))),
-    ("#CC79A7", (0, (6, 2, 1.5, 2))),
+    ("#000000", "-"),
+    ("#56B4E9", (0, (6, 2))),
+    ("#882255", (0, (1.5, 1.5))),
+    ("#999933", (0, (6, 2, 1.5, 2))),
 )
-"""Colour and dashes of a trace's units, from the first again after the last."""
+"""Colour, none of a model's, and dashes of a trace's units, from the first again after the last."""
 
 
-def read_mechanism(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables flow, trials and traces of a folder, by name; none where they have not been measured."""
-    paths = {name: folder / f"{name}.csv" for name in ("flow", "trials", "traces")}
-    if not all(map(Path.exists, paths.values())):
+def read_mechanism(folder: Path, left_out: list[UnusableError | OSError] | None = None) -> dict[str, pd.DataFrame]:
+    """The tables flow, trials and traces of a folder, by name; none where they have not been measured.
+
+    left_out: takes the first table that cannot be used, and then there are none; where it is not given, that is an
+    error.
+    """
+    paths = {name: folder / f"{name}.csv" for name in _COLUMNS}
+    if not any(map(os.path.lexists, paths.values())):
         return {}
-    return {name: pd.read_csv(path, dtype={"identity": str}) for name, path in paths.items()}
+    try:
+        return {name: _read(path, *_COLUMNS[name]) for name, path in paths.items()}
+    except (UnusableError, OSError) as error:
+        if left_out is None:
+            raise
+        left_out.append(error)
+        return {}
 
 
-def mechanism_pictures(comparison: Comparison, mechanism: dict[str, pd.DataFrame]) -> list[Picture]:
-    """Every figure of the mechanism that a comparison has measurements for."""
+_ROW = ("task", "model", "identity")
+
+_COLUMNS = {
+    "flow": ((*_ROW, "phase", "flow"), ("lag",), ("relative_low", "relative_median", "relative_high")),
+    "trials": ((*_ROW, "phase", "flow", "quantity"), ("trial",), ("value",)),
+    "traces": (_ROW, ("trial", "sequence", "step", "unit"), ("memory", "output")),
+}
+"""Of each table, the columns with texts, with whole numbers and with numbers."""
+
+
+def _read(path: Path, texts: tuple[str, ...], whole: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+    table = read_table(path, (*texts, *whole, *numbers), texts)
+    for name in whole:
+        if not (table[name].between(0, 2**53) & (table[name] % 1 == 0)).all():
+            raise UnusableError(path, f"has no whole numbers in {name}")
+    return table.astype(dict.fromkeys(whole, int))
+
+
+def mechanism_pictures(
+    comparison: Comparison, styles: list[Style], mechanism: dict[str, pd.DataFrame]
+) -> list[Picture]:
+    """Every figure of the mechanism that a comparison has measurements for, its rows in these styles."""
     if not mechanism:
         return []
     with house_style():
         made = [
-            flow_picture(comparison, mechanism["flow"]),
-            conflict_picture(comparison, mechanism["trials"]),
+            flow_picture(comparison, styles, mechanism["flow"]),
+            conflict_picture(comparison, styles, mechanism["trials"]),
             trace_picture(comparison, mechanism["traces"]),
         ]
     return [picture for picture in made if picture is not None]
@@ -59,48 +96,73 @@ def of_row(table: pd.DataFrame, comparison: Comparison, row: int) -> pd.DataFram
     return table[own]
 
 
-def flow_picture(comparison: Comparison, flow: pd.DataFrame) -> Picture | None:
-    """Error flow relative to that at lag 1 against the lag, before and after training."""
-    rows = [of_row(flow, comparison, row) for row in range(len(comparison.results))]
-    if not any(map(len, rows)):
+def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame) -> Picture | None:
+    """Error flow relative to that at lag 1 against the lag, before and after training.
+
+    Above the derivative of every row, below the truncated flow of those that learn by it, where there are any.
+    """
+    flows = [of_row(flow, comparison, row) for row in range(len(comparison.results))]
+    if not any(map(len, flows)):
         return None
-    figure = Figure(figsize=(WIDTH, 3.2 + legend_height(comparison)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for panel, (phase, words) in zip(panels, PHASES.items(), strict=True):
-        for row, (own, (colour, dashes, marker)) in enumerate(zip(rows, row_styles(comparison), strict=True)):
-            if own.empty:
-                continue
-            # The derivative itself; of a cell that has only a truncated gradient, that.
-            shown = own[(own["phase"] == phase) & (own["flow"] == own["flow"].min())]
-            low, middle, high = (shown[f"relative_{name}"].clip(LOWEST) for name in ("low", "median", "high"))
-            panel.fill_between(shown["lag"], low, high, color=colour, alpha=0.15, linewidth=0)
-            every = ((row + 0.5) / len(rows) / 4, 0.25)
-            panel.plot(shown["lag"], middle, color=colour, linestyle=dashes, marker=marker, markevery=every)
-        panel.set_yscale("log")
+    kinds = [kind for kind in FLOWS if any((own["flow"] == kind).any() for own in flows)]
+    ratios = [{"full": 2.6, "truncated": 1.5}[kind] for kind in kinds]
+    figure = Figure(figsize=(WIDTH, 0.8 + sum(ratios) + legend_height(comparison)), layout="constrained")
+    panels = figure.subplots(len(kinds), len(PHASES), sharex=True, sharey="row", squeeze=False, height_ratios=ratios)
+    for line, kind in zip(panels, kinds, strict=True):
+        for panel, (phase, words) in zip(line, PHASES.items(), strict=True):
+            for row, (own, style) in enumerate(zip(flows, styles, strict=True)):
+                _draw_flow(panel, own[(own["phase"] == phase) & (own["flow"] == kind)], style, (row + 0.5) / len(flows))
+            panel.set_yscale("log")
+            panel.minorticks_off()
+            panel.set_title(f"{FLOWS[kind]}, {words}", fontsize=10)
+        # A flow that is constant stands in the middle of its panel.
+        low, high = line[0].get_ylim()
+        line[0].set_ylim(min(low, 0.1), max(high, 10))
+        line[0].set_ylabel("|dL/d(state at t)|\nrelative to t = T - 1" if kind == "full" else "relative to\nt = T - 1")
+    for panel in panels[-1]:
         panel.set_xlabel("T - t, steps before the end")
-        panel.set_title(words, fontsize=10)
-    panels[0].set_ylabel("|dL/d(state at t)|\nrelative to t = T - 1")
-    draw_legend(figure, comparison, row_styles(comparison))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    draw_legend(figure, comparison, styles)
     caption = (
         f"{comparison.name}: norm of the derivative of the last answer's loss with respect to the state at t, divided "
         "by that at T - t = 1, against T - t; median over sequences, then median (line) and interquartile range (band) "
-        f"over trials. Values below {LOWEST:g} are drawn there. It is the full derivative, whatever gradient a row was "
-        "trained with, but for lstm97. A truncated gradient, that of lstm97 included, carries error along the memory "
-        "unchanged: in this figure, a horizontal line at 1."
+        f"over trials. Values below {LOWEST:g} are drawn there."
     )
+    if "full" in kinds:
+        caption += " Derivative: the full one, whatever gradient a row was trained with."
+    if "truncated" in kinds:
+        caption += (
+            " Truncated flow: the error that a truncated gradient sends back, of the rows trained with one. It goes "
+            "along the memory unchanged, so it is constant by construction, or none at all behind saturated units."
+        )
+    rows = zip(comparison.labels, flows, strict=True)
+    missing = [label for label, own in rows if not (own["flow"] == "full").any()]
+    if missing:
+        caption += f" The derivative was not measured of {', '.join(missing)}."
     return Picture(f"{comparison.name}-flow", caption, figure)
 
 
-def conflict_picture(comparison: Comparison, trials: pd.DataFrame) -> Picture | None:
+def _draw_flow(panel: Axes, own: pd.DataFrame, style: Style, place: float) -> None:
+    """A row's flow, with markers a quarter of the axis apart from this share of a quarter on."""
+    if own.empty:
+        return
+    colour, dashes, marker = style
+    low, middle, high = (own[f"relative_{name}"].clip(LOWEST) for name in ("low", "median", "high"))
+    if (low < high).any():
+        panel.fill_between(own["lag"], low, high, color=colour, alpha=0.15, linewidth=0)
+    panel.plot(own["lag"], middle, color=colour, linestyle=dashes, marker=marker, markevery=(place / 4, 0.25))
+
+
+def conflict_picture(comparison: Comparison, styles: list[Style], trials: pd.DataFrame) -> Picture | None:
     """Gradient-conflict ratio of each row, before and after training."""
     rows = [of_row(trials[trials["quantity"] == "conflict"], comparison, row) for row in range(len(comparison.results))]
     if not any(map(len, rows)):
         return None
-    labels = [textwrap.fill(label, LABEL) for label in comparison.labels]
+    labels = [_conflict_label(label, own) for label, own in zip(comparison.labels, rows, strict=True)]
     lines = max(1.5, *(label.count("\n") + 1 for label in labels))
     figure = Figure(figsize=(WIDTH, 1.3 + 0.24 * lines * len(rows)), layout="constrained")
     panel = figure.subplots()
-    for row, (own, (colour, _, marker)) in enumerate(zip(rows, row_styles(comparison), strict=True)):
+    for row, (own, (colour, _, marker)) in enumerate(zip(rows, styles, strict=True)):
         for phase, shift, filled in (("start", -0.14, False), ("trained", 0.14, True)):
             values = own.loc[own["phase"] == phase, "value"].dropna()
             if not len(values):
@@ -111,7 +173,7 @@ def conflict_picture(comparison: Comparison, trials: pd.DataFrame) -> Picture | 
             panel.plot(middle, row + shift, color=colour, marker=marker, markerfacecolor=face, markersize=7)
     panel.set_yticks(range(len(rows)), labels)
     panel.set_ylim(len(rows) - 0.5, -0.5)
-    panel.set_xlim(0, 1)
+    panel.set_xlim(-0.02, 1)
     panel.set_xlabel("gradient-conflict ratio")
     handles = [
         Line2D([], [], color="0.3", marker="o", linestyle="none", markerfacecolor=face, label=PHASES[phase])
@@ -122,10 +184,16 @@ def conflict_picture(comparison: Comparison, trials: pd.DataFrame) -> Picture | 
         f"{comparison.name}: gradient-conflict ratio, 1 - |sum over t of g(t)| / sum over t of |g(t)| with g(t) the "
         "gradient of a weight through its use at step t, averaged over the cell's weights and over sequences; median "
         "and interquartile range over trials, at the start of training (hollow) and after it (filled), of the gradient "
-        "that a row is trained with. Where error vanishes on its way back, few steps have a gradient at all, and the "
-        "ratio is low for want of anything to conflict with."
+        "that a row is trained with, truncated or full. Where error vanishes on its way back, few steps have a "
+        "gradient at all, and the ratio is low for want of anything to conflict with."
     )
     return Picture(f"{comparison.name}-conflict", caption, figure)
+
+
+def _conflict_label(label: str, own: pd.DataFrame) -> str:
+    """A row's label in lines, with the word truncated where it learns by a truncated gradient."""
+    truncated = len(own) and own["flow"].eq("truncated").all() and "gradient=" not in label
+    return literal(textwrap.fill(f"{label}, truncated" if truncated else label, LABEL))
 
 
 def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | None:
@@ -147,8 +215,9 @@ def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | Non
     panels[1, 0].set_ylabel("output y(t)")
     units = sorted(own["unit"].unique())[: len(UNIT_STYLES)]
     handles = [
-        Line2D([], [], color=UNIT_STYLES[unit][0], linestyle=UNIT_STYLES[unit][1], label=f"unit {unit}")
+        Line2D([], [], color=colour, linestyle=dashes, label=f"unit {unit}")
         for unit in units
+        for colour, dashes in [UNIT_STYLES[unit % len(UNIT_STYLES)]]
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(units))
     caption = (

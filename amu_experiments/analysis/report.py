@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import io
 import multiprocessing
 import os
 import signal
@@ -15,15 +16,16 @@ import pandas as pd
 import yaml
 
 from amu_experiments.analysis.claims import claims_tables, judge
-from amu_experiments.analysis.figures import pictures
+from amu_experiments.analysis.figures import Style, pictures, report_styles
 from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
+from amu_experiments.analysis.notices import notices
 from amu_experiments.analysis.page import Section, render, studies
-from amu_experiments.analysis.tables import Comparison, Table, compare, tables
+from amu_experiments.analysis.tables import Comparison, Table, compare, markdown, printable, tables
 from amu_experiments.config import in_a_line
 from amu_experiments.overrides import conf_dir
 from amu_experiments.progress import say, unheard
-from amu_experiments.store import read_results, unfinished, write_text
+from amu_experiments.store import UnusableError, read_provenances, read_results, remove_partial, unfinished, write_text
 
 PARTS = ("tables", "figures")
 
@@ -49,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=PARTS, help="write this half alone, without the page")
     options = parser.parse_args(argv)
     parts = PARTS if options.only is None else (options.only,)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever letters it has
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         lines = write_report(options.results_dir, options.out, options.task, parts, os.cpu_count())
     except KeyboardInterrupt:
@@ -86,32 +90,43 @@ def write_report(
             nothing but under `if __name__ == "__main__"`.
 
     Returns:
-        Lines to print: the tables in short, and what was written where.
+        Lines to print: the tables in short, what was left out and what rows differ in, and what was written where.
 
     Raises:
         ReportError: no finished run was found, or a process that helped was ended.
     """
     results_dir, out_dir = Path(results_dir), Path(out_dir)
+    remove_partial([out_dir, *(out_dir / part for part in PARTS)])
     unusable: list = []
     results = read_results(results_dir, unusable)
-    left_out = [f"Left out: {' '.join(str(error).split())}" for error in unusable]
-    left_out += [f"Not finished: {stack}" for stack in unfinished(results_dir)]
+    unfinished_lines = [f"Not finished: {_line(stack)}" for stack in unfinished(results_dir)]
     if not results:
         told = f"no finished runs in {results_dir}; train some first, such as amu-run task=adding"
-        raise ReportError("\n".join([told, *left_out]))
+        raise ReportError("\n".join([told, *_left_out(unusable), *unfinished_lines]))
     if task is not None:
         names = sorted({result.task for result in results})
         results = [result for result in results if result.task == task]
         if not results:
             raise ReportError(f"no runs of the task {task} in {results_dir}; there are {', '.join(names)}")
     published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
-    mechanism = read_mechanism(out_dir / "mechanism")
-    comparisons, sections, lines = compare(results), [], []
+    mechanism = read_mechanism(out_dir / "mechanism", unusable)
+    comparisons, sections, lines = compare(results, unusable), [], []
+    made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
+    extra = studies(out_dir, unusable)
+    left_out = [*_left_out(unusable), *unfinished_lines]
+    notes = [_line(note) for note in notices(comparisons, made, unusable)]
     claims = judge(comparisons, mechanism) if task is None else []
     verdicts = claims_tables(claims) if claims and "tables" in parts else []
     historical = historical_table(comparisons, published) if claims and "tables" in parts else None
     alone = [*verdicts, *([historical] if historical else [])]
-    work = functools.partial(_section, mechanism=mechanism, published=published, parts=parts, out_dir=out_dir)
+    work = functools.partial(
+        _section,
+        styles=report_styles(comparisons),
+        mechanism=mechanism,
+        published=published,
+        parts=parts,
+        out_dir=out_dir,
+    )
     for section in _each(work, comparisons, processes):
         for table in section.tables:
             lines += [table.name, "", table.plain()]
@@ -121,26 +136,42 @@ def write_report(
     if verdicts:
         lines += [verdicts[0].name, "", *(f"{claim.id:15} {claim.verdict}" for claim in claims), ""]
     if set(parts) == set(PARTS):
-        page = ["# Comparison of the stored runs\n", *(f"{problem}\n" for problem in left_out)]
+        page = ["# Comparison of the stored runs\n", *(f"{markdown(line)}\n" for line in [*left_out, *notes])]
         if verdicts:
             page += ["## Claims\n", *(table.markdown() for table in verdicts)]
         if historical:
             page += ["## The LSTM of 1997\n", historical.markdown()]
         page += [_markdown(section) for section in sections]
         write_text(out_dir / "report.md", "\n".join(page))
-        html = render(sections, claims, historical, studies(out_dir), left_out)
+        known = [(result, provenance) for result, _, provenance in made if provenance is not None]
+        html = render(sections, claims, historical, extra, known, left_out, notes)
         write_text(out_dir / "index.html", html)
         where = f"{out_dir / 'index.html'}, and as Markdown in {out_dir / 'report.md'}"
-        return [*lines, *left_out, f"Claims, tables and figures: {where}"]
-    return [*lines, *left_out, *(f"Written: {out_dir / part}" for part in parts)]
+        return [*lines, *left_out, *notes, f"Claims, tables and figures: {where}"]
+    return [*lines, *left_out, *notes, *(f"Written: {out_dir / part}" for part in parts)]
+
+
+def _left_out(errors: list[UnusableError | OSError]) -> list[str]:
+    return list(dict.fromkeys(f"Left out: {_line(error)}" for error in errors))
+
+
+def _line(text: object) -> str:
+    return printable(text, longest=1000)
 
 
 def _section(
-    comparison: Comparison, mechanism: dict[str, pd.DataFrame], published: dict, parts: Collection[str], out_dir: Path
+    comparison: Comparison,
+    styles: dict[str, list[Style]],
+    mechanism: dict[str, pd.DataFrame],
+    published: dict,
+    parts: Collection[str],
+    out_dir: Path,
 ) -> Section:
     """A comparison's tables, and its figures drawn."""
     made_tables = tables(comparison, published) if "tables" in parts else []
-    made = [*pictures(comparison), *mechanism_pictures(comparison, mechanism)] if "figures" in parts else []
+    made, own = [], styles[comparison.name]
+    if "figures" in parts:
+        made = [*pictures(comparison, own), *mechanism_pictures(comparison, own, mechanism)]
     return Section(comparison, made_tables, [picture.save(out_dir / "figures") for picture in made])
 
 
@@ -180,8 +211,8 @@ def _write_table(table: Table, folder: Path) -> None:
 
 
 def _markdown(section: Section) -> str:
-    parts = [f"## {section.name}\n", f"Task: {section.settings}.\n"]
+    parts = [f"## {section.name}\n", f"Task: {markdown(section.settings)}.\n"]
     parts += [table.markdown() for table in section.tables]
     for picture in section.pictures:
-        parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{picture.caption}\n")
+        parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{markdown(picture.caption)}\n")
     return "\n".join(parts)

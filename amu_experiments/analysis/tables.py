@@ -7,14 +7,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
-from amu_experiments.store import Result
+from amu_experiments.store import Result, UnusableError, are_times, common_columns, with_columns
+from amu_experiments.tasks import criteria_of
 
 CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
 """The order of rows; cells that are not among these follow by name."""
@@ -36,6 +37,13 @@ WORDS = (
     *("task", "agrees", "but with", "reading", "problem", "training step", "against"),
 )
 """Columns that hold words and stand to the left; the others hold numbers and stand to the right."""
+
+
+LONGEST = 60
+"""Letters of a setting or a name in a text; of a longer one the middle is left out."""
+
+LONGEST_NAME = 120
+"""Letters of a comparison's name, which files are named after."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,11 @@ class Comparison:
             for result in self.results
         )
 
-    @property
+    @functools.cached_property
     def criteria(self) -> list[str]:
-        return criteria(self.results[0])
+        """The criteria that every row has times for."""
+        first, *others = map(criteria, self.results)
+        return [name for name in first if all(name in other for other in others)]
 
     @functools.cached_property
     def earliest(self) -> float:
@@ -102,12 +112,13 @@ class Table:
         return self.numbers.to_csv(index=False)
 
     def markdown(self) -> str:
-        cells = [list(self.text.columns), *self.text.to_numpy().tolist()]
+        rows = (self.text.columns, *self.text.to_numpy().tolist())
+        cells = [[markdown(cell).replace("|", r"\|") for cell in row] for row in rows]
         widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
         rules = zip(widths, self._alignment(), strict=True)
         cells.insert(1, ["-" * (width - 1) + ("-" if side == "l" else ":") for width, side in rules])
         lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        return "".join(f"| {line} |\n" for line in lines) + f"\n{self.caption}\n"
+        return "".join(f"| {line} |\n" for line in lines) + f"\n{markdown(self.caption)}\n"
 
     def latex(self) -> str:
         return (
@@ -132,15 +143,20 @@ class Table:
 # Which results belong together ----------------------------------------------------------------------------
 
 
-def compare(results: list[Result]) -> list[Comparison]:
+def compare(results: list[Result], left_out: list[UnusableError | OSError] | None = None) -> list[Comparison]:
     """Groups results into comparisons: those whose whole task configuration is equal.
 
     Rows of a comparison may differ in anything else. What differs between rows of the same model, that in `TUNED` if
     need be, and any difference in `PROTOCOL` is part of their labels.
+
+    left_out: takes results that lack criteria or metrics which most results of their task have, to go on without them;
+    where it is not given, all results of a task must have the same.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(json.dumps(result.config["task"], sort_keys=True), []).append(result)
+    if left_out is not None:
+        groups = {task: _with_the_same_columns(group, left_out) for task, group in groups.items()}
     names = _names([group[0] for group in groups.values()])
     comparisons = []
     for name, group in zip(names, groups.values(), strict=True):
@@ -148,6 +164,23 @@ def compare(results: list[Result]) -> list[Comparison]:
         rows = sorted(range(len(group)), key=lambda row: _row_order(group, row, labels[row]))
         comparisons.append(Comparison(name, [group[row] for row in rows], [labels[row] for row in rows]))
     return sorted(comparisons, key=lambda comparison: _natural(comparison.name))
+
+
+def _with_the_same_columns(results: list[Result], left_out: list) -> list[Result]:
+    """The results whose tables have the columns that most have."""
+    trials = common_columns([list(result.trials) for result in results])
+    history = common_columns([list(result.history) for result in results])
+    same = []
+    for result in results:
+        try:
+            tables = {
+                "trials": with_columns(result.trials, trials, result.folder, "trials.csv", left_out),
+                "history": with_columns(result.history, history, result.folder, "history.csv", left_out),
+            }
+            same.append(replace(result, **tables))
+        except UnusableError as error:
+            left_out.append(error)
+    return same
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
@@ -185,8 +218,8 @@ def _labels(results: list[Result]) -> list[str]:
 
     def label(row: int, left_out: Collection[str] = ()) -> str:
         own = {key: value for key, value in settings[row].items() if key not in left_out and differs(key, row)}
-        model, told = results[row].model, ", ".join(f"{_leaf(key)}={_shown(value)}" for key, value in own.items())
-        return f"{model} ({told})" if told else model
+        told = ", ".join(f"{printable(_leaf(key))}={_shown(value)}" for key, value in own.items())
+        return f"{results[row].model} ({told})" if told else results[row].model
 
     short = [label(row, left_out=TUNED) for row in range(len(results))]
     labels = [short[row] if short.count(short[row]) == 1 else label(row) for row in range(len(results))]
@@ -200,7 +233,8 @@ def _names(results: list[Result]) -> list[str]:
     """A readable name of each task setting, fit for a file: the task, its variant or form, and its sizes.
 
     A size is a setting named by one letter (T, N). Only where two settings would have the same name, what
-    else differs between those two is added, words without their key.
+    else differs between those two is added, words without their key. Names are of letters, digits, dots, underscores
+    and hyphens, `LONGEST_NAME` of them at most, and differ in more than capitals.
     """
     names = []
     for result in results:
@@ -217,10 +251,12 @@ def _names(results: list[Result]) -> list[str]:
             for key, value in own.items()
             if any(other.get(key) != value for other in others)
         ]
-        full_names.append("-".join([name, *(re.sub(r"[^\w.-]", "", part) for part in extra)]))
-    counts = Counter(full_names)
+        full_names.append(re.sub(r"[^A-Za-z0-9_.-]", "", "-".join([name, *extra])))
+    counts = Counter(name.lower() for name in full_names)
     return [
-        name if counts[name] == 1 else f"{name}-{hashlib.sha256(repr(own).encode()).hexdigest()[:6]}"
+        name
+        if counts[name.lower()] == 1 and len(name) <= LONGEST_NAME
+        else f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(own).encode(errors='replace')).hexdigest()[:6]}"
         for name, own in zip(full_names, settings, strict=True)
     ]
 
@@ -232,12 +268,19 @@ def _leaf(key: str) -> str:
 def _shown(value: object) -> str:
     if value is None:
         return "none"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else printable(value)
+
+
+def printable(value: object, longest: int = LONGEST) -> str:
+    """A value as text of one line: without control characters, and without its middle where it is long."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
+    return text if len(text) <= longest else f"{text[: longest - 20]}...{text[-17:]}"
 
 
 def _natural(text: str) -> list:
     """Sorting key that puts T50 before T100."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+    parts = re.split(r"([0-9]+)", text)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if place % 2 else part for place, part in enumerate(parts)]
 
 
 # The tables -----------------------------------------------------------------------------------------------
@@ -270,7 +313,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
     numbers = pd.DataFrame(rows)
     text = pd.DataFrame(
         {
-            "criterion": numbers["criterion"],
+            "criterion": numbers["criterion"].map(printable),
             "model": numbers["model"],
             "params": numbers["parameters"].map("{:,}".format),
             "units": numbers["units"].map(str),
@@ -321,7 +364,7 @@ def metrics_table(comparison: Comparison) -> Table | None:
     numbers = pd.DataFrame(rows)
     text = pd.DataFrame(
         {
-            "metric": numbers["metric"],
+            "metric": numbers["metric"].map(printable),
             "model": numbers["model"],
             "params": numbers["parameters"].map("{:,}".format),
             "units": numbers["units"].map(str),
@@ -383,13 +426,12 @@ def run_table(result: Result) -> str:
             f"{sequences_text(times[solved].min())} to {sequences_text(times[solved].max())}" if solved.any() else "-"
         )
         asked = condition(result.config["task"], criterion).partition(": ")[2]
-        met.append((criterion, f"{solved.sum()}/{len(solved)}", sequences_text(median), range_met, asked))
+        met.append((printable(criterion), f"{solved.sum()}/{len(solved)}", sequences_text(median), range_met, asked))
     measured = []
     for metric in _final_metrics(result):
         values = final_values(result, metric)
-        measured.append(
-            (_of_which_data(metric), *(_metric(value) for value in (np.median(values), values.min(), values.max())))
-        )
+        numbers = (_metric(value) for value in (np.median(values), values.min(), values.max()))
+        measured.append((printable(_of_which_data(metric)), *numbers))
     for columns, rows in (
         (("criterion", "solved", "median sequences", "range of those solved", "it asks for"), met),
         (("final metric", "median", "lowest", "highest"), measured),
@@ -410,17 +452,21 @@ def _of_which_data(metric: str) -> str:
 
 def criteria(result: Result) -> list[str]:
     """Names of the criteria that a result has times for."""
-    suffix = "_sequences"
-    return [column.removesuffix(suffix) for column in result.trials if column.endswith(suffix)]
+    suffix, trials = "_sequences", result.trials
+    columns = [name for name in trials if name.endswith(suffix) and are_times(trials[name], trials["sequences"])]
+    return [column.removesuffix(suffix) for column in columns]
 
 
 def condition(task: Mapping, criterion: str) -> str:
     """A criterion and what it asks, as the task's configuration has it: "st1: wrong == 0"."""
-    sections = task.get("criteria", {})
-    # Criteria that depend on the task's variant or form stand under its name.
-    parts = sections.get(task.get("variant", task.get("form")), sections).get(criterion)
-    asked = " and ".join(f"{metric} {bound}" for metric, bound in (parts or {}).items())
-    return f"{criterion}: {asked}" if asked else criterion
+    try:
+        sections = criteria_of(task)
+        parts = sections.get(criterion) if isinstance(sections, Mapping) else None
+    except (ValueError, AttributeError):  # a configuration that this version would refuse
+        parts = None
+    parts = parts if isinstance(parts, Mapping) else {}
+    asked = " and ".join(f"{printable(metric)} {printable(bound)}" for metric, bound in parts.items())
+    return f"{printable(criterion)}: {asked}" if asked else printable(criterion)
 
 
 def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.ndarray]:
@@ -536,8 +582,8 @@ def ended_before(comparison: Comparison) -> list[str]:
         )
         if ended:
             notes.append(
-                f"Trials ended by another criterion before {criterion} was met: {ended}. They count as "
-                f"censored; more might have met {criterion} than did, and its curve, median and p are rough."
+                f"Trials ended by another criterion before {printable(criterion)} was met: {ended}. They count as "
+                f"censored; more might have met {printable(criterion)} than did, and its curve, median and p are rough."
             )
     return notes
 
@@ -585,7 +631,28 @@ def _printed(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def markdown(text: str) -> str:
+    """Text with a backslash before what Markdown, as GitHub has it, would take for more than text outside of tables."""
+    return _MARKDOWN.sub(r"\\\g<0>", text)
+
+
+_MARKDOWN = re.compile(r"[\\`*$~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(\[]")
+
+
 def _latex(text: str) -> str:
     """Text with what LaTeX would take for commands, or print as something else, made plain."""
-    marked = re.sub(r"([%#&_$])", r"\\\1", text)
-    return marked.replace("<", r"\textless{}").replace(">", r"\textgreater{}")
+    marked = text.translate(_LATEX)
+    # At the start of a row these would be options of the line break before.
+    return f"{{{text[0]}}}{marked[1:]}" if text[:1] in ("[", "*") else marked
+
+
+_LATEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "%#&_${}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+)

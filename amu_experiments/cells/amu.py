@@ -4,10 +4,13 @@ Only the abstract of the paper is public. The recurrence follows the public reim
 (nets/rnn_cells/amu.py); what nobody outside can settle is an option here.
 """
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor
 
 from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.options import whole
 
 
 class AMU(Cell):
@@ -48,24 +51,21 @@ class AMU(Cell):
         self,
         input_size,
         hidden_size,
-        neurons_per_unit=3,
-        gradient="truncated",
-        output="neuron",
-        output_in_product=True,
+        *,
+        neurons_per_unit: Annotated[int, whole(1, 1000)] = 3,
+        gradient: Literal["truncated", "full"] = "truncated",
+        output: Literal["auto", "neuron", "linear", "memory"] = "neuron",
+        output_in_product: bool = True,
         **common,
     ):
-        if gradient not in ("truncated", "full"):
-            raise ValueError(f"gradient={gradient!r}: must be one of truncated, full")
-        if output not in ("neuron", "linear", "memory"):
-            raise ValueError(f"output={output!r}: must be one of neuron, linear, memory")
-        if neurons_per_unit < (1 if output_in_product else 2):
-            raise ValueError(
-                f"neurons_per_unit={neurons_per_unit}: must be at least 1, or 2 where the output neuron is not in "
-                "the product"
-            )
+        if output == "auto":
+            raise ValueError("output=auto: only a network's answers settle it; a layer takes neuron, linear or memory")
+        if neurons_per_unit < 2 and not output_in_product:
+            raise ValueError(f"neurons_per_unit={neurons_per_unit}: must be 2 or more with output_in_product=false")
         self.neurons_per_unit = neurons_per_unit
         self.gradient = gradient
         self.output = output
+        self.output_in_product = output_in_product
         self.first_factor = 0 if output_in_product else 1
         super().__init__(input_size, hidden_size, neurons_per_unit=neurons_per_unit, **common)
 
@@ -110,4 +110,4 @@ class AMU(Cell):
 
     def by_neuron(self, h: Tensor) -> Tensor:
         """(..., K) as (..., N, A)."""
-        return h.unflatten(-1, (self.neurons_per_unit, self.hidden_size))
+        return h.reshape(*h.shape[:-1], self.neurons_per_unit, self.hidden_size)

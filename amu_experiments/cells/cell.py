@@ -4,9 +4,11 @@ Axis letters, used as suffixes of tensor names: R trials, T time, B sequences of
 A units (a cell's output features), K net inputs (rows of the weight matrices: neurons, or gates).
 """
 
+import inspect
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from amu_experiments.options import Positive, check_arguments
+
 State = tuple[Tensor, ...]
+
+_AUTOCAST_DTYPES = {torch.float32, torch.float16, torch.bfloat16}
+
+_PADDED = "must be a tensor of padded sequences, with their lengths in `lengths`"
+_INPUT_HINTS = {
+    nn.utils.rnn.PackedSequence: f"{_PADDED} (torch.nn.utils.rnn.pad_packed_sequence gives both)",
+    list: f"{_PADDED} (torch.nn.utils.rnn.pad_sequence makes it of a list of tensors)",
+    tuple: f"{_PADDED} (torch.nn.utils.rnn.pad_sequence makes it of a list of tensors)",
+    np.ndarray: "must be a tensor (torch.from_numpy makes it of an array)",
+}
 
 
 class Cell(nn.Module):
@@ -30,11 +44,18 @@ class Cell(nn.Module):
         the state that comes back is that of its own last step. None: all T steps count.
     output: x with A in the place of I.
 
+    Input, state and parameters have one dtype and one device; under torch.autocast the layer computes in the dtype
+    of its parameters.
+
+    Derivatives: the torch backend has all those of torch, if the gradient is full. The compiled backend has first
+    derivatives by backward(), torch.autograd.grad and torch.func.grad. Second derivatives, torch.func.vmap and
+    forward mode raise a RuntimeError there. A truncated gradient has first derivatives only, in both backends.
+
     A subclass names its states, gives `shapes` and writes `step`, the recurrence itself; `detach` in a step cuts an
     error flow. The compiled scans are derived from `step` (scans/derive.py); `backend="auto"` prefers them on a CPU. A
     step that has no compiled form, such as a random one, runs in torch, after a warning that names the reason.
 
-    Args:
+    Args (all but the first two by name only):
         input_size: I.
         hidden_size: A.
         trials: R, or None for a layer in the call convention of torch.nn.LSTM.
@@ -46,15 +67,28 @@ class Cell(nn.Module):
     states: ClassVar[tuple[str, ...]] = ("h",)
     readout_bias: bool = True
     """Whether the output units of a network with this cell have a bias."""
+    gradient: str = "full"
+    """Or "truncated", where the cell cuts paths of the error: then second derivatives and forward mode are refused."""
+
+    def __init_subclass__(cls, **keywords):
+        super().__init_subclass__(**keywords)
+        cls.__signature__ = _signature(cls)
+
+    def __new__(cls, *arguments, **options):
+        # Checked here, before a subclass's own __init__ uses the options or passes them on.
+        _check_arguments(cls, arguments, options)
+        check_arguments(cls, ("__init__", "shapes"), options)
+        return super().__new__(cls)
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
+        *,
         trials: int | None = None,
         batch_first: bool = False,
         backend: str = "auto",
-        initial_range: float = 1.0,
+        initial_range: Positive = 1.0,
         **options,
     ):
         super().__init__()
@@ -72,7 +106,8 @@ class Cell(nn.Module):
         self._scans: dict = {}
         for name, shape in self.shapes(input_size, hidden_size, **options).items():
             setattr(self, name, nn.Parameter(torch.empty(trials or 1, *shape)))
-        self.reset_parameters()
+        if not any(p.is_meta for p in self.parameters()):
+            self.reset_parameters()
 
     # What a subclass writes -------------------------------------------------------------------------------------
 
@@ -131,7 +166,7 @@ class Cell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new initial values; torch.manual_seed decides which."""
-        seeds = torch.randint(2**62, (self.trials or 1,)).tolist()
+        seeds = torch.randint(2**62, (self.trials or 1,), device="cpu").tolist()
         self.initialise([np.random.default_rng(seed) for seed in seeds])
 
     def initialise(self, generators: Sequence[np.random.Generator]) -> None:
@@ -144,17 +179,25 @@ class Cell(nn.Module):
     # The call ---------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, state=None, lengths: Tensor | None = None):
+        x_RTBI = self._arrange(x)
         single = self.trials is None and x.dim() == 2
-        x_RTBI = self._arrange(x, single)
         R, T, B, _ = x_RTBI.shape
         if T == 0 or B == 0:
             raise ValueError(f"input of shape {tuple(x.shape)}: needs at least one step and one sequence")
-        state = self._arrange_state(state, R, B, x, single)
-        if lengths is not None:
-            lengths = torch.as_tensor(lengths, device=x.device).reshape(R, B)
-            if int(lengths.min()) < 1 or int(lengths.max()) > T:
-                raise ValueError(f"lengths must lie between 1 and the {T} steps of the input")
-        y_RTBA, state = self.scan(x_RTBI, state, lengths)
+        if state is None:
+            state = tuple(x_RTBI.new_zeros(R, B, size) for size in self.state_sizes())
+        else:
+            state = self._arrange_state(state, R, B, single)
+        lengths_RB = None if lengths is None else self._arrange_lengths(lengths, R, T, B, single).to(x.device)
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            x_RTBI, *state = map(self._without_autocast, (x_RTBI, *state))
+            state, without_autocast = tuple(state), torch.autocast(kind, enabled=False)
+        else:
+            without_autocast = nullcontext()
+        self._check_places({"input": x_RTBI} | {f"state {n}": s for n, s in zip(self.states, state, strict=True)})
+        with without_autocast:
+            y_RTBA, state = self.scan(x_RTBI, state, lengths_RB)
         if self.trials is None:
             y_RTBA = y_RTBA[0]
             if single:
@@ -166,18 +209,34 @@ class Cell(nn.Module):
     def scan(self, x_RTBI: Tensor, state: State, lengths_RB: Tensor | None) -> tuple[Tensor, State]:
         """All time steps on stacked tensors, by the backend asked for."""
         scans = self.fused_scans() if x_RTBI.device.type == "cpu" and x_RTBI.dtype == torch.float32 else None
+        parameters = [getattr(self, name) for name in self._parameter_names()]
         if scans is None:
-            return self.unroll(x_RTBI, state, lengths_RB)
+            if self.gradient != "truncated":
+                return self.unroll(x_RTBI, state, lengths_RB)
+            try:
+                y_RTBA, last = self.unroll(x_RTBI, state, lengths_RB)
+                outputs, inputs = (y_RTBA, *last), (x_RTBI, *state, *parameters)
+                y_RTBA, *last = FirstDerivative.apply(len(outputs), *outputs, *inputs)
+            except NotImplementedError as error:
+                if "jvp" not in str(error):
+                    raise
+                raise _no_truncated("forward-mode derivatives") from error
+            return y_RTBA, tuple(last)
         R, T, B, _ = x_RTBI.shape
-        lengths = torch.full((R, B), T) if lengths_RB is None else lengths_RB
-        parameters = [getattr(self, name) for name in self.shapes(1, 1, **self.options)]
-        y_RTBA, last = FusedScan.apply(scans, lengths, x_RTBI, torch.cat(state, dim=-1), *parameters)
-        return y_RTBA, last.split(self.state_sizes(), dim=-1)
+        lengths = torch.full((R, B), T, device=x_RTBI.device) if lengths_RB is None else lengths_RB
+        y_RBTA, last_RB1S, _, _ = FusedScan.apply(scans, lengths, x_RTBI, torch.cat(state, dim=-1), *parameters)
+        # Slices, for they may be changed in place, unlike what split gives.
+        ends = np.cumsum(self.state_sizes())
+        last = tuple(last_RB1S[:, :, 0, end - size : end] for end, size in zip(ends, self.state_sizes(), strict=True))
+        return y_RBTA.transpose(1, 2), last
 
     def fused_scans(self, purpose: str = "layer"):
         """The compiled drivers of this cell (kernels.Scans) for "layer" or "training"; None: use torch."""
         if self.backend == "torch":
             return None
+        if torch.compiler.is_compiling():
+            # torch.compile leaves what follows to Python; with fullgraph=True its error gives this reason.
+            torch._dynamo.graph_break(str(_not_compiled("is no part of a graph of torch.compile")))
         if purpose not in self._scans:
             try:
                 from amu_experiments.cells import kernels
@@ -223,11 +282,31 @@ class Cell(nn.Module):
         net = torch.baddbmm(self.bias_rows().unsqueeze(1), x_RTBI.flatten(1, 2), self.weight_ih.transpose(1, 2))
         return net.view(R, T, B, -1)
 
-    def _arrange(self, x: Tensor, single: bool) -> Tensor:
+    def extra_repr(self) -> str:
+        """Sizes, and the options that differ from their defaults."""
+        defaults = {}
+        for name, argument in inspect.signature(type(self)).parameters.items():
+            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+                defaults[name] = argument.default
+        for name in self.options:
+            defaults.setdefault(name)
+        shown = [str(self.input_size), str(self.hidden_size)]
+        for name, default in defaults.items():
+            value = getattr(self, name, self.options.get(name, default))
+            if name not in ("input_size", "hidden_size") and repr(value) != repr(default):
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
+
+    def _parameter_names(self) -> tuple[str, ...]:
+        return tuple(self.shapes(1, 1, **self.options))
+
+    def _arrange(self, x: Tensor) -> Tensor:
+        """The input as (R, T, B, I)."""
         if not isinstance(x, Tensor):
-            raise TypeError(
-                f"input of type {type(x).__name__}: must be a tensor (unequal lengths: pad, give `lengths`)"
-            )
+            raise TypeError(f"input is a {type(x).__name__}: {_INPUT_HINTS.get(type(x), _PADDED)}")
+        if x.is_nested or x.layout != torch.strided:
+            raise TypeError(f"input is a {'nested tensor' if x.is_nested else f'{x.layout} tensor'}: {_PADDED}")
+        single = self.trials is None and x.dim() == 2
         dims = 4 if self.trials is not None else 2 if single else 3
         if x.dim() != dims or x.shape[-1] != self.input_size or (dims == 4 and x.shape[0] != self.trials):
             form = "(B, T, I)" if self.batch_first else "(T, B, I)"
@@ -239,56 +318,241 @@ class Cell(nn.Module):
             return x[None, :, None]
         return (x.transpose(0, 1) if self.batch_first else x)[None]
 
-    def _arrange_state(self, state, R: int, B: int, x: Tensor, single: bool) -> State:
-        if state is None:
-            return tuple(x.new_zeros(R, B, size) for size in self.state_sizes())
-        state = (state,) if isinstance(state, Tensor) else tuple(state)
-        if single:
-            state = tuple(s.unsqueeze(1) for s in state)
-        wanted = [(R, B, size) for size in self.state_sizes()]
+    def _arrange_state(self, state, R: int, B: int, single: bool) -> State:
+        """The state tensors as (R, B, width) each."""
+        state = (state,) if isinstance(state, Tensor) else state
+        if not isinstance(state, (tuple, list)) or not all(isinstance(s, Tensor) for s in state):
+            raise TypeError(f"state is a {type(state).__name__}: must be the tensors {', '.join(self.states)} or None")
+        wanted = [(R, size) if single else (R, B, size) for size in self.state_sizes()]
         if [tuple(s.shape) for s in state] != wanted:
             raise ValueError(
                 f"state of shapes {[tuple(s.shape) for s in state]}: must be {', '.join(self.states)} of {wanted}"
             )
-        return state
+        return tuple(s.unsqueeze(1) for s in state) if single else tuple(state)
+
+    def _arrange_lengths(self, lengths, R: int, T: int, B: int, single: bool) -> Tensor:
+        """The lengths as (R, B) integers."""
+        shapes = [(R, B)] if self.trials is not None else [(B,), (R, B)] + [()] * single
+        wanted = "integers of shape " + " or ".join(map(str, shapes))
+        try:
+            given = lengths if isinstance(lengths, Tensor) else torch.tensor(lengths, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"lengths is a {type(lengths).__name__}: must be {wanted}") from error
+        if tuple(given.shape) not in shapes:
+            raise ValueError(f"lengths of shape {tuple(given.shape)}: must be {wanted}")
+        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            raise TypeError(f"lengths of dtype {given.dtype}: must be {wanted}")
+        given = given.to(torch.int64).reshape(R, B).contiguous()
+        if not given.is_meta and (int(given.min()) < 1 or int(given.max()) > T):
+            raise ValueError(f"lengths must lie between 1 and the {T} steps of the input")
+        return given
+
+    def _without_autocast(self, tensor: Tensor) -> Tensor:
+        """In the dtype of the parameters, if both are dtypes that torch.autocast converts between."""
+        dtype = self.weight_ih.dtype
+        return tensor.to(dtype) if {tensor.dtype, dtype} <= _AUTOCAST_DTYPES else tensor
+
+    def _check_places(self, named: dict[str, Tensor]) -> None:
+        """Raise ValueError unless these tensors and all parameters have one dtype and one device."""
+        for own in self._parameter_names():
+            parameter = getattr(self, own)
+            for name, tensor in named.items():
+                if tensor.dtype != parameter.dtype:
+                    raise ValueError(
+                        f"{name} is {tensor.dtype}, but the layer's {own} is {parameter.dtype}: convert it, with "
+                        f".to({parameter.dtype}), or the layer"
+                    )
+                if tensor.device != parameter.device:
+                    raise ValueError(
+                        f"{name} is on {tensor.device}, but the layer's {own} is on {parameter.device}: move one"
+                    )
+
+
+# What a layer is called with ------------------------------------------------------------------------------------
+
+
+def _signature(kind: type[Cell]) -> inspect.Signature:
+    """The arguments of a cell, with those that its __init__ passes on to its base classes and to `shapes`."""
+    classes = kind.__mro__[: kind.__mro__.index(Cell) + 1]
+    own, *bases = [inspect.signature(each.__init__) for each in classes if "__init__" in vars(each)]
+    named = dict(list(own.parameters.items())[1:])  # without self
+    for further in (*bases, inspect.signature(kind.shapes)):
+        rest = next((name for name, argument in named.items() if argument.kind == argument.VAR_KEYWORD), None)
+        if rest is None:
+            break
+        del named[rest]
+        for name, argument in further.parameters.items():
+            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY) and name != "self":
+                named.setdefault(name, argument.replace(kind=argument.KEYWORD_ONLY))
+            elif argument.kind == argument.VAR_KEYWORD:
+                named[name] = argument
+    return inspect.Signature(list(named.values()))
+
+
+def _check_arguments(kind: type[Cell], arguments: tuple, options: dict) -> None:
+    """Raise TypeError for an argument that a cell does not take, with the names of those that it takes."""
+    known = inspect.signature(kind).parameters.values()
+    positional = [a.name for a in known if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
+    named = [a.name for a in known if a.kind == a.KEYWORD_ONLY]
+    kinds = {a.kind for a in known}
+    if len(arguments) > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        raise TypeError(
+            f"{kind.__name__} was given {len(arguments)} positional arguments, but takes {' and '.join(positional)} "
+            f"only; give options by name: {', '.join(f'{name}=' for name in named)}"
+        )
+    unknown = [name for name in options if name not in (*positional, *named)]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)}; its options are {', '.join(named)}")
+
+
+# Operations of torch --------------------------------------------------------------------------------------------
 
 
 class FusedScan(torch.autograd.Function):
-    """A compiled scan as an operation of torch: (y, last state) from x, the first state and the parameters."""
+    """A compiled scan as an operation of torch: from x, state and parameters to
+
+    y (R, B, T, A), the last state (R, B, 1, S), and, for the adjoint, all states (R, B, T + 1, S) and the tape.
+    """
 
     @staticmethod
-    def forward(ctx, scans, lengths_RB, x_RTBI, state_RBS, *parameters):
+    def forward(scans, lengths_RB, x_RTBI, state_RBS, *parameters):
         R, T, B, _ = x_RTBI.shape
-        A = scans.outputs
-        flat = torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
-        x = x_RTBI.detach().transpose(1, 2).contiguous()
-        lengths = lengths_RB.to(torch.int64).contiguous()
-        states = torch.zeros(R, B, T + 1, state_RBS.shape[-1])
+        S = state_RBS.shape[-1]
+        states = x_RTBI.new_zeros(R, B, T + 1, S)
         states[:, :, 0] = state_RBS
-        tape = torch.empty(R, B, T, scans.tape)
-        y = torch.zeros(R, B, T, A)
-        scans.forward(*[t.numpy() for t in (flat, x, lengths, states, tape, y)])
-        last = states.gather(2, lengths.view(R, B, 1, 1).expand(-1, -1, 1, states.shape[-1]))[:, :, 0]
-        ctx.scans = scans
-        ctx.shapes = [p.shape for p in parameters]
-        ctx.save_for_backward(flat, x, lengths, states, tape)
-        return y.transpose(1, 2), last
+        tape, y = x_RTBI.new_empty(R, B, T, scans.tape), x_RTBI.new_zeros(R, B, T, scans.outputs)
+        scans.forward(*_arrays(_flat(parameters), _by_sequence(x_RTBI), lengths_RB, states, tape, y))
+        last = states.gather(2, lengths_RB.view(R, B, 1, 1).expand(-1, -1, 1, S))
+        return y, last, states, tape
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dy_RTBA, dlast_RBS):
-        flat, x, lengths, states, tape = ctx.saved_tensors
-        R, B = lengths.shape
-        dy = dy_RTBA.transpose(1, 2).contiguous()
-        dstate = dlast_RBS.clone(memory_format=torch.contiguous_format)
+    def setup_context(ctx, inputs, output):
+        scans, lengths_RB, x_RTBI, state_RBS, *parameters = inputs
+        _, _, states, tape = output
+        ctx.scans = scans
+        ctx.mark_non_differentiable(states, tape)
+        ctx.set_materialize_grads(False)  # states and tape are large
+        ctx.save_for_backward(lengths_RB, states, tape, x_RTBI, state_RBS, *parameters)
+
+    @staticmethod
+    def backward(ctx, dy_RBTA, dlast_RB1S, *_):
+        lengths_RB, states, tape, x_RTBI, state_RBS, *parameters = ctx.saved_tensors
+        if dy_RBTA is None:
+            R, T, B, _ = x_RTBI.shape
+            dy_RBTA = x_RTBI.new_zeros(R, B, T, ctx.scans.outputs)
+        if dlast_RB1S is None:
+            dlast_RB1S = torch.zeros_like(state_RBS).unsqueeze(2)
+        # Without a graph of the gradients its plain function will do, which is faster to call.
+        adjoint = FusedAdjoint.apply if torch.is_grad_enabled() else FusedAdjoint.forward
+        gradients = adjoint(ctx.scans, lengths_RB, states, tape, dy_RBTA, dlast_RB1S, x_RTBI, state_RBS, *parameters)
+        return None, None, *gradients
+
+    @staticmethod
+    def vmap(*_):
+        raise _not_compiled("does not run under torch.func.vmap")
+
+    @staticmethod
+    def jvp(*_):
+        raise _not_compiled("has no forward-mode derivatives", _FULL)
+
+
+class FusedAdjoint(torch.autograd.Function):
+    """The adjoint of a FusedScan: the gradients of x, state and parameters.
+
+    An operation of its own with all that it depends on as inputs, for a second derivative to reach its error:
+    what torch's once_differentiable returns is a constant if the errors dy and dlast are.
+    """
+
+    @staticmethod
+    def forward(scans, lengths_RB, states, tape, dy_RBTA, dlast_RB1S, x_RTBI, state_RBS, *parameters):
+        flat, x, dy = _flat(parameters), _by_sequence(x_RTBI), dy_RBTA.contiguous()
+        dstate = dlast_RB1S.squeeze(2).clone(memory_format=torch.contiguous_format)
         # A fixed number of groups, so that the sums come out the same whatever the number of threads.
-        gradients = torch.zeros(R, min(B, 8), flat.shape[1])
+        gradients = x.new_zeros(x.shape[0], min(x.shape[1], 8), flat.shape[1])
         dx = torch.zeros_like(x)
         # The tape is the adjoint's to read only, so a second backward over a retained graph is right, too.
-        ctx.scans.backward(*[t.numpy() for t in (flat, x, lengths, states, tape, dy, dstate, gradients, dx)])
-        pieces = gradients.sum(dim=1).split([shape[1:].numel() for shape in ctx.shapes], dim=1)
-        shaped = [piece.reshape(shape) for piece, shape in zip(pieces, ctx.shapes, strict=True)]
-        return None, None, dx.transpose(1, 2), dstate, *shaped
+        scans.backward(*_arrays(flat, x, lengths_RB, states, tape, dy, dstate, gradients, dx))
+        pieces = gradients.sum(dim=1).split([p.shape[1:].numel() for p in parameters], dim=1)
+        shaped = [piece.reshape(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
+        return dx.transpose(1, 2), dstate, *shaped
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise _not_compiled("has no second derivatives", _FULL)
+
+    @staticmethod
+    def vmap(*_):
+        raise _not_compiled("does not run under torch.func.vmap")
+
+    @staticmethod
+    def jvp(*_):
+        raise _not_compiled("has no second derivatives", _FULL)
+
+
+class FirstDerivative(torch.autograd.Function):
+    """The first `count` of the tensors as they are, with first derivatives and no higher ones.
+
+    The tensors after them are all that they were computed from. A gradient is linear in the error that comes in here,
+    so that every second derivative passes through this operation's backward.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(count, *tensors):
+        # Copies, for they may be changed in place, unlike views that an operation gives.
+        return tuple(tensor.clone() for tensor in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors[ctx.count :])
+
+    @staticmethod
+    def backward(ctx, *errors):
+        if torch.is_grad_enabled():  # a second derivative may follow
+            errors = NoDerivative.apply(ctx.count, *errors, *ctx.saved_tensors)
+        return None, *errors, *(None for _ in ctx.saved_tensors)
+
+
+class NoDerivative(FirstDerivative):
+    """The first `count` of the tensors as they are; a derivative is an error."""
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise _no_truncated("second derivatives")
+
+
+_FULL = ', gradient="full" if the cell has this option'
+
+
+def _not_compiled(what: str, also: str = "") -> RuntimeError:
+    return RuntimeError(f'a compiled cell {what}: make the layer with backend="torch"{also}')
+
+
+def _no_truncated(what: str) -> RuntimeError:
+    return RuntimeError(f'a truncated gradient has no {what}: make the layer with gradient="full", backend="torch"')
+
+
+def _flat(parameters: Sequence[Tensor]) -> Tensor:
+    """Stacked parameters side by side, (R, P)."""
+    return torch.cat([p.flatten(1) for p in parameters], dim=1)
+
+
+def _by_sequence(values_RTBX: Tensor) -> Tensor:
+    """(R, T, B, X) as contiguous (R, B, T, X)."""
+    return values_RTBX.transpose(1, 2).contiguous()
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    try:
+        return [tensor.detach().numpy() for tensor in tensors]
+    except (RuntimeError, TypeError) as error:
+        raise _not_compiled(f"does not run on {' and '.join({type(t).__name__ for t in tensors})} objects") from error
 
 
 def recur(h_RBH: Tensor, weight_hh: Tensor) -> Tensor:

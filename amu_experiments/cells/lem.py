@@ -1,8 +1,13 @@
 """Long expressive memory (Rusch, Mishra, Erichson & Mahoney 2022, "Long expressive memory for sequence modeling")."""
 
+from typing import Annotated
+
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.options import Rule
+
+UNIT = Rule(float, "a number above 0, and 1 at most", lambda value: 0 < value <= 1)
 
 
 class LEM(Cell):
@@ -20,9 +25,7 @@ class LEM(Cell):
 
     states = ("y", "z")
 
-    def __init__(self, input_size, hidden_size, dt: float = 1.0, **common):
-        if not 0 < dt <= 1:
-            raise ValueError(f"dt={dt}: must be a number above 0, and 1 at most")
+    def __init__(self, input_size, hidden_size, *, dt: Annotated[float, UNIT] = 1.0, **common):
         self.dt = dt
         super().__init__(input_size, hidden_size, **common)
 

@@ -26,7 +26,7 @@ class LSTM(Cell):
 
     states = ("h", "c")
 
-    def __init__(self, input_size, hidden_size, forget_bias=0.0, longest_lag: int = 0, **common):
+    def __init__(self, input_size, hidden_size, *, forget_bias: float = 0.0, longest_lag: int = 0, **common):
         if longest_lag and (longest_lag < 3 or forget_bias):
             raise ValueError(f"longest_lag={longest_lag}: must be 0, or at least 3 with forget_bias=0")
         self.forget_bias = forget_bias

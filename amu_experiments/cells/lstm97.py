@@ -4,13 +4,13 @@ Hochreiter & Schmidhuber 1997, section 4 and appendix A.1; the settings of their
 """
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
-
-BIASED = ("none", "gates", "hidden", "all")
+from amu_experiments.options import whole
 
 
 class LSTM97(Cell):
@@ -46,25 +46,22 @@ class LSTM97(Cell):
         self,
         input_size,
         hidden_size,
-        block_size=1,
-        biases="hidden",
-        gradient="truncated",
-        input_bias=(),
-        output_bias=(-1.0, -2.0),
+        *,
+        block_size: Annotated[int, whole(1, 1000)] = 1,
+        biases: Literal["none", "gates", "hidden", "all"] = "hidden",
+        gradient: Literal["truncated", "full"] = "truncated",
+        input_bias: Sequence[float] = (),
+        output_bias: Sequence[float] = (-1.0, -2.0),
         **common,
     ):
-        if block_size < 1 or hidden_size % block_size:
+        if hidden_size % block_size:
             raise ValueError(f"{hidden_size} units: must be a multiple of block_size={block_size}")
-        if biases not in BIASED:
-            raise ValueError(f"biases={biases!r}: must be one of {', '.join(BIASED)}")
-        if gradient not in ("truncated", "full"):
-            raise ValueError(f"gradient={gradient!r}: must be one of truncated, full")
         if biases == "none" and (len(input_bias) or len(output_bias)):
             raise ValueError("biases='none': input_bias and output_bias must be empty, []")
         self.blocks = hidden_size // block_size
         self.block_size = block_size
         self.gradient = gradient
-        self.input_bias, self.output_bias = input_bias, output_bias
+        self.input_bias, self.output_bias = tuple(input_bias), tuple(output_bias)
         self.readout_bias = biases == "all"
         super().__init__(input_size, hidden_size, block_size=block_size, biases=biases, **common)
 

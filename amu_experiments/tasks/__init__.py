@@ -3,8 +3,14 @@
 import inspect
 from collections.abc import Iterable, Mapping
 
+from amu_experiments.options import check_option, options_of
 from amu_experiments.registry import find_class
 from amu_experiments.tasks.task import Task
+
+
+def task_class(problem: str) -> type[Task]:
+    """The task defined in tasks/<problem>.py; ValueError, with the choices, where there is none."""
+    return find_class("amu_experiments.tasks", problem, Task)
 
 
 def make_task(options: Mapping, trials: Iterable[int]) -> Task:
@@ -16,7 +22,7 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     options = dict(options)
     problem = options.pop("problem", None)
     try:
-        kind = find_class("amu_experiments.tasks", str(problem), Task)
+        kind = task_class(str(problem))
     except ValueError as error:
         raise ValueError(f"task.problem: {error}") from None
     known = {k: v for k, v in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "trials")}
@@ -26,4 +32,18 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     for name, argument in known.items():
         if name not in options and argument.default is argument.empty:
             raise ValueError(f"task.{name} is missing: {problem} needs {', '.join(known)}")
-    return kind(trials, **options)
+    annotations = options_of(kind, "__init__")
+    checked = {name: check_option(f"task.{name}", value, annotations.get(name)) for name, value in options.items()}
+    return kind(trials, **checked)
+
+
+def criteria_of(options: Mapping) -> Mapping:
+    """The criteria {name: {metric: condition}} that count with a task's options; ValueError where they are missing.
+
+    Of a problem that is not there, as in results of a task since removed, all that stand in `criteria`.
+    """
+    try:
+        kind = task_class(str(options.get("problem")))
+    except ValueError:
+        kind = Task
+    return kind.criteria_of(options)

@@ -5,18 +5,12 @@ Jaitly & Hinton 2015; Arjovsky, Shah & Bengio 2016).
 """
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import numpy as np
 
-from amu_experiments.tasks.task import (
-    Sequences,
-    Task,
-    check_choice,
-    check_integer,
-    check_number,
-    check_section,
-    read_criteria,
-)
+from amu_experiments.options import Count, Positive, whole
+from amu_experiments.tasks.task import Sequences, Task, check_section, read_criteria
 
 
 class Adding(Task):
@@ -51,33 +45,39 @@ class Adding(Task):
         self,
         trials,
         *,
-        form: str,
-        T: int,
-        tolerance: float,
-        window: int,
-        squash: str,
-        loss: str,
-        validation_size: int,
-        test_size: int,
+        form: Literal["modern", "1997"],
+        T: Annotated[int, whole(2, 10**6)],
+        tolerance: Positive,
+        window: Count,
+        squash: Literal["linear", "logistic"],
+        loss: Literal["squared_error", "half_squared_error"],
+        validation_size: Count,
+        test_size: Count,
         criteria: Mapping,
     ):
         super().__init__(trials)
-        self.form = check_choice("form", form, ("modern", "1997"))
-        # In the 1997 form the first ten pairs can be marked, and the last one never is.
-        self.T = check_integer("T", T, least=2 if self.form == "modern" else 11)
+        self.form = form
+        self.T = T
+        # The first ten pairs can be marked, and the last one never is.
+        if form == "1997" and T < 11:
+            raise ValueError(f"task.T={T}: must be at least 11 with task.form=1997")
         self.steps = self.T + (self.T // 10 if self.form == "1997" else 0)
-        self.tolerance = check_number("tolerance", tolerance, low=0)
+        self.tolerance = tolerance
         if self.form == "1997":
-            self.window = check_integer("window", window, least=1)
+            self.window = window
             self.recent_metrics = ("train_error", "train_wrong")
-        self.squash = check_choice("squash", squash, ("linear", "logistic"))
-        self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
+        self.squash = squash
+        self.loss = loss
         if self.form == "modern" and self.squash == "logistic":
             raise ValueError("task.squash=logistic cannot reach the targets of task.form=modern; use linear")
-        self.validation_size = check_integer("validation_size", validation_size, least=1)
-        self.test_size = check_integer("test_size", test_size, least=1)
-        section = check_section("criteria", criteria, self.form)
+        self.validation_size = validation_size
+        self.test_size = test_size
+        section = self.criteria_of({"form": form, "criteria": criteria})
         self.criteria = read_criteria(section, self.metrics + self.recent_metrics)
+
+    @classmethod
+    def criteria_of(cls, options):
+        return check_section("criteria", super().criteria_of(options), str(options.get("form")))
 
     def generate(self, rng, count, split):
         return self._modern(rng, count) if self.form == "modern" else self._1997(rng, count)

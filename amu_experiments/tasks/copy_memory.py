@@ -4,10 +4,12 @@ Arjovsky, Shah & Bengio 2016, section 4.1, after Hochreiter & Schmidhuber 1997.
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 
-from amu_experiments.tasks.task import Sequences, Task, check_integer, one_hot, read_criteria
+from amu_experiments.options import Count, whole
+from amu_experiments.tasks.task import Sequences, Task, one_hot, read_criteria
 
 
 class CopyMemory(Task):
@@ -40,22 +42,22 @@ class CopyMemory(Task):
         self,
         trials,
         *,
-        T: int,
-        remembered: int,
-        symbols: int,
-        validation_size: int,
-        test_size: int,
+        T: Count,
+        remembered: Count,
+        symbols: Annotated[int, whole(2, 10**6)],
+        validation_size: Count,
+        test_size: Count,
         criteria: Mapping,
     ):
         super().__init__(trials)
-        self.T = check_integer("T", T, least=1)
-        self.remembered = check_integer("remembered", remembered, least=1)
-        self.symbols = check_integer("symbols", symbols, least=2)
+        self.T = T
+        self.remembered = remembered
+        self.symbols = symbols
         self.steps = self.T + 2 * self.remembered
         self.input_size = self.symbols + 2
         self.output_size = self.symbols + 1
-        self.validation_size = check_integer("validation_size", validation_size, least=1)
-        self.test_size = check_integer("test_size", test_size, least=1)
+        self.validation_size = validation_size
+        self.test_size = test_size
         self.criteria = read_criteria(criteria, self.metrics)
 
     def generate(self, rng, count, split):

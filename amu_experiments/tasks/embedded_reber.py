@@ -5,10 +5,12 @@ erc are those of the third-party reimplementation WilliamRo/tframe, there labell
 """
 
 from collections.abc import Container, Mapping
+from typing import Literal
 
 import numpy as np
 
-from amu_experiments.tasks.task import Sequences, Task, check_choice, check_integer, one_hot, read_criteria
+from amu_experiments.options import Count
+from amu_experiments.tasks.task import Sequences, Task, one_hot, read_criteria
 
 SYMBOLS = "BTPSXVE"
 
@@ -61,15 +63,23 @@ class EmbeddedReber(Task):
     answer = "every"
     metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "strings_right")
 
-    def __init__(self, trials, *, strings: int, targets: str, loss: str, criteria: Mapping):
+    def __init__(
+        self,
+        trials,
+        *,
+        strings: Count,
+        targets: Literal["next", "legal"],
+        loss: Literal["cross_entropy", "squared_error", "half_squared_error"],
+        criteria: Mapping,
+    ):
         super().__init__(trials)
-        self.targets = check_choice("targets", targets, ("next", "legal"))
-        self.strings = check_integer("strings", strings, least=1)
+        self.targets = targets
+        self.strings = strings
         # Training strings are kept in their own order and in that of the present round.
         self.training_size, self.validation_size, self.test_size = 2 * self.strings, 2 * self.strings, self.strings
         # With twice as many strings the longest has some two symbols more.
         self.steps = 8 + 2 * self.strings.bit_length()
-        self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error", "half_squared_error"))
+        self.loss = loss
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
         self.criteria = read_criteria(criteria, self.metrics)
 

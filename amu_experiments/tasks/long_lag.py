@@ -4,19 +4,12 @@ Hochreiter & Schmidhuber 1997, section 5.2 (experiments 2a, 2b and 2c).
 """
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import numpy as np
 
-from amu_experiments.tasks.task import (
-    Sequences,
-    Task,
-    check_choice,
-    check_integer,
-    check_number,
-    check_section,
-    one_hot,
-    read_criteria,
-)
+from amu_experiments.options import PROPER_FRACTION, Count, Positive, whole
+from amu_experiments.tasks.task import Sequences, Task, check_section, one_hot, read_criteria
 
 
 class LongLag(Task):
@@ -64,31 +57,31 @@ class LongLag(Task):
         self,
         trials,
         *,
-        variant: str,
-        p: int,
-        q: int,
-        trigger_probability: float,
-        tolerance: Mapping[str, float],
-        loss: str,
-        validation_size: int,
-        test_size: int,
+        variant: Literal["2a", "2b", "2c"],
+        p: Annotated[int, whole(2, 10**6)],
+        q: Count,
+        trigger_probability: Annotated[float, PROPER_FRACTION],
+        tolerance: Mapping[str, Positive],
+        loss: Literal["cross_entropy", "squared_error", "half_squared_error"],
+        validation_size: Count,
+        test_size: Count,
         criteria: Mapping,
     ):
         super().__init__(trials)
-        self.variant = check_choice("variant", variant, ("2a", "2b", "2c"))
-        self.p = check_integer("p", p, least=2)
-        self.q = check_integer("q", q, least=1)
-        self.trigger_probability = check_number("trigger_probability", trigger_probability, low=0, high=1)
+        self.variant = variant
+        self.p = p
+        self.q = q
+        self.trigger_probability = trigger_probability
         # In 2c there are 1 / trigger_probability more on average; of many sequences the longest has several times that.
         self.steps = self.p if self.variant != "2c" else self.q + 2 + round(1 / self.trigger_probability)
-        self.tolerance = check_number("tolerance", check_section("tolerance", tolerance, self.variant), low=0)
-        self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error", "half_squared_error"))
+        self.tolerance = check_section("tolerance", tolerance, self.variant)
+        self.loss = loss
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
         self.answer = "last" if self.variant == "2c" else "every"
         self.input_size = self.p + (4 if self.variant == "2c" else 1)
         self.output_size = 2 if self.variant == "2c" else self.p + 1
-        self.validation_size = check_integer("validation_size", validation_size, least=1)
-        self.test_size = check_integer("test_size", test_size, least=1)
+        self.validation_size = validation_size
+        self.test_size = test_size
         self.criteria = read_criteria(criteria, self.metrics)
 
     def generate(self, rng, count, split):

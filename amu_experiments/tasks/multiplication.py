@@ -4,11 +4,13 @@ Hochreiter & Schmidhuber 1997, section 5.5 (experiment 5).
 """
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import numpy as np
 
+from amu_experiments.options import Count, Positive, whole
 from amu_experiments.tasks.adding import marked_pairs
-from amu_experiments.tasks.task import Sequences, Task, check_choice, check_integer, check_number, read_criteria
+from amu_experiments.tasks.task import Sequences, Task, read_criteria
 
 
 class Multiplication(Task):
@@ -40,24 +42,24 @@ class Multiplication(Task):
         self,
         trials,
         *,
-        T: int,
-        tolerance: float,
-        window: int,
-        squash: str,
-        loss: str,
-        validation_size: int,
-        test_size: int,
+        T: Annotated[int, whole(11, 10**6)],  # the first ten pairs can be marked, and the last one never is
+        tolerance: Positive,
+        window: Count,
+        squash: Literal["linear", "logistic"],
+        loss: Literal["squared_error", "half_squared_error"],
+        validation_size: Count,
+        test_size: Count,
         criteria: Mapping,
     ):
         super().__init__(trials)
-        self.T = check_integer("T", T, least=11)  # the first ten pairs can be marked, and the last one never is
+        self.T = T
         self.steps = self.T + self.T // 10
-        self.tolerance = check_number("tolerance", tolerance, low=0)
-        self.window = check_integer("window", window, least=1)
-        self.squash = check_choice("squash", squash, ("linear", "logistic"))
-        self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
-        self.validation_size = check_integer("validation_size", validation_size, least=1)
-        self.test_size = check_integer("test_size", test_size, least=1)
+        self.tolerance = tolerance
+        self.window = window
+        self.squash = squash
+        self.loss = loss
+        self.validation_size = validation_size
+        self.test_size = test_size
         self.criteria = read_criteria(criteria, self.metrics + self.recent_metrics)
 
     def generate(self, rng, count, split):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from amu_experiments.options import ConfigurationError
+
 BLOCK = 250
 """Sequences drawn with one random generator: enough that starting a generator costs nothing, few enough that
 the blocks of many trials with long sequences fit into memory."""
@@ -40,6 +42,11 @@ class Sequences:
     def take(self, index) -> "Sequences":
         """The sequences at an index array or a slice; of a stack, the trial at an integer."""
         return Sequences(self.inputs[index], self.lengths[index], self.targets[index])
+
+    def trimmed(self) -> "Sequences":
+        """The same sequences with as many time steps as the longest of them has."""
+        steps = int(self.lengths.max())
+        return Sequences(self.inputs[..., :steps, :], self.lengths, self.targets[..., :steps, :])
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,11 @@ class Task:
         self._sets: dict[int, dict[str, Sequences] | None] = {}
 
     # What a subclass writes ---------------------------------------------------------------------------------
+
+    @classmethod
+    def criteria_of(cls, options: Mapping) -> Mapping[str, Mapping[str, str]]:
+        """The criteria {name: {metric: condition}} that count with these options: all, unless a task says otherwise."""
+        return options.get("criteria") or {}
 
     def generate(self, rng: np.random.Generator, count: int, split: str) -> Sequences:
         """`count` fresh sequences (one trial, no trial axis); split is "train", "validation" or "test"."""
@@ -268,32 +280,11 @@ def one_hot(classes: np.ndarray, size: int) -> np.ndarray:
     return np.eye(size, dtype=np.float32)[classes]
 
 
-def check_choice(key: str, value, choices: Collection[str]) -> str:
-    """`value` as a string that is one of the choices; ValueError that names the key otherwise."""
-    if str(value) not in choices:
-        raise ValueError(f"task.{key}={value} is not one of {', '.join(choices)}")
-    return str(value)
-
-
-def check_integer(key: str, value, least: int) -> int:
-    """`value` where it is a whole number of at least `least`; ValueError that names the key otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"task.{key}={value} is not a whole number of at least {least}")
-    return value
-
-
-def check_number(key: str, value, low: float, high: float = float("inf")) -> float:
-    """`value` where it is a number with low < value < high; ValueError that names the key otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-        raise ValueError(f"task.{key}={value} is not a number above {low} and below {high}")
-    return float(value)
-
-
 def check_section(key: str, sections: Mapping, name: str):
-    """The part of a yaml mapping that belongs to a variant of the task; ValueError where there is none."""
+    """The part of a yaml mapping that belongs to a variant of the task; ConfigurationError where there is none."""
     named = {str(section): content for section, content in sections.items()}
     if name not in named:
-        raise ValueError(f"task.{key} has no section for {name}; it has {', '.join(named)}")
+        raise ConfigurationError(f"task.{key} has no section for {name}; it has {', '.join(named)}")
     return named[name]
 
 

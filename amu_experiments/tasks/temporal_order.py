@@ -4,19 +4,12 @@ Hochreiter & Schmidhuber 1997, section 5.6 (experiments 6a and 6b).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 
-from amu_experiments.tasks.task import (
-    Sequences,
-    Task,
-    check_choice,
-    check_integer,
-    check_number,
-    check_section,
-    one_hot,
-    read_criteria,
-)
+from amu_experiments.options import Count, Positive, whole
+from amu_experiments.tasks.task import Sequences, Task, check_section, one_hot, read_criteria
 
 SYMBOLS = "EBabcdXY"
 
@@ -56,35 +49,35 @@ class TemporalOrder(Task):
         self,
         trials,
         *,
-        variant: str,
-        T: int,
-        positions: Mapping[str, Sequence[Sequence[int]]],
-        tolerance: float,
-        window: int,
-        loss: str,
-        validation_size: int,
-        test_size: int,
+        variant: Literal["6a", "6b"],
+        T: Count,
+        positions: Mapping[str, Sequence[Sequence[Annotated[int, whole(1, 100)]]]],
+        tolerance: Positive,
+        window: Count,
+        loss: Literal["cross_entropy", "squared_error", "half_squared_error"],
+        validation_size: Count,
+        test_size: Count,
         criteria: Mapping,
     ):
         super().__init__(trials)
-        self.variant = check_choice("variant", variant, ("6a", "6b"))
-        self.T = check_integer("T", T, least=1)
+        self.variant = variant
+        self.T = T
         self.steps = self.T + self.T // 10
         ranges = check_section("positions", positions, self.variant)
         wanted = {"6a": 2, "6b": 3}[self.variant]
-        if not isinstance(ranges, Sequence) or [_size(each) for each in ranges] != [2] * wanted:
+        if [len(each) for each in ranges] != [2] * wanted:
             raise ValueError(
                 f"task.positions.{self.variant}={ranges}: must be {wanted} ranges, each with its first and last "
                 "position, such as [10, 20]"
             )
         self.positions = _in_proportion(ranges, self.T)
         self.output_size = 2 ** len(self.positions)
-        self.tolerance = check_number("tolerance", tolerance, low=0)
-        self.window = check_integer("window", window, least=1)
-        self.loss = check_choice("loss", loss, ("cross_entropy", "squared_error", "half_squared_error"))
+        self.tolerance = tolerance
+        self.window = window
+        self.loss = loss
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
-        self.validation_size = check_integer("validation_size", validation_size, least=1)
-        self.test_size = check_integer("test_size", test_size, least=1)
+        self.validation_size = validation_size
+        self.test_size = test_size
         self.criteria = read_criteria(criteria, self.metrics + self.recent_metrics)
 
     def generate(self, rng, count, split):
@@ -113,10 +106,6 @@ class TemporalOrder(Task):
 
     def _wrong(self, errors: np.ndarray) -> int:
         return int((~(errors < self.tolerance)).sum())
-
-
-def _size(value: object) -> int:
-    return len(value) if isinstance(value, Sequence) else 0
 
 
 def _in_proportion(positions: Sequence[Sequence[int]], T: int) -> list[tuple[int, int]]:

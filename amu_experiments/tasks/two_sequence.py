@@ -4,18 +4,12 @@ Hochreiter & Schmidhuber 1997, section 5.3 (experiments 3a, 3b, 3c), after Bengi
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
-from amu_experiments.tasks.task import (
-    Sequences,
-    Task,
-    check_choice,
-    check_integer,
-    check_number,
-    check_section,
-    read_criteria,
-)
+from amu_experiments.options import Count, Positive
+from amu_experiments.tasks.task import Sequences, Task, check_section, read_criteria
 
 
 class TwoSequence(Task):
@@ -44,40 +38,45 @@ class TwoSequence(Task):
         self,
         trials,
         *,
-        variant: str,
-        T: int,
-        N: int,
-        variance: float,
-        target_variance: float,
+        variant: Literal["noise_free", "noisy_input", "noisy_target"],
+        T: Count,
+        N: Count,
+        variance: Positive,
+        target_variance: Positive,
         targets: Mapping[str, Sequence[float]],
-        tolerance: Mapping[str, float],
-        squash: str,
-        loss: str,
-        validation_size: int,
-        test_size: int,
+        tolerance: Mapping[str, Positive],
+        squash: Literal["linear", "logistic"],
+        loss: Literal["squared_error", "half_squared_error"],
+        validation_size: Count,
+        test_size: Count,
         criteria: Mapping,
     ):
         super().__init__(trials)
-        self.variant = check_choice("variant", variant, ("noise_free", "noisy_input", "noisy_target"))
-        self.N = check_integer("N", N, least=1)
-        self.T = check_integer("T", T, least=1)
+        self.variant = variant
+        self.N = N
+        self.T = T
         if self.N > self.T:
             raise ValueError(f"task.N={self.N}: must be at most task.T={self.T}, the length of a sequence")
         self.steps = self.T + self.T // 10
-        self.deviation = np.float32(check_number("variance", variance, low=0) ** 0.5)
-        self.target_deviation = check_number("target_variance", target_variance, low=0) ** 0.5
+        self.deviation = np.float32(variance**0.5)
+        self.target_deviation = target_variance**0.5
         self.targets = tuple(check_section("targets", targets, self.variant))
         if len(self.targets) != 2 or self.targets[0] == self.targets[1]:
             raise ValueError(f"task.targets.{self.variant}={list(self.targets)}: must be two numbers, not the same")
-        self.tolerance = check_number("tolerance", check_section("tolerance", tolerance, self.variant), low=0)
-        self.squash = check_choice("squash", squash, ("linear", "logistic"))
+        self.tolerance = check_section("tolerance", tolerance, self.variant)
+        self.squash = squash
         if self.squash == "logistic" and not all(0 <= target <= 1 for target in self.targets):
             told = f"task.targets.{self.variant}={list(self.targets)}"
             raise ValueError(f"task.squash=logistic cannot reach {told}; use linear, or targets from 0 to 1")
-        self.loss = check_choice("loss", loss, ("squared_error", "half_squared_error"))
-        self.validation_size = check_integer("validation_size", validation_size, least=1)
-        self.test_size = check_integer("test_size", test_size, least=1)
-        self.criteria = read_criteria(check_section("criteria", criteria, self.variant), self.metrics)
+        self.loss = loss
+        self.validation_size = validation_size
+        self.test_size = test_size
+        section = self.criteria_of({"variant": variant, "criteria": criteria})
+        self.criteria = read_criteria(section, self.metrics)
+
+    @classmethod
+    def criteria_of(cls, options):
+        return check_section("criteria", super().criteria_of(options), str(options.get("variant")))
 
     def generate(self, rng, count, split):
         longest = self.T + self.T // 10

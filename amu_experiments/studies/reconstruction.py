@@ -1,33 +1,31 @@
-"""Tries the readings of the auxiliary memory unit that its paper's abstract leaves open, with equal budgets.
+"""Tries the readings of the auxiliary memory unit that the abstract of its paper leaves open, with equal budgets.
 
-    python scripts/reconstruct.py
+    python -m amu_experiments.studies.reconstruction
 
-One factor at a time departs from the shipped default, and what is emitted is crossed with the gradient. Each reading is
-trained on four experiments of conf/tuning.yaml, on its tuning trials, with the same learning rates, and the best of
-these stands for it, chosen as in tune.py. The log-rank test of its trials against those of the LSTM as tune.py tuned
-it, on the same trials, says whether the reading is ahead, behind or undecided there (at 5 %, not corrected for the
-number of readings). A reading changes a conclusion where that differs from the default's. The default stands unless a
-reading solves significantly more trials over all experiments (Fisher's exact test at 5 %).
+A reading differs from the default in one factor, or in the gradient and in what the unit emits. Each reading trains on
+four experiments of conf/tuning.yaml, with their tuning trials and the same learning rates. The best learning rate
+stands for the reading; tuning.py says how configurations are ranked. A log-rank test compares its trials with those of
+the tuned LSTM, on the same data. It says whether the reading is ahead, behind or undecided (at 5 %, uncorrected for the
+number of readings). A reading changes a conclusion if its result differs from that of the default. The default stands
+unless a reading solves significantly more trials over all experiments (Fisher's exact test at 5 %).
 
-Writes reconstruction.csv, a row for each reading; reconstruction.md, the same to read; and reconstruction-all.csv, all
-that was trained. Trials that exist are not trained again.
+Writes reconstruction.csv, a row for each reading; reconstruction.md, the same as text; and reconstruction-all.csv, a
+row for each configuration. Trials that exist are not trained again.
 """
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 from scipy.stats import fisher_exact
-from tune import judge, ranked, read_plan, trained
 
 from amu_experiments import store
 from amu_experiments.analysis.statistics import logrank
 from amu_experiments.analysis.tables import Table, times_to
-from amu_experiments.overrides import conf_dir, load
+from amu_experiments.overrides import Composer
+from amu_experiments.studies.tuning import Options, judge, option_parser, ranked, read_plan, trained
 
 EXPERIMENTS = ("embedded_reber", "two_sequence_3a", "two_sequence_3c", "adding")
 LEARNING_RATES = (0.001, 0.003, 0.01)
@@ -49,53 +47,47 @@ READINGS = {
     "initial_range=1": {"model.initial_range": 1.0},
     "initial_range=2": {"model.initial_range": 2.0},
 }
-"""Settings beside the default of conf/model/amu.yaml: gradient=full, output=auto, output_in_product=true,
+"""Settings that differ from the defaults of conf/model/amu.yaml: gradient=full, output=auto, output_in_product=true,
 neurons_per_unit=3, initial_range=0.5."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=conf_dir() / "tuning.yaml", help="%(default)s")
-    parser.add_argument("--experiments", type=Path, default=conf_dir() / "experiment", help="%(default)s")
-    parser.add_argument("--out", type=Path, default=Path("results/paper"), help="%(default)s")
-    # One folder deeper than results that amu-report reads, and not that of tune.py, which may be running.
-    parser.add_argument("--results-dir", type=Path, default=Path("results/runs/reconstruction"), help="%(default)s")
-    parser.add_argument("--threads", type=int, help="processor threads; all if not given")
-    options = parser.parse_args(arguments)
-    plan = read_plan(options.plan)
+    # Not the store of tuning.py, which may run at the same time.
+    parser = option_parser("reconstruction", __doc__, out="results/paper", results_dir="results/runs/reconstruction")
+    options = Options(**vars(parser.parse_args(arguments)))
+    plan = read_plan(options.config_dir)
+    composer = Composer(options.config_dir)
     experiments = [name for name in EXPERIMENTS if name in plan["experiments"]]
     rows = []
     for experiment in experiments:
         reference = None
         for reading in (REFERENCE, *READINGS):
-            tried = [try_out(each, options) for each in configurations(plan, experiment, reading, options.experiments)]
+            tried = [try_out(composer, each, options) for each in configurations(plan, experiment, reading)]
             best = tried[ranked(dict(enumerate(tried)))[0]]
             reference = reference or best
             verdict = against(best, reference) if reading != REFERENCE else ""
             for row in tried:
-                told = {key: value for key, value in row.items() if key != "times"}
-                rows.append({"reading": reading, "experiment": experiment} | told)
+                measured = {key: value for key, value in row.items() if key != "times"}
+                rows.append({"reading": reading, "experiment": experiment} | measured)
                 rows[-1] |= {"best": row is best, "against_lstm": verdict if row is best else ""}
             print(f"{experiment}: {reading}: {shown(best | {'against_lstm': verdict})}", flush=True)
     write(pd.DataFrame(rows), options.out)
 
 
-def configurations(plan: dict, experiment: str, reading: str, tuned: Path) -> list[list[str]]:
-    """The overrides of every configuration that is tried for a reading; of the tuned LSTM there is only one."""
-    of_experiment = plan["experiments"][experiment]
-    settings = of_experiment["settings"] | {"trials": plan["trials"], "seed": plan["seed"]}
-    lines = [f"task={of_experiment['task']}", *(f"{key}={value}" for key, value in settings.items())]
+def configurations(plan: dict, experiment: str, reading: str) -> list[list[str]]:
+    """The overrides of every configuration of a reading; the tuned LSTM has only one configuration."""
+    trials = [f"trials={plan['trials']}", f"seed={plan['seed']}"]
     if reading == REFERENCE:
-        chosen = OmegaConf.load(tuned / experiment / "lstm.yaml")
-        values = {axis["key"]: OmegaConf.select(chosen, axis["key"]) for axis in plan["models"]["lstm"]["axes"]}
-        return [[*lines, "model=lstm", *(f"{key}={value}" for key, value in values.items())]]
-    lines += ["model=amu", *(f"{key}={value}" for key, value in READINGS[reading].items())]
+        return [[f"experiment={experiment}/lstm", *trials]]
+    settings = [f"{key}={value}" for key, value in READINGS[reading].items()]
+    lines = [f"experiment={experiment}/base", "model=amu", *settings, *trials]
     return [[*lines, f"training.learning_rate={rate}"] for rate in LEARNING_RATES]
 
 
-def try_out(lines: Sequence[str], options: argparse.Namespace) -> dict:
-    """What became of a configuration's trials: see `tune.judge`, and `times`, censored."""
-    config = load(*lines)
+def try_out(composer: Composer, lines: Sequence[str], options: Options) -> dict:
+    """The results of a configuration: those of `tuning.judge`, and `times`, censored, for the log-rank test."""
+    with composer.ready():
+        config = composer.load(lines)
     result = trained(config | {"results_dir": str(options.results_dir), "threads": options.threads})
     training = config["training"]
     stop, cap = training["stop"], training["max_sequences"]
@@ -104,14 +96,14 @@ def try_out(lines: Sequence[str], options: argparse.Namespace) -> dict:
 
 
 def against(row: Mapping, reference: Mapping) -> str:
-    """Whether trials meet the criterion earlier than those of the reference: ahead, behind or undecided."""
+    """Whether the trials are ahead of the reference, behind it, or undecided."""
     if logrank(*row["times"], *reference["times"]) >= SIGNIFICANT:
         return "undecided"
     return "ahead" if ranked({0: reference, 1: row})[0] == 1 else "behind"
 
 
 def summary(tried: pd.DataFrame) -> pd.DataFrame:
-    """One row for each reading: the best learning rate's results in each experiment, and whose conclusions change."""
+    """A row for each reading: its results in each experiment, and the experiments whose conclusion it changes."""
     best = tried[tried["best"]]
     rows = []
     for reading, of_reading in best.groupby("reading", sort=False):
@@ -131,7 +123,7 @@ def summary(tried: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_reading(table: pd.DataFrame) -> str:
-    """The reading of the AMU with most trials solved over all experiments, then the smallest product of medians."""
+    """The reading that solves most trials over all experiments; if equal, the smallest product of medians."""
     readings = table[table["reading"] != REFERENCE].copy()
     medians = readings[[column for column in table if column.endswith("median_sequences")]]
     readings["pace"] = np.log(medians.to_numpy(float)).sum(axis=1)
@@ -139,7 +131,7 @@ def best_reading(table: pd.DataFrame) -> str:
 
 
 def choice(table: pd.DataFrame) -> tuple[str, float]:
-    """The reading to ship, and the p of the test that it rests on: the best one against the default."""
+    """The reading to ship, and the p of the test behind it: the best reading against the default."""
     best = best_reading(table)
     rows = table.set_index("reading").loc[[best, DEFAULT], ["solved", "trials"]]
     p = fisher_exact([[solved, trials - solved] for solved, trials in rows.to_numpy()]).pvalue
@@ -147,6 +139,7 @@ def choice(table: pd.DataFrame) -> tuple[str, float]:
 
 
 def write(tried: pd.DataFrame, out: Path) -> None:
+    """Write the three files of the study, from a row for each configuration."""
     out.mkdir(parents=True, exist_ok=True)
     table = readable(tried)
     numbers = tried.replace(math.inf, math.nan)
@@ -157,7 +150,7 @@ def write(tried: pd.DataFrame, out: Path) -> None:
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """What the study chooses, in words."""
+    """The choice of the study, as text."""
     chosen, p = choice(table)
     return (
         f"Most trials solved over all, then the least sequences: {best_reading(table)} (Fisher's exact test of its "
@@ -166,7 +159,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def readable(tried: pd.DataFrame) -> Table:
-    """The study to read: solved, median and place against the LSTM of every reading in every experiment."""
+    """The study as text: solved, median and comparison with the LSTM, for every reading and experiment."""
     best = tried[tried["best"]].assign(text=lambda rows: [shown(row) for _, row in rows.iterrows()])
     wide = best.pivot(index="reading", columns="experiment", values="text")[list(dict.fromkeys(best["experiment"]))]
     numbers = summary(tried)
@@ -185,6 +178,7 @@ def readable(tried: pd.DataFrame) -> Table:
 
 
 def shown(row: Mapping) -> str:
+    """The cell of a table: 5/5, 3,000 (ahead)."""
     median = "n.r." if math.isinf(row["median_sequences"]) else f"{row['median_sequences']:,.0f}"
     place = f" ({row['against_lstm']})" if row["against_lstm"] else ""
     return f"{row['solved']}/{row['trials']}, {median}{place}"

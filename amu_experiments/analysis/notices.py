@@ -1,0 +1,97 @@
+"""What a reader of a report must know before comparing its rows: a line for each way in which the rows are unlike."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from amu_experiments.analysis.tables import Comparison
+from amu_experiments.store import Result, UnusableError
+
+UNKNOWN = "unknown (version 1, the host's own instructions)"
+"""Numerics of a stack that does not state them."""
+
+
+def notices(
+    comparisons: list[Comparison],
+    made: list[tuple[Result, Path, dict | None]],
+    left_out: Iterable[UnusableError | OSError],
+) -> list[str]:
+    """Lines about comparisons with different trials, missing stacks, missing histories and mixed numerics.
+
+    Args:
+        comparisons: all in the report.
+        made: every stack with its provenance, from `store.read_provenances`.
+        left_out: what was not used.
+    """
+    paths = [Path(getattr(error, "path", None) or error.filename or "") for error in left_out]
+    lines = []
+    for comparison in comparisons:
+        lines += [*_different_trials(comparison), *_missing_stacks(comparison, paths), *_missing_histories(comparison)]
+    return lines + _mixed_numerics(made)
+
+
+def _different_trials(comparison: Comparison) -> list[str]:
+    rows: dict[tuple, list[str]] = {}
+    for label, result in zip(comparison.labels, comparison.results, strict=True):
+        rows.setdefault(tuple(result.trials["trial"]), []).append(label)
+    if len(rows) == 1:
+        return []
+    groups = "; ".join(f"{_ranges(trials)} of {', '.join(labels)}" for trials, labels in rows.items())
+    return [f"{comparison.name}: rows have different trials: {groups}"]
+
+
+def _missing_stacks(comparison: Comparison, left_out: list[Path]) -> list[str]:
+    most, lines = max(len(result.trials) for result in comparison.results), []
+    for label, result in zip(comparison.labels, comparison.results, strict=True):
+        inside = [path.relative_to(result.folder).parts for path in left_out if result.folder in path.parents]
+        names = sorted({parts[0] for parts in inside if parts[0].startswith("trials-")})
+        missing = [name for name in names if result.folder / name not in result.stacks]
+        if missing and len(result.trials) < most:
+            count = f"{len(result.trials)} trials, another row {most}"
+            lines.append(f"{comparison.name}: {label} has {count}: left out {', '.join(missing)}")
+    return lines
+
+
+def _missing_histories(comparison: Comparison) -> list[str]:
+    lines = []
+    for label, result in zip(comparison.labels, comparison.results, strict=True):
+        # A trial can diverge before its first evaluation.
+        trials = result.trials.loc[result.trials["status"] != "diverged", "trial"]
+        missing = trials[~trials.isin(result.history["trial"])]
+        if len(missing):
+            lines.append(f"{comparison.name}: {label} has no history of trial {_ranges(missing)}: not in its curves")
+    return lines
+
+
+def _mixed_numerics(made: list[tuple[Result, Path, dict | None]]) -> list[str]:
+    kinds: dict[Path, dict[str, list[str]]] = {}
+    for result, stack, provenance in made:
+        kinds.setdefault(result.folder, {}).setdefault(_numerics(provenance), []).append(stack.name)
+    return [
+        f"{'/'.join(folder.parts[-3:])} mixes numerics: "
+        + "; ".join(f"{kind} in {', '.join(stacks)}" for kind, stacks in of_folder.items())
+        for folder, of_folder in kinds.items()
+        if len(of_folder) > 1
+    ]
+
+
+def _numerics(provenance: dict | None) -> str:
+    numerics = (provenance or {}).get("numerics")
+    if not numerics:
+        return UNKNOWN
+    return ", ".join(f"{name} {_value(value)}" for name, value in sorted(numerics.items()))
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _ranges(trials: Iterable[int]) -> str:
+    """Ascending numbers as ranges: 0-9, 12."""
+    ranges: list[list[int]] = []
+    for trial in trials:
+        if ranges and ranges[-1][1] == trial - 1:
+            ranges[-1][1] = trial
+        else:
+            ranges.append([trial, trial])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

@@ -1,0 +1,86 @@
+"""What Ctrl-C, SIGTERM and SIGHUP do: to the command at any time, and to training, which first ends its step."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from amu_experiments.config import in_a_line
+from amu_experiments.progress import say
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+SECONDS_TO_END = 0.5
+"""After a signal, the command gets a second KeyboardInterrupt: an import may lose the first."""
+
+SECONDS_TO_STOP = 1.2
+"""Grace period after a signal; a step of training that needs longer is abandoned."""
+
+
+def stop_on_signals() -> Callable[[], None]:
+    """Let each signal raise KeyboardInterrupt, again and again until the function that is returned is called."""
+    handled = _handled()
+
+    def stop(number, frame):
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END, SECONDS_TO_END)
+        raise KeyboardInterrupt
+
+    for each in handled:
+        signal.signal(each, stop)
+    return _stop_alarm
+
+
+@contextmanager
+def postponed_signals() -> Iterator[list[int]]:
+    """Yield a list that becomes non-empty on a signal, which otherwise does nothing for SECONDS_TO_STOP.
+
+    A step that takes longer, such as compiling, gets a KeyboardInterrupt. A second signal acts at once.
+    """
+    interrupted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # the program around this one handles signals
+        return
+    before = _handled()
+
+    def note(number, frame):
+        interrupted.append(number)
+        restore()
+        # Again and again: native code may lose the exception.
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP, SECONDS_TO_END)
+
+    def restore():
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    alarm = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for each in before:
+        signal.signal(each, note)
+    try:
+        yield interrupted
+    except KeyboardInterrupt:
+        _stop_alarm()
+        say("Stopped in the middle of a step; the same command goes on from the last checkpoint, if there is one.")
+        raise
+    except Exception as error:
+        if not interrupted:
+            raise
+        _stop_alarm()
+        say(f"Stopped, and besides: {in_a_line(error)}")
+        raise KeyboardInterrupt from error
+    finally:
+        restore()
+        _stop_alarm()
+        signal.signal(signal.SIGALRM, alarm)
+
+
+def _handled() -> dict:
+    """The signals and their handlers, without the ignored ones: nohup and a shell's & ask to ignore them."""
+    handlers = {each: signal.getsignal(each) for each in SIGNALS}
+    return {each: handler for each, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+
+def _stop_alarm() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)

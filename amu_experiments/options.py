@@ -1,0 +1,167 @@
+"""Rules for the values of options: the annotation of an argument is the rule of the option that it takes.
+
+A cell's options are the arguments of its `__init__` and `shapes`, a task's those of its `__init__`:
+
+    def __init__(self, trials, *, T: Annotated[int, whole(2, 1000)], loss: Literal["squared_error", "cross_entropy"]):
+
+An annotation is Annotated[type, rule], Literal[texts], or bool, int, float, str alone; any of these `| None`; or a
+Mapping or Sequence of these, whose every value must follow the rule. An argument with another annotation, or none,
+takes anything of the type that its default in the yaml file has. Neither numpy nor torch is imported here.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be run; the message names the key, the value and what is allowed."""
+
+
+LARGEST, LEAST = 3e38, 1e-37
+"""The largest and the least positive number allowed: single precision holds both."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be: its type, what is allowed in words, and a test of the value in that type."""
+
+    kind: type
+    words: str
+    test: Callable[[Any], object] = lambda value: True
+    optional: bool = False
+
+    def read(self, value: Any) -> Any:
+        """The value in the rule's type (1e5 is a whole number, 1997 a text); ValueError if not allowed."""
+        if value is None and self.optional:
+            return None
+        if isinstance(value, Integral | Real) and type(value) not in (bool, int, float):
+            value = int(value) if isinstance(value, Integral) else float(value)  # numpy's numbers
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        elif self.kind is int and type(value) is float and value.is_integer():
+            value = int(value)
+        elif self.kind is str and type(value) is int:
+            value = str(value)
+        if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind not in (bool, object)):
+            raise ValueError("wrong type")
+        if self.kind is float and not abs(value) <= LARGEST:
+            raise ValueError("not finite in single precision")
+        if not self.test(value):
+            raise ValueError("not allowed")
+        return value
+
+    def check(self, key: str, value: Any) -> Any:
+        """As `read`; ConfigurationError with the key if not allowed."""
+        try:
+            return self.read(value)
+        except (ValueError, OverflowError):
+            raise refusal(key, value, self.words) from None
+
+
+def whole(low: int, high: int = 10**9) -> Rule:
+    return Rule(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(str, f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def optional(rule: Rule) -> Rule:
+    """The rule, or null."""
+    return replace(rule, words=f"{rule.words}, or null", optional=True)
+
+
+NUMBER = Rule(float, f"a number, {LARGEST:g} at most in size")
+RATE = Rule(float, f"a number above 0 (from {LEAST:g} to 1e+30)", lambda value: LEAST <= value <= 1e30)
+POSITIVE = Rule(float, f"a number above 0 (from {LEAST:g} to {LARGEST:g})", lambda value: value >= LEAST)
+FRACTION = Rule(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+PROPER_FRACTION = Rule(float, "a number between 0 and 1", lambda value: LEAST <= value < 1)
+TEXT = Rule(str, "text that is not empty", lambda value: value.strip() != "")
+
+BY_TYPE = {bool: Rule(bool, "true or false"), int: Rule(int, "a whole number"), float: NUMBER, str: Rule(str, "text")}
+
+# Annotations that many arguments share.
+Positive = Annotated[float, POSITIVE]
+Count = Annotated[int, whole(1, 10**6)]
+
+
+@functools.cache
+def options_of(kind: type, *methods: str) -> dict[str, Any]:
+    """The annotation of every argument of these methods, a class's own before those that it inherits."""
+    found: dict[str, Any] = {}
+    for method in reversed(methods):
+        for owner in reversed(kind.__mro__):
+            function = vars(owner).get(method)
+            try:
+                hints = get_type_hints(getattr(function, "__func__", function), include_extras=True)
+            except (NameError, TypeError):
+                continue  # no function, or names that only a type checker knows: no rule to be had
+            found |= {name: hint for name, hint in hints.items() if name != "return"}
+    return found
+
+
+def check_option(key: str, value: Any, annotation: Any) -> Any:
+    """The value in the type of the annotation; ConfigurationError, with the key, if it is not allowed."""
+    rule = _rule(annotation)
+    if rule is not None:
+        return rule.check(key, value)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType) and NoneType in arguments:
+        (annotation, *others) = [each for each in arguments if each is not NoneType]
+        return value if value is None or others else check_option(key, value, annotation)
+    if not (isinstance(origin, type) and arguments):
+        return value
+    if issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise refusal(key, value, "a group of keys")
+        return {str(name): check_option(f"{key}.{name}", inner, arguments[-1]) for name, inner in value.items()}
+    if issubclass(origin, Sequence):
+        if not isinstance(value, list | tuple):
+            raise refusal(key, value, "a list")
+        return [check_option(f"{key}[{i}]", inner, arguments[0]) for i, inner in enumerate(value)]
+    return value
+
+
+def check_arguments(kind: type, methods: Iterable[str], arguments: Mapping[str, Any]) -> None:
+    """ConfigurationError for an argument of a call that breaks its rule; plain types are left to the call itself."""
+    annotations = options_of(kind, *methods)
+    for name, value in arguments.items():
+        if name in annotations and annotations[name] not in BY_TYPE:
+            check_option(name, value, annotations[name])
+
+
+def _rule(annotation: Any) -> Rule | None:
+    """The rule of a single value; None for a group, a list, or where nothing is said."""
+    if get_origin(annotation) is Annotated:
+        return next((each for each in annotation.__metadata__ if isinstance(each, Rule)), _rule(annotation.__origin__))
+    if get_origin(annotation) is Literal:
+        return one_of(*get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        inner, *others = [each for each in get_args(annotation) if each is not NoneType]
+        rule = None if others else _rule(inner)
+        return None if rule is None else optional(rule)
+    return BY_TYPE.get(annotation) if isinstance(annotation, type) else None
+
+
+def refusal(key: str, value: Any, words: str) -> ConfigurationError:
+    return ConfigurationError(f"{key}={spell(value)}: must be {words}")
+
+
+def spell(value: Any) -> str:
+    """A value as it is written on the command line, cut short where it is very long."""
+    text = json.dumps(value) if isinstance(value, bool | list | dict | None) or _seems_a_number(value) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _seems_a_number(value: Any) -> bool:
+    """Whether a text reads like a number, so that only quotes tell the two apart."""
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Studies that train many runs to answer one question. Nothing else in the package imports them."""

@@ -1,0 +1,349 @@
+"""Tunes the models of an experiment, each with the same number of configurations, and writes what it chooses.
+
+    python -m amu_experiments.studies.tuning                     # every experiment in conf/tuning.yaml
+    python -m amu_experiments.studies.tuning adding gun_point    # these
+    python -m amu_experiments.studies.tuning adding --continue   # use the results that results/paper/tuning holds
+    python -m amu_experiments.studies.tuning --defaults          # write the experiments untuned, train nothing
+
+A configuration is a learning rate and the value of one more setting. conf/tuning.yaml lists both; base.yaml in the
+experiment's folder holds its protocol. Each configuration trains on tuning trials, which no report uses. Validation
+data alone rank the configurations; test data play no part. The order is: most trials that met the criterion, then the
+smaller Kaplan-Meier median of sequences, then the lower median validation loss. A task without a criterion has the
+loss alone. The criterion of multiplication uses the latest training sequences, each measured before the network learns
+from it.
+
+The search begins with a grid. Then it tries, one at a time, an untried neighbour of the best configuration, or of the
+second best if all four neighbours of the best are tried, and so on. Every model of an experiment gets the same number
+of configurations. The best few then get more trials, and these choose: with few trials, the luckiest of many
+configurations is seldom the best. While the choice of a model lies at the edge of the values tried, all models get more
+configurations, up to a limit. A model that solved no trial does not extend the search if another model solved some.
+Trials that exist are not trained again, so a stopped search continues where it was.
+
+Writes <model>.yaml beside base.yaml, and <out>/<experiment>-<model>.csv with every configuration.
+"""
+
+import argparse
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from omegaconf import OmegaConf
+
+from amu_experiments import store
+from amu_experiments.analysis.statistics import median_time
+from amu_experiments.analysis.tables import final_values, times_to
+from amu_experiments.overrides import Composer, conf_dir
+from amu_experiments.plan import prepare
+from amu_experiments.training import train_missing
+
+Point = tuple[int, ...]
+"""A configuration, as the index of its value on each axis."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a study reads and writes.
+
+    Args:
+        config_dir: folder with tuning.yaml and experiment/.
+        out: folder for tables.
+        results_dir: store of the trials.
+        threads: processor threads; None: all.
+        go_on: whether tables in `out` replace training.
+    """
+
+    config_dir: Path
+    out: Path
+    results_dir: Path
+    threads: int | None = None
+    go_on: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    # amu-report on results/runs does not read one folder deeper.
+    parser = option_parser("tuning", __doc__, out="results/paper/tuning", results_dir="results/runs/tuning")
+    parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
+    parser.add_argument("--defaults", action="store_true", help="write the experiments untuned, train nothing")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="use the results in the tables of --out")
+    chosen = vars(parser.parse_args(arguments))
+    names, defaults = chosen.pop("experiment"), chosen.pop("defaults")
+    options = Options(**chosen)
+    plan = read_plan(options.config_dir)
+    unknown = set(names) - set(plan["experiments"])
+    if unknown:
+        parser.error(f"no such experiment: {', '.join(sorted(unknown))}; choose from {', '.join(plan['experiments'])}")
+    for name in names or plan["experiments"]:
+        if defaults:
+            for model in models_of(plan, name):
+                write_experiment(options.config_dir, plan, name, model, {}, "Defaults, not tuned.")
+        else:
+            tune(plan, name, options)
+
+
+def option_parser(study: str, description: str, out: str, results_dir: str) -> argparse.ArgumentParser:
+    """A parser of the options that every study has, with these defaults."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m amu_experiments.studies.{study}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-dir", type=Path, default=conf_dir(), help="with tuning.yaml and experiment/")
+    parser.add_argument("--out", type=Path, default=Path(out), help="%(default)s")
+    parser.add_argument("--results-dir", type=Path, default=Path(results_dir), help="%(default)s")
+    parser.add_argument("--threads", type=int, help="processor threads; default: all")
+    return parser
+
+
+def read_plan(config_dir: Path) -> dict:
+    """The plan in tuning.yaml of a folder. Raises SystemExit if the file is missing or is not a plan."""
+    path = config_dir / "tuning.yaml"
+    try:
+        plan = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SystemExit(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    parts = ("experiments", "models", "configurations", "most")
+    if not isinstance(plan, dict) or any(part not in plan for part in parts):
+        raise SystemExit(f"{path}: must have {', '.join(parts)}, like {conf_dir() / 'tuning.yaml'}")
+    return plan
+
+
+def models_of(plan: dict, experiment: str) -> dict[str, dict]:
+    """The models of an experiment, each with its settings: all models but those on request, and those it names."""
+    named = plan["experiments"][experiment].get("models", {})
+    return {
+        name: model | {"settings": model["settings"] | named.get(name, {})}
+        for name, model in plan["models"].items()
+        if name in named or not model.get("on_request")
+    }
+
+
+def tune(plan: dict, experiment: str, options: Options) -> None:
+    """Tune all models of an experiment; write the choices and all configurations."""
+    searches = {model: Search(plan, experiment, model, options) for model in models_of(plan, experiment)}
+    count = max(plan["configurations"], *(len(search.tried) for search in searches.values()))
+    while True:
+        for search in searches.values():
+            search.extend(count)
+            search.choose()
+        able = [search for search in searches.values() if search.finals[search.ranking()[0]]["solved"]]
+        if count >= plan["most"] or not any(search.at_edge() for search in able or searches.values()):
+            break
+        count += 1
+    for model, search in searches.items():
+        store_choice(plan, experiment, model, search, options)
+
+
+def store_choice(plan: dict, experiment: str, model: str, search: "Search", options: Options) -> None:
+    """Write the choice as an experiment and all configurations as CSV, the best first."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = [search.tried[point] | final_columns(search, point) for point in search.ranking()]
+    path = options.out / f"{experiment}-{model}.csv"
+    text = pd.DataFrame(rows).replace(math.inf, math.nan).to_csv(index=False, float_format="%.6g")
+    store.write_text(path, text)
+    best = search.finals[search.ranking()[0]]
+    comment = f"The best of {len(search.tried)} configurations: "
+    if search.criterion is None:
+        comment += f"validation loss {best['loss']:.4g}."
+    elif best["solved"]:
+        median = f", median {best['median_sequences']:,.0f} sequences" if best["median_sequences"] < math.inf else ""
+        comment += f"{best['solved']} of {best['trials']} trials met {search.criterion}{median}."
+    else:
+        comment += f"none met {search.criterion}, and this one has the lowest validation loss."
+    if search.at_edge():
+        comment += " It is at the edge of the values tried."
+    chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
+    write_experiment(options.config_dir, plan, experiment, model, chosen, f"{comment} All are in {path.name}.")
+    print(f"{experiment} {model}: {comment}", flush=True)
+
+
+def final_columns(search: "Search", point: Point) -> dict[str, float]:
+    """The results of all trials of one of the best configurations, as columns final_...; {} for any other."""
+    measured = ("trials", "diverged", "solved", "median_sequences", "loss")
+    return {f"final_{key}": search.finals[point][key] for key in measured} if point in search.finals else {}
+
+
+def write_experiment(config_dir: Path, plan: dict, experiment: str, model: str, chosen: Mapping, origin: str) -> None:
+    """Write experiment/<experiment>/<model>.yaml with the settings of the model and the chosen values.
+
+    origin: where the values come from, in sentences for the file's comment.
+    """
+    of_model = models_of(plan, experiment)[model]
+    title = of_model["title"][0].upper() + of_model["title"][1:]
+    lines = [
+        "# @package _global_",
+        textwrap.fill(f"{title}. {origin}", 118, initial_indent="# ", subsequent_indent="# "),
+        "defaults:",
+        f"  - /experiment/{experiment}/base",
+        f"  - override /model: {of_model['model']}",
+        "  - _self_",
+        "",
+        *(f"{group}: {in_braces(keys)}" for group, keys in sorted(nested({**of_model["settings"], **chosen}).items())),
+    ]
+    store.write_text(config_dir / "experiment" / experiment / f"{model}.yaml", "\n".join(lines).rstrip() + "\n")
+
+
+def nested(settings: Mapping) -> dict:
+    """{"task.T": 5} as {"task": {"T": 5}}."""
+    config = OmegaConf.create()
+    for key, value in settings.items():
+        OmegaConf.update(config, key, value)
+    return OmegaConf.to_container(config)
+
+
+def in_braces(keys: Mapping) -> str:
+    """A group of keys as one line of yaml: {learning_rate: 0.01}."""
+    return yaml.safe_dump(keys, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+
+
+# Selection --------------------------------------------------------------------------------------------------------
+
+
+def judge(result: store.Result, criterion: str | None, cap: int) -> dict[str, float]:
+    """What ranks a configuration: trials that met the criterion, median sequences to it, median validation loss.
+
+    A diverged trial counts as unsolved, with infinite loss. Without a criterion, `solved` is 0 and the median is
+    infinite.
+    """
+    solved, median = 0, math.inf
+    if criterion is not None:
+        times, met = times_to(result, criterion, cap)
+        solved, median = int(met.sum()), median_time(times, met).value
+    return {
+        "trials": len(result.trials),
+        "diverged": int((result.trials["status"] == "diverged").sum()),
+        "solved": solved,
+        "median_sequences": median,
+        "loss": float(np.median(final_values(result, "loss"))),
+    }
+
+
+def ranked(tried: Mapping[Point, dict]) -> list[Point]:
+    """Points from best to worst: by trials solved, then median sequences, then loss; if equal, the first tried."""
+    return sorted(tried, key=lambda p: (-tried[p]["solved"], tried[p]["median_sequences"], tried[p]["loss"]))
+
+
+def neighbours(point: Point) -> list[Point]:
+    """The four neighbours of a point, those along the learning rate first."""
+    i, j = point
+    return [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+
+
+def next_point(ranking: Sequence[Point], sizes: tuple[int, int]) -> Point:
+    """The first untried neighbour of the best point, else of the second best, and so on.
+
+    sizes: the numbers of values on the two axes. Raises ValueError if all points are tried.
+    """
+    for point in ranking:
+        for i, j in neighbours(point):
+            if 0 <= i < sizes[0] and 0 <= j < sizes[1] and (i, j) not in ranking:
+                return i, j
+    raise ValueError(f"all {sizes[0]} x {sizes[1]} configurations are tried; give the axes more values")
+
+
+def at_edge(ranking: Sequence[Point]) -> bool:
+    """Whether a neighbour of the best point is untried."""
+    return not set(neighbours(ranking[0])) <= set(ranking)
+
+
+class Search:
+    """The search for one model in one experiment: the configurations tried, their results, and the next one."""
+
+    def __init__(self, plan: dict, experiment: str, model: str, options: Options):
+        of_model = models_of(plan, experiment)[model]
+        self.name = f"{experiment} {model}"
+        self.axes = of_model["axes"]
+        self.tried: dict[Point, dict] = {}
+        self.finals: dict[Point, dict] = {}
+        self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
+        self.grid = grid(self.axes)
+        self.composer = Composer(options.config_dir)
+        choices = {"experiment": f"{experiment}/base", "model": of_model["model"], "seed": plan["seed"]}
+        self.settings = choices | of_model["settings"]
+        self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
+        self.criterion: str | None = None
+        path = options.out / f"{experiment}-{model}.csv"
+        self.recorded = read_record(path, self.axes) if options.go_on and path.exists() else {}
+        for point, trials in self.recorded:
+            if trials == self.trials:
+                self.tried[point] = self.try_out(point, trials)
+
+    def extend(self, count: int) -> None:
+        """Try configurations until `count` are tried."""
+        while len(self.tried) < count:
+            sizes = tuple(len(axis["values"]) for axis in self.axes)
+            untried = [point for point in self.grid if point not in self.tried]
+            point = untried[0] if untried else next_point(self.ranking(), sizes)
+            self.tried[point] = self.try_out(point, self.trials)
+
+    def choose(self) -> None:
+        """Train more trials of the best few configurations; their results decide."""
+        best = ranked(self.tried)[: self.finalists]
+        self.finals = {point: self.try_out(point, self.final_trials) for point in best}
+
+    def try_out(self, point: Point, trials: int) -> dict:
+        """The results of a configuration with so many trials, trained unless they are recorded."""
+        values = {axis["key"]: axis["values"][index] for axis, index in zip(self.axes, point, strict=True)}
+        settings = self.settings | values | {"trials": trials}
+        with self.composer.ready():
+            config = self.composer.load([f"{key}={value}" for key, value in settings.items()])
+        training = config["training"]
+        self.criterion = training["stop"]
+        recorded = self.recorded.get((point, trials))
+        if recorded and recorded["max_sequences"] == training["max_sequences"]:
+            return recorded
+        result = trained(config | self.place)
+        row = values | {
+            "max_sequences": training["max_sequences"],
+            "parameters": int(result.trials["parameters"].iloc[0]),
+            **judge(result, self.criterion, training["max_sequences"]),
+        }
+        text = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in row.items())
+        print(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {text}", flush=True)
+        return row
+
+    def ranking(self) -> list[Point]:
+        """All points from best to worst: first those with final trials, then the others."""
+        finals = ranked(self.finals)
+        return finals + [point for point in ranked(self.tried) if point not in self.finals]
+
+    def at_edge(self) -> bool:
+        """Whether a neighbour of the choice is untried."""
+        return at_edge(self.ranking())
+
+
+def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], dict]:
+    """The rows in a table of `store_choice`, as `Search.try_out` returned them, by point and number of trials."""
+    table = pd.read_csv(path).fillna({"median_sequences": math.inf, "final_median_sequences": math.inf})
+    recorded = {}
+    for row in table.to_dict("records"):
+        point = tuple(axis["values"].index(row[axis["key"]]) for axis in axes)
+        first = {key: value for key, value in row.items() if not key.startswith("final_")}
+        first |= {axis["key"]: axis["values"][index] for axis, index in zip(axes, point, strict=True)}
+        recorded[point, row["trials"]] = first
+        if not math.isnan(row["final_trials"]):
+            counts = {key: int(row[f"final_{key}"]) for key in ("trials", "diverged", "solved")}
+            finals = {key: row[f"final_{key}"] for key in ("median_sequences", "loss")}
+            recorded[point, counts["trials"]] = first | counts | finals
+    return recorded
+
+
+def grid(axes: Sequence[Mapping]) -> list[Point]:
+    """The points of the grid that the search begins with."""
+    rates, seconds = ([axis["values"].index(value) for value in axis["start"]] for axis in axes)
+    return [(i, j) for i in rates for j in seconds]
+
+
+def trained(config: dict) -> store.Result:
+    """The trials of a configuration; missing ones are trained first."""
+    run = prepare(config)
+    result = train_missing(run)
+    return replace(result, trials=result.trials[result.trials["trial"].isin(run.trials)])
+
+
+if __name__ == "__main__":
+    main()

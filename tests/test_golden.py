@@ -1,0 +1,88 @@
+"""Exact rows of small stacks: any change of the arithmetic shows here, and is renewed on purpose.
+
+`python tests/test_golden.py` writes the rows anew. A commit that does so says why the numbers changed, and counts up
+numerics.VERSION if compiled ones did.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from amu_experiments import numerics
+from amu_experiments.cli import main
+
+ROWS = Path(__file__).with_name("golden.json")
+CELLS = ("amu", "gru", "lstm", "lstm97", "rnn")
+TASKS = {
+    "adding": ["task=adding", "task.T=8", "task.validation_size=16", "task.test_size=16"],
+    "embedded_reber": ["task=embedded_reber", "task.strings=16"],
+    "two_sequence": ["task=two_sequence", "task.T=10", "task.validation_size=16", "task.test_size=16"],
+}
+STACKS = [f"{task} {cell} {backend}" for task in TASKS for cell in CELLS for backend in ("fused", "torch")]
+
+# Other processors, as the compiler, numpy and torch would find them.
+HOSTS = {
+    "with AVX-512": {"NUMBA_CPU_NAME": "skylake-avx512", "ATEN_CPU_CAPABILITY": "avx512", "MKL_CBWR": "AVX512"},
+    "of another maker": {"NUMBA_CPU_NAME": "znver3", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"},
+    "of 2013": {
+        "NUMBA_CPU_NAME": "haswell",
+        "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL",
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "COMPATIBLE",
+    },
+}
+
+
+def rows(stack: str) -> dict:
+    """History, trials and the weights' checksum of a stack, trained as amu-run trains it."""
+    task, cell, backend = stack.split()
+    with tempfile.TemporaryDirectory() as folder:
+        run = ["training.max_sequences=60", "training.evaluate_every=20", "training.stop=null", "trials=2"]
+        model = [f"model={cell}", "model.parameters=null", "model.units=4", f"backend={backend}"]
+        assert main([*TASKS[task], *model, *run, "threads=1", f"results_dir={folder}"]) == 0
+        (made,) = Path(folder).rglob("trials-0-1")
+        with np.load(made / "weights.npz") as weights:
+            digest = hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
+        tables = {name: pd.read_csv(made / f"{name}.csv", dtype=str) for name in ("history", "trials")}
+    return {
+        name: [",".join(map(str, row)) for row in table.drop(columns="seconds").itertuples(index=False)]
+        for name, table in tables.items()
+    } | {"weights": digest}
+
+
+def golden() -> dict:
+    """The kept rows for the portable processor here."""
+    return json.loads(ROWS.read_text())[numerics.portable_name()]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_gives_its_rows(stack):
+    assert rows(stack) == golden()[stack]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_another_processor_gives_the_same_rows(host):
+    stacks = ["two_sequence amu fused", "two_sequence lstm torch"]
+    environment = os.environ | HOSTS[host]
+    done = subprocess.run(
+        [sys.executable, __file__, *stacks], env=environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == {stack: golden()[stack] for stack in stacks}
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    made = {stack: rows(stack) for stack in asked or STACKS}
+    if asked:
+        print(json.dumps(made))
+    else:
+        kept = json.loads(ROWS.read_text()) if ROWS.exists() else {}
+        ROWS.write_text(json.dumps(kept | {numerics.portable_name(): made}, indent=1) + "\n")
