@@ -352,6 +352,17 @@ def test_a_state_of_another_size_is_refused():
         derive(cell)
 
 
+def test_a_step_is_derived_inside_a_transform_of_torch_func():
+    cell = GRU(2, 3, backend="torch")
+    outside = derive(cell)
+
+    def loss(h):
+        assert derive(cell) == outside
+        return h.sum()
+
+    torch.func.grad(loss)(torch.ones(3))
+
+
 # The command ----------------------------------------------------------------------------------------------------
 
 

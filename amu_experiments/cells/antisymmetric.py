@@ -1,9 +1,14 @@
 """The antisymmetric RNN (Chang, Chen, Haber & Chi 2019, "AntisymmetricRNN: a dynamical system view")."""
 
+from typing import Annotated
+
 import numpy as np
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.options import Positive, Rule
+
+NOT_NEGATIVE = Rule(float, "a number from 0 on", lambda value: value >= 0)
 
 
 class AntisymmetricRNN(Cell):
@@ -20,10 +25,15 @@ class AntisymmetricRNN(Cell):
     """
 
     def __init__(
-        self, input_size, hidden_size, epsilon: float = 0.01, gamma: float = 0.01, gated: bool = True, **common
+        self,
+        input_size,
+        hidden_size,
+        *,
+        epsilon: Positive = 0.01,
+        gamma: Annotated[float, NOT_NEGATIVE] = 0.01,
+        gated: bool = True,
+        **common,
     ):
-        if not epsilon > 0 or gamma < 0:
-            raise ValueError(f"epsilon={epsilon}, gamma={gamma}: the first must be above 0, the second not below")
         self.epsilon, self.gamma, self.gated = epsilon, gamma, gated
         super().__init__(input_size, hidden_size, gated=gated, **common)
 

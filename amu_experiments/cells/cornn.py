@@ -3,6 +3,7 @@
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.options import Positive
 
 
 class CoRNN(Cell):
@@ -21,10 +22,9 @@ class CoRNN(Cell):
 
     states = ("y", "z")
 
-    def __init__(self, input_size, hidden_size, dt: float = 0.042, gamma: float = 2.7, epsilon: float = 4.7, **common):
-        for name, value in {"dt": dt, "gamma": gamma, "epsilon": epsilon}.items():
-            if not value > 0:
-                raise ValueError(f"{name}={value}: must be a number above 0")
+    def __init__(
+        self, input_size, hidden_size, *, dt: Positive = 0.042, gamma: Positive = 2.7, epsilon: Positive = 4.7, **common
+    ):
         self.dt, self.gamma, self.epsilon = dt, gamma, epsilon
         super().__init__(input_size, hidden_size, **common)
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from amu_experiments.cells.cell import Cell
+from amu_experiments.options import Positive
 
 
 class IndRNN(Cell):
@@ -15,9 +16,7 @@ class IndRNN(Cell):
         See Cell for the others, and for shapes.
     """
 
-    def __init__(self, input_size, hidden_size, recurrent_range: float = 1.0, **common):
-        if not recurrent_range > 0:
-            raise ValueError(f"recurrent_range={recurrent_range}: must be a number above 0")
+    def __init__(self, input_size, hidden_size, *, recurrent_range: Positive = 1.0, **common):
         self.recurrent_range = recurrent_range
         super().__init__(input_size, hidden_size, **common)
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.options import Positive
 
 
 class IRNN(Cell):
@@ -14,9 +15,7 @@ class IRNN(Cell):
         See Cell for the others, and for shapes. `initial_range` changes nothing.
     """
 
-    def __init__(self, input_size, hidden_size, input_deviation: float = 0.001, **common):
-        if not input_deviation > 0:
-            raise ValueError(f"input_deviation={input_deviation}: must be a number above 0")
+    def __init__(self, input_size, hidden_size, *, input_deviation: Positive = 0.001, **common):
         self.input_deviation = input_deviation
         super().__init__(input_size, hidden_size, **common)
 

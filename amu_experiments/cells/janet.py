@@ -4,7 +4,7 @@ forget gate")."""
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
-from amu_experiments.cells.lstm import chrono_bias
+from amu_experiments.cells.lstm import LongestLag, chrono_bias
 
 
 class JANET(Cell):
@@ -21,9 +21,7 @@ class JANET(Cell):
 
     states = ("c",)
 
-    def __init__(self, input_size, hidden_size, beta: float = 1.0, longest_lag: int = 0, **common):
-        if longest_lag and longest_lag < 3:
-            raise ValueError(f"longest_lag={longest_lag}: must be 0, or at least 3")
+    def __init__(self, input_size, hidden_size, *, beta: float = 1.0, longest_lag: LongestLag = 0, **common):
         self.beta = beta
         self.longest_lag = longest_lag
         super().__init__(input_size, hidden_size, **common)

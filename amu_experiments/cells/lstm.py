@@ -1,9 +1,14 @@
 """The LSTM with forget gate (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000), as in torch.nn."""
 
+from typing import Annotated
+
 import numpy as np
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.options import Rule
+
+LongestLag = Annotated[int, Rule(int, "0, or a whole number from 3 to 1000000000", lambda n: n == 0 or 3 <= n <= 10**9)]
 
 
 class LSTM(Cell):
@@ -26,9 +31,9 @@ class LSTM(Cell):
 
     states = ("h", "c")
 
-    def __init__(self, input_size, hidden_size, *, forget_bias: float = 0.0, longest_lag: int = 0, **common):
-        if longest_lag and (longest_lag < 3 or forget_bias):
-            raise ValueError(f"longest_lag={longest_lag}: must be 0, or at least 3 with forget_bias=0")
+    def __init__(self, input_size, hidden_size, *, forget_bias: float = 0.0, longest_lag: LongestLag = 0, **common):
+        if longest_lag and forget_bias:
+            raise ValueError(f"longest_lag={longest_lag}, forget_bias={forget_bias}: one of them must be 0")
         self.forget_bias = forget_bias
         self.longest_lag = longest_lag
         super().__init__(input_size, hidden_size, **common)

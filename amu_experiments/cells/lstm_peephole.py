@@ -20,7 +20,7 @@ class PeepholeLSTM(Cell):
 
     states = ("h", "c")
 
-    def __init__(self, input_size, hidden_size, forget_bias: float = 0.0, **common):
+    def __init__(self, input_size, hidden_size, *, forget_bias: float = 0.0, **common):
         self.forget_bias = forget_bias
         super().__init__(input_size, hidden_size, **common)
 

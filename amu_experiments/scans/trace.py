@@ -9,6 +9,7 @@ refused, and so is every operation without a rule here: `NotDerivableError` name
 import copy
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,12 @@ class Traced:
 
 def trace(cell) -> Traced:
     """Trace `cell.step`; raises NotDerivableError for a step that has no compiled form."""
+    # In a thread of its own: torch.func, autocast and other modes around the caller belong to the caller's thread.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_trace, cell).result()
+
+
+def _trace(cell) -> Traced:
     graph = Graph()
     tracer = _Tracer(graph, getattr(type(cell).step, "__code__", None))
     shapes = cell.shapes(cell.input_size, cell.hidden_size, **cell.options)
