@@ -74,6 +74,19 @@ def antisymmetric(p, x, h, epsilon=0.01, gamma=0.01):
     return (h + epsilon * sigmoid(M @ h + net_z) * np.tanh(M @ h + net_h),)
 
 
+def cfn(p, x, h):
+    W_f, W_i, W_c = np.split(p["weight_ih"], 3)
+    (U_f, U_i), (b_f, b_i) = np.split(p["weight_hh"], 2), np.split(p["bias"], 2)
+    f, i = sigmoid(U_f @ h + W_f @ x + b_f), sigmoid(U_i @ h + W_i @ x + b_i)
+    return (f * np.tanh(h) + i * np.tanh(W_c @ x),)
+
+
+def fastgrnn(p, x, h):
+    net = p["weight_ih"] @ x + p["weight_hh"] @ h
+    z, candidate = sigmoid(net + p["bias_z"]), np.tanh(net + p["bias_c"])
+    return ((sigmoid(p["zeta"]) * (1 - z) + sigmoid(p["nu"])) * candidate + z * h,)
+
+
 CELLS = {
     "mgu": [{}],
     "gru2014": [{}],
@@ -83,6 +96,8 @@ CELLS = {
     "indrnn": [{}],
     "irnn": [{"input_deviation": 0.5}],
     "lstm_peephole": [{"forget_bias": 1.0}],
+    "cfn": [{"initial_range": 1.0}],
+    "fastgrnn": [{"initial_range": 10.0}],
     "antisymmetric": [{}, {"epsilon": 0.5, "gamma": 0.2}, {"gated": False, "epsilon": 0.5}],
 }
 
@@ -111,7 +126,8 @@ def test_derived_forms(name, options):
 @pytest.mark.parametrize(
     ("name", "count"),
     [("mgu", 2 * 3 * 6), ("gru2014", 3 * 3 * 6), ("lem", 4 * 3 * 6), ("cornn", 3 * (2 + 6 + 1)), ("janet", 2 * 3 * 6)]
-    + [("indrnn", 3 * 4), ("irnn", 3 * 6), ("lstm_peephole", 4 * 3 * 6 + 9), ("antisymmetric", 9 + 2 * 3 * 3)],
+    + [("indrnn", 3 * 4), ("irnn", 3 * 6), ("lstm_peephole", 4 * 3 * 6 + 9), ("antisymmetric", 9 + 2 * 3 * 3)]
+    + [("cfn", 3 * 3 * 2 + 2 * 3 * 4), ("fastgrnn", 3 * 5 + 2 * 3 + 2)],
 )
 def test_parameter_counts(name, count):
     assert cell_class(name).count(2, 3) == count
@@ -138,6 +154,12 @@ def test_initial_values_as_published():
     values = cell_class("antisymmetric")(25, 100, backend="torch").initial_values(rng)
     assert values["weight_hh"].std() == pytest.approx(0.1, rel=0.05)
     assert values["weight_ih"].std() == pytest.approx(0.2, rel=0.05)
+    values = cell_class("cfn")(2, 3, initial_range=0.07, backend="torch").initial_values(rng)
+    assert values["bias"].tolist() == [1, 1, 1, -1, -1, -1]
+    assert 0 < abs(values["weight_hh"]).max() <= 0.07
+    values = cell_class("fastgrnn")(50, 100, backend="torch").initial_values(rng)
+    assert (values["zeta"].item(), values["nu"].item(), values["bias_z"].mean()) == (1, -4, 1)
+    assert values["weight_hh"].std() == pytest.approx(0.1, rel=0.05)
     recurrent = cell_class("indrnn")(2, 1000, backend="torch").initial_values(rng)["weight_hh"]
     assert 0 <= recurrent.min() < 0.01
     assert 0.99 < recurrent.max() <= 1
