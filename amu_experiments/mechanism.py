@@ -272,7 +272,7 @@ class Step(nn.Module):
 
     def __init__(self, cell: Cell, truncated: bool):
         super().__init__()
-        two = getattr(cell, "gradient", None) in ("full", "truncated")
+        two = "gradient" in vars(cell)  # an option of this cell
         if truncated and not two:
             raise ValueError(f"truncated=True: {type(cell).__name__} has no truncated gradient")
         # A second view of the cell, with the same parameters: what the cell itself learns by stays as it is.
