@@ -104,13 +104,10 @@ def test_fused_equals_torch(name):
     check()
 
 
-def test_tanh_and_sigmoid_are_within_a_millionth():
+def test_tanh_is_within_a_millionth():
     x = np.concatenate([np.linspace(-20, 20, 400_001), [1e-30, -1e-30, np.inf, -np.inf]]).astype(np.float32)
     exact = x.astype(np.float64)
-    tanh, sigmoid = np.vectorize(kernels.tanh), np.vectorize(kernels.sigmoid)
-    assert np.abs(tanh(x) - np.tanh(exact)).max() < 1e-6
-    with np.errstate(over="ignore"):
-        assert np.abs(sigmoid(x) - 1 / (1 + np.exp(-exact))).max() < 1e-6
+    assert np.abs(np.vectorize(kernels.tanh)(x) - np.tanh(exact)).max() < 1e-6
 
 
 def test_exp_and_log_are_those_of_double_precision_to_the_last_digits():
@@ -135,7 +132,7 @@ def test_sine_cosine_and_log1p_are_those_of_double_precision_to_the_last_digits(
 
 
 def test_a_value_that_is_not_a_number_is_not_hidden():
-    for function in (kernels.tanh, kernels.sigmoid, kernels.exp, kernels.log, kernels.log1p, kernels.sin, kernels.cos):
+    for function in (kernels.tanh, kernels.exp, kernels.log, kernels.log1p, kernels.sin, kernels.cos):
         assert np.isnan(function(np.float32("nan")))
 
 

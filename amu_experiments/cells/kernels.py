@@ -89,12 +89,6 @@ def tanh(x):
     return x * p / q
 
 
-@_inlined
-def sigmoid(x):
-    """1 / (1 + exp(-x)) of a float32, absolute error below 3e-7."""
-    return f32(0.5) + f32(0.5) * tanh(f32(0.5) * x)
-
-
 _ROOTS = np.array([float(Decimal(2) ** (Decimal(i) / 32)) for i in range(32)]).view(np.int64)
 """The bits of 2^(i/32) in double precision; exact decimals, since pow of the C library may differ in the last bit."""
 
