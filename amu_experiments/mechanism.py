@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from amu_experiments.cells.amu import AMU
-from amu_experiments.cells.cell import Cell, State, recur
+from amu_experiments.cells.cell import Cell, State
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
 from amu_experiments.store import Result
@@ -144,7 +144,7 @@ def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bo
         truncated: not the derivative but the error that a truncated gradient sends back. With the LSTM of 1997 none
             along h, and along s the error that enters it at the last step, unchanged. With the AMU none along h, and
             along the memory s the error that enters at later steps, unchanged, which is v_0 e_0(T) in every s(t) with
-            t < T here, or dL/ds(T) where the memory is emitted (see TruncatedScan).
+            t < T here, or dL/ds(T) where the memory is emitted (see AMU).
 
     Returns:
         (R, B, T - 1), for T - t = 1, 2, ...; NaN beyond a sequence's start.
@@ -272,35 +272,16 @@ class Step(nn.Module):
 
     def __init__(self, cell: Cell, truncated: bool):
         super().__init__()
-        two = getattr(cell, "gradient", None) in ("full", "truncated")
+        two = "gradient" in vars(cell)  # an option of this cell
         if truncated and not two:
             raise ValueError(f"truncated=True: {type(cell).__name__} has no truncated gradient")
         # A second view of the cell, with the same parameters: what the cell itself learns by stays as it is.
         self.cell = copy.copy(cell)
-        self.truncated = truncated
         if two:
             self.cell.gradient = "truncated" if truncated else "full"
 
     def forward(self, x_RBI: Tensor, state: State) -> tuple[Tensor, State]:
-        net_RBK = self.cell.input_net(x_RBI.unsqueeze(1))[:, 0]
-        if self.truncated and isinstance(self.cell, AMU):
-            return truncated_step(self.cell, net_RBK, state)
-        return self.cell.step(net_RBK, state)
-
-
-def truncated_step(cell: AMU, net_RBK: Tensor, state: State) -> tuple[Tensor, State]:
-    """The AMU's step with the truncated gradient of TruncatedScan, as autograd finds it.
-
-    The neurons are computed twice, with equal values. Those that are emitted pass error on to s(t-1) through v; those
-    whose product is added to the memory pass none on.
-    """
-    h, s = state
-    rec, v = recur(h.detach(), cell.weight_hh), cell.weight_mh.unsqueeze(1)
-    emitted, added = (net_RBK + rec + v * seen.repeat(1, 1, cell.neurons_per_unit) for seen in (s, s.detach()))
-    s = s + cell.by_neuron(torch.tanh(added))[..., cell.first_factor :, :].prod(dim=-2)
-    h = torch.tanh(emitted)
-    y = {"neuron": h, "linear": emitted, "memory": s}[cell.output][..., : cell.hidden_size]
-    return y, (h, s)
+        return self.cell.step(self.cell.input_net(x_RBI.unsqueeze(1))[:, 0], state)
 
 
 def _zero_state(cell: Cell, inputs_RTBI: Tensor) -> State:

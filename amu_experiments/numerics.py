@@ -11,10 +11,11 @@ import platform
 
 from amu_experiments.options import ConfigurationError
 
-VERSION = 2
+VERSION = 3
 """Of the arithmetic of the compiled scans; counted up when the same run comes to give other digits.
 
 1: compiled for the processor at hand, exp and log of the C library. 2: fixed instructions, our own exp and log.
+3: steps and adjoints derived from the cells' torch form.
 """
 
 PORTABLE = {"x86_64": "x86-64-v3", "amd64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}

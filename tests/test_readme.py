@@ -30,16 +30,16 @@ def conf(tmp_path, monkeypatch):
         folder = tmp_path / package.__name__.rpartition(".")[2]
         folder.mkdir()
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    for group, name, package in (("model", "mgu", "cells"), ("task", "parity", "tasks")):
+    for group, name, package in (("model", "ugrnn", "cells"), ("task", "parity", "tasks")):
         (tmp_path / package / f"{name}.py").write_text(code_after(f"amu_experiments/{package}/{name}.py"))
         (tmp_path / "conf" / group).mkdir(parents=True)
         (tmp_path / "conf" / group / f"{name}.yaml").write_text(code_after(f"conf/{group}/{name}.yaml"))
     yield tmp_path / "conf"
-    for name in ("amu_experiments.cells.mgu", "amu_experiments.tasks.parity"):
+    for name in ("amu_experiments.cells.ugrnn", "amu_experiments.tasks.parity"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("choice", [("task=adding", "task.T=20", "model=mgu"), ("task=parity", "model=rnn")])
+@pytest.mark.parametrize("choice", [("task=adding", "task.T=20", "model=ugrnn"), ("task=parity", "model=rnn")])
 def test_the_cell_and_the_task_of_the_readme_train(conf, tmp_path, choice):
     least = ("training.max_sequences=40", "training.evaluate_every=20", "trials=2", "backend=torch")
     assert main([f"--config-dir={conf}", *choice, *least, f"results_dir={tmp_path}/runs"]) == 0

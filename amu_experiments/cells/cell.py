@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from amu_experiments.options import Positive, check_arguments
 
@@ -50,8 +51,9 @@ class Cell(nn.Module):
     derivatives by backward(), torch.autograd.grad and torch.func.grad. Second derivatives, torch.func.vmap and
     forward mode raise a RuntimeError there. A truncated gradient has first derivatives only, in both backends.
 
-    A subclass names its states, gives `shapes` and writes `step`, the recurrence itself. It may give `fused`, the
-    same recurrence as compiled functions, which `backend="auto"` prefers on a CPU.
+    A subclass names its states, gives `shapes` and writes `step`, the recurrence itself; `detach` in a step cuts an
+    error flow. The compiled scans are derived from `step` (scans/derive.py); `backend="auto"` prefers them on a CPU. A
+    step that has no compiled form, such as a random one, runs in torch, after a warning that names the reason.
 
     Args (all but the first two by name only):
         input_size: I.
@@ -94,8 +96,6 @@ class Cell(nn.Module):
             raise ValueError(f"input_size={input_size}, hidden_size={hidden_size}: each must be at least 1")
         if backend not in ("auto", "fused", "torch"):
             raise ValueError(f"backend={backend!r}: must be one of auto, fused, torch")
-        if backend == "fused" and not hasattr(self, "fused"):
-            raise ValueError(f"backend='fused': {type(self).__name__} has no fused scan; use torch or auto")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.trials = trials
@@ -115,7 +115,7 @@ class Cell(nn.Module):
     def shapes(cls, input_size: int, hidden_size: int, **options) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter of one trial: weight_ih (K, I), weight_hh, bias (K,), then others.
 
-        Where only the first rows have a bias, it is that long (and `bias_rows` and the Recurrence say so).
+        Where only the first rows have a bias, it is that long.
         """
         raise TypeError(f"{cls.__name__} must define shapes()")
 
@@ -143,7 +143,8 @@ class Cell(nn.Module):
 
     def bias_rows(self) -> Tensor:
         """The bias of every net input, (R, K)."""
-        return self.bias
+        without = self.weight_ih.shape[1] - self.bias.shape[1]
+        return pad(self.bias, (0, without)) if without else self.bias
 
     @classmethod
     def unit_step(cls, **options) -> int:
@@ -231,7 +232,7 @@ class Cell(nn.Module):
 
     def fused_scans(self, purpose: str = "layer"):
         """The compiled drivers of this cell (kernels.Scans) for "layer" or "training"; None: use torch."""
-        if self.backend == "torch" or not hasattr(self, "fused"):
+        if self.backend == "torch":
             return None
         if torch.compiler.is_compiling():
             # torch.compile leaves what follows to Python; with fullgraph=True its error gives this reason.
@@ -239,8 +240,9 @@ class Cell(nn.Module):
         if purpose not in self._scans:
             try:
                 from amu_experiments.cells import kernels
+                from amu_experiments.scans.derive import derive
 
-                self._scans[purpose] = kernels.scans(self.fused(), purpose)
+                self._scans[purpose] = kernels.scans(derive(self), purpose)
             except Exception as error:
                 # Whatever keeps a machine from compiling, torch can do the same, slower.
                 if self.backend == "fused":
@@ -277,7 +279,9 @@ class Cell(nn.Module):
 
     def input_net(self, x_RTBI: Tensor) -> Tensor:
         """W x(t) + b for all steps at once, (R, T, B, K)."""
-        return input_net(x_RTBI, self.weight_ih, self.bias_rows())
+        R, T, B, _ = x_RTBI.shape
+        net = torch.baddbmm(self.bias_rows().unsqueeze(1), x_RTBI.flatten(1, 2), self.weight_ih.transpose(1, 2))
+        return net.view(R, T, B, -1)
 
     def extra_repr(self) -> str:
         """Sizes, and the options that differ from their defaults."""
@@ -552,12 +556,10 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
         raise _not_compiled(f"does not run on {' and '.join({type(t).__name__ for t in tensors})} objects") from error
 
 
-def input_net(x_RTBI: Tensor, weight_ih: Tensor, bias_RK: Tensor) -> Tensor:
-    """W x(t) + b for all steps at once: (R, T, B, I), (R, K, I) and (R, K) to (R, T, B, K)."""
-    R, T, B, _ = x_RTBI.shape
-    return torch.baddbmm(bias_RK.unsqueeze(1), x_RTBI.flatten(1, 2), weight_ih.transpose(1, 2)).view(R, T, B, -1)
-
-
 def recur(h_RBH: Tensor, weight_hh: Tensor) -> Tensor:
-    """U h(t-1) for every trial: (R, B, H) and (R, K, H) to (R, B, K)."""
+    """U h(t-1) for every trial: (R, B, H) and (R, K, H) to (R, B, K).
+
+    A step may have any number of such products: with the state or with anything computed from it, and with whole
+    parameters, their rows (U[:, first:last]) or their transpose.
+    """
     return torch.bmm(h_RBH, weight_hh.transpose(1, 2))

@@ -1,14 +1,14 @@
 """Fused CPU scans: a recurrence, its gradient and the whole of a training step as compiled loops over trials.
 
-A cell gives its step and the adjoint of its step as two small functions that read like its equations; `scans` puts
-the products with the weight matrices, the loop over time, the readout, the loss, the clipping and the optimiser
-around them. Sizes are captured as constants, so that the short inner loops vectorise. Everything about one trial
-is computed by one thread in a fixed order: a trial's numbers depend neither on the rest of the stack nor on the
-number of threads. Nothing calls the C library's exp or log, which differ between machines.
+A Recurrence gives a cell's step, the adjoint of its step and its products with weight matrices; `scans` puts the loop
+over time, the readout, the loss, the clipping and the optimiser around them. Sizes are captured as constants, so that
+the short inner loops vectorise. Everything about one trial is computed by one thread in a fixed order: a trial's
+numbers depend neither on the rest of the stack nor on the number of threads. Nothing calls the C library's exp, log,
+sin or cos, which differ between machines.
 
-Shapes: R trials, B sequences, T time steps, I input features, K net inputs, H recurrent entries of the state,
-S state entries, A cell outputs, O readout outputs, P parameters of a trial. Data lie sequence by sequence,
-(R, B, T, I).
+Shapes: R trials, B sequences, T time steps, I input features, K net inputs, S state entries, A cell outputs,
+O readout outputs, P parameters of a trial, W entries of all matrices that the recurrence multiplies with. Data lie
+sequence by sequence, (R, B, T, I).
 """
 
 import functools
@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 from amu_experiments import numerics
 from amu_experiments.scans.cache import CodeCache
+from amu_experiments.scans.recurrence import Product, Recurrence
 
 LOSSES = {"squared_error": 0, "cross_entropy": 1, "half_squared_error": 2}
 SQUASHES = {"linear": 0, "logistic": 1, "softmax": 2}
@@ -89,12 +89,6 @@ def tanh(x):
     return x * p / q
 
 
-@_inlined
-def sigmoid(x):
-    """1 / (1 + exp(-x)) of a float32, absolute error below 3e-7."""
-    return f32(0.5) + f32(0.5) * tanh(f32(0.5) * x)
-
-
 _ROOTS = np.array([float(Decimal(2) ** (Decimal(i) / 32)) for i in range(32)]).view(np.int64)
 """The bits of 2^(i/32) in double precision; exact decimals, since pow of the C library may differ in the last bit."""
 
@@ -129,41 +123,63 @@ def log(x):
     result = f32(exponent) * f32(0.693147181) + (f32(2.0) * s + f32(2.0) * s * z * series)
     if x == f32(np.inf) or x != x:
         return x
+    if x == f32(0.0):
+        return f32(-np.inf)
     return result if x > f32(0.0) else f32(np.nan)
 
 
-@dataclass(frozen=True)
-class Recurrence:
-    """What a cell gives to get fused scans.
+@_inlined
+def log1p(x):
+    """log(1 + x) of a float32, relative error below 4e-7, small x included."""
+    x = f32(x)
+    u = f32(1.0) + x
+    # What the sum has lost of x is made good by a factor.
+    return x if u == f32(1.0) or u == f32(np.inf) else log(u) * (x / (u - f32(1.0)))
 
-    The state of a sequence is one row of S entries, of which the first H go through weight_hh.
 
-    step(net, rec, extra, old, new, tape, y): from net = W x(t) + U h(t-1) + b (K,) and the old state (S,), write the
-        new state (S,), the output y (A,), and what the adjoint will need into tape. With `splits`, net is
-        W x(t) + b alone and rec (K,) is U h(t-1). extra: the parameters after the bias. May overwrite net.
-    adjoint(dy, dstate, extra, old, new, tape, dnet, drec, dextra): from the error of the output dy (A,) and of the
-        new state dstate (S,), write the error of the net inputs dnet (K,) and turn dstate into the error of the
-        old state, less what comes through weight_hh, which the scan adds; add to dextra. With `splits`, also write
-        drec, the error of U h(t-1).
-    biases: how many net inputs, the first ones, have a bias; None: all.
-    recurrent_error: False where no error goes back through weight_hh (truncated gradients).
-    """
+@_inlined
+def _quarter(x):
+    """x = k pi / 2 + r with a whole k and |r| <= pi / 4, in double precision: (k modulo 4, sin r, cos r)."""
+    whole = np.floor(np.float64(x) * (2 / np.pi) + 0.5)
+    r = (np.float64(x) - whole * _HALF_PI[0]) - whole * _HALF_PI[1]
+    z = r * r
+    sine = r + r * z * (-1 / 6 + z * (1 / 120 + z * (-1 / 5040 + z * (1 / 362880))))
+    cosine = 1 + z * (-1 / 2 + z * (1 / 24 + z * (-1 / 720 + z * (1 / 40320 - z * (1 / 3628800)))))
+    return np.int64(whole) & 3, sine, cosine
 
-    name: str
-    step: Callable
-    adjoint: Callable
-    inputs: int
-    rows: int
-    recurrent: int
-    state: int
-    tape: int
-    outputs: int
-    extra: int = 0
-    biases: int | None = None
-    splits: bool = False
-    recurrent_error: bool = True
-    constants: tuple = ()
-    """Whatever else `step` and `adjoint` capture, so that compiled code is told apart."""
+
+_HALF_PI = (1.5707963267341256, 6.077100506506192e-11)
+"""pi / 2 in two parts, the first so short that small multiples of it are exact."""
+
+
+@_inlined
+def sin(x):
+    """Sine of a float32, absolute error below 1e-7 up to |x| = 1e6; of what is not finite NaN."""
+    k, sine, cosine = _quarter(x)
+    size = cosine if k & 1 else sine
+    return f32(-size if k & 2 else size) if abs(x) < f32(np.inf) else f32(np.nan)
+
+
+@_inlined
+def cos(x):
+    """Cosine of a float32, absolute error below 1e-7 up to |x| = 1e6; of what is not finite NaN."""
+    k, sine, cosine = _quarter(x)
+    size = sine if k & 1 else cosine
+    return f32(-size if (k + 1) & 2 else size) if abs(x) < f32(np.inf) else f32(np.nan)
+
+
+NAMESPACE = {
+    "__name__": __name__,  # of a module that can be imported, or what is cached could not be loaded
+    "f32": f32,
+    "tanh": tanh,
+    "exp": exp,
+    "log": log,
+    "log1p": log1p,
+    "sqrt": np.sqrt,
+    "sin": sin,
+    "cos": cos,
+}
+"""What the source of a recurrence is written with."""
 
 
 class Driver:
@@ -198,40 +214,57 @@ class Scans(NamedTuple):
     predict: Driver
 
 
-def _add_rows(rows: int, width: int) -> Callable:
-    """out[:width] += sum over j < rows of factors[j] * matrix[j, :width], four rows at a time."""
+def _add_rows(rows: int, width: int, out_at: int = 0, factors_at: int = 0, at: int = 0) -> Callable:
+    """out[:width] += sum over j < rows of factors[j] * matrix[j, :width], four rows at a time.
+
+    The three begin at these places of one-dimensional arguments.
+    """
     whole = rows - rows % 4
 
     @compiled
     def add_rows(out, factors, matrix):
         for j in range(0, whole, 4):
-            a, b, c, d = factors[j], factors[j + 1], factors[j + 2], factors[j + 3]
+            a, b, c, d = (
+                factors[factors_at + j],
+                factors[factors_at + j + 1],
+                factors[factors_at + j + 2],
+                factors[factors_at + j + 3],
+            )
+            i = at + j * width
             for k in range(width):
-                out[k] += (a * matrix[j, k] + b * matrix[j + 1, k]) + (c * matrix[j + 2, k] + d * matrix[j + 3, k])
+                out[out_at + k] += (a * matrix[i + k] + b * matrix[i + width + k]) + (
+                    c * matrix[i + 2 * width + k] + d * matrix[i + 3 * width + k]
+                )
         for j in range(whole, rows):
-            a = factors[j]
+            a = factors[factors_at + j]
+            i = at + j * width
             for k in range(width):
-                out[k] += a * matrix[j, k]
+                out[out_at + k] += a * matrix[i + k]
 
     return add_rows
 
 
-def _add_outer(rows: int, width: int) -> Callable:
-    """out[:rows, :width] += sum over t < steps of left[t, :rows]^T right[t, :width], four steps at a time."""
+def _add_outer(rows: int, width: int, left_at: int = 0, right_at: int = 0) -> Callable:
+    """out[:rows, :width] += sum over t < steps of left[t, :rows]^T right[t, :width], four steps at a time.
+
+    left and right begin at these columns of their arguments.
+    """
 
     @compiled
     def add_outer(out, left, right, steps):
         whole = steps - steps % 4
         for t in range(0, whole, 4):
             for i in range(rows):
-                a, b, c, d = left[t, i], left[t + 1, i], left[t + 2, i], left[t + 3, i]
+                j = left_at + i
+                a, b, c, d = left[t, j], left[t + 1, j], left[t + 2, j], left[t + 3, j]
                 for k in range(width):
-                    out[i, k] += (a * right[t, k] + b * right[t + 1, k]) + (c * right[t + 2, k] + d * right[t + 3, k])
+                    r = right_at + k
+                    out[i, k] += (a * right[t, r] + b * right[t + 1, r]) + (c * right[t + 2, r] + d * right[t + 3, r])
         for t in range(whole, steps):
             for i in range(rows):
-                a = left[t, i]
+                a = left[t, left_at + i]
                 for k in range(width):
-                    out[i, k] += a * right[t, k]
+                    out[i, k] += a * right[t, right_at + k]
 
     return add_outer
 
@@ -407,94 +440,211 @@ def _compile(made: Scans, purpose: str) -> None:
 
 
 def _description(recurrence: Recurrence) -> str:
-    sizes = {k: v for k, v in vars(recurrence).items() if k not in ("step", "adjoint")}
-    source = inspect.getsource(inspect.getmodule(recurrence.step.py_func))
-    return f"{sizes}\n{source}\n{inspect.getsource(inspect.getmodule(scans))}"
+    return f"{recurrence}\n{inspect.getsource(inspect.getmodule(scans))}"
+
+
+def _in_turn(functions: list[Callable]) -> Callable:
+    """One function that calls these with its own arguments."""
+    if not functions:
+        functions = [compiled(lambda *_: None)]
+    first, *rest = functions
+    if not rest:
+        return first
+    second = _in_turn(rest)
+
+    @compiled
+    def both(*arguments):
+        first(*arguments)
+        second(*arguments)
+
+    return both
+
+
+class _Products(NamedTuple):
+    """What a scan does with the products of a recurrence, each in one call.
+
+    The matrices that a product reads by columns lie side by side in `weights` (W,), those of later products later;
+    `gradients` has the same layout, a product's gradient as (factors, results).
+    """
+
+    size: int
+    forward: Callable
+    backward: Callable
+    transpose: Callable
+    outer: Callable
+    scatter: Callable
+
+
+def _products(recurrence: Recurrence) -> _Products:
+    functions = {name: compiled(function) for name, function in recurrence.functions(NAMESPACE).items()}
+    forward, backward, to_state, transposes, outers, scatters = [], [], [], [], [], []
+    size = 0
+    for n, product in enumerate([None, *recurrence.products]):
+        if product is not None:
+            multiply, multiply_back, transpose, outer, scatter = _product(recurrence, product, size)
+            forward.append(multiply)
+            if isinstance(product.error, int):
+                backward.append(multiply_back)
+            elif product.error == "state":
+                to_state.append(multiply_back)
+            transposes.append(transpose)
+            outers.append(outer)
+            scatters.append(scatter)
+            size += product.factors * product.results
+        if f"step_{n}" in functions:
+            forward.append(_step(functions[f"step_{n}"]))
+        if f"adjoint_{n}" in functions:
+            backward.append(_adjoint(functions[f"adjoint_{n}"]))
+    return _Products(
+        size,
+        _in_turn(forward),
+        _in_turn([*reversed(backward), *to_state]),
+        _in_turn(transposes),
+        _in_turn(outers),
+        _in_turn(scatters),
+    )
+
+
+def _product(recurrence: Recurrence, product: Product, at: int) -> tuple[Callable, ...]:
+    """The product, its adjoint, the matrix's transpose, the sum of its gradient over time, and where that goes."""
+    H, M, transposed = product.factors, product.results, product.transposed
+    base = recurrence.place(product.parameter) + product.first * product.width
+    (row, factor_at), (result, result_at) = product.factor, product.result
+    old_factor, new_factor, to_net = row == "old", row == "new", result == "net"
+    into_state = product.error == "state"
+    error_at = factor_at if into_state else product.error or 0
+    rows, width = product.last - product.first, product.width
+    # A matrix is read by columns in one direction, as it lies in the other.
+    add = _add_rows(H, M, result_at, factor_at, base if transposed else at)
+    add_back = _add_rows(M, H, error_at, result_at, at if transposed else base)
+    add_outer = _add_outer(H, M, factor_at, result_at)
+
+    @compiled
+    def multiply(p, weights, old, new, tape, net, rec, y):
+        factor = old if old_factor else new if new_factor else tape
+        add(net if to_net else rec, factor, p if transposed else weights)
+
+    @compiled
+    def multiply_back(p, weights, dy, dstate, old, new, tape, dnet, drec, dfactor, g):
+        if not into_state:
+            for j in range(H):
+                dfactor[error_at + j] = f32(0.0)
+        add_back(dstate if into_state else dfactor, dnet if to_net else drec, weights if transposed else p)
+
+    @compiled
+    def transpose(p, weights):
+        for k in range(rows):
+            for j in range(width):
+                weights[at + j * rows + k] = p[base + k * width + j]
+
+    @compiled
+    def outer(states, tape, first, steps, dnet, drec, gradients):
+        if old_factor:
+            factors = states[first : first + steps]
+        elif new_factor:
+            factors = states[first + 1 : first + steps + 1]
+        else:
+            factors = tape[first : first + steps]
+        add_outer(gradients[at : at + H * M].reshape((H, M)), factors, dnet if to_net else drec, steps)
+
+    @compiled
+    def scatter(gradients, g):
+        for k in range(rows):
+            for j in range(width):
+                g[base + k * width + j] += gradients[at + (k * width + j if transposed else j * rows + k)]
+
+    return multiply, multiply_back, transpose, outer, scatter
+
+
+def _step(function: Callable) -> Callable:
+    """With the arguments of a product."""
+
+    @compiled
+    def step(p, weights, old, new, tape, net, rec, y):
+        function(p, old, new, tape, net, rec, y)
+
+    return step
+
+
+def _adjoint(function: Callable) -> Callable:
+    @compiled
+    def adjoint(p, weights, dy, dstate, old, new, tape, dnet, drec, dfactor, g):
+        function(p, dy, dstate, old, new, tape, dnet, drec, dfactor, g)
+
+    return adjoint
 
 
 def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans:
-    step, adjoint = recurrence.step, recurrence.adjoint
-    I, K, H, S = recurrence.inputs, recurrence.rows, recurrence.recurrent, recurrence.state
-    N, A, E = recurrence.tape, recurrence.outputs, recurrence.extra
-    splits, recurrent_error = recurrence.splits, recurrence.recurrent_error
-    biased = K if recurrence.biases is None else recurrence.biases
+    I, K, S = recurrence.inputs, recurrence.rows, recurrence.state
+    N, A = recurrence.tape, recurrence.outputs
+    recs, dfactors = recurrence.recs, recurrence.dfactors
     # Where the parameters lie in a trial's row.
-    hh, bias, extra, end = K * I, K * (I + H), K * (I + H) + biased, K * (I + H) + biased + E
+    ih, bias, end = (recurrence.place(name) for name in ("weight_ih", "bias", "end"))
+    (biased,) = recurrence.shape("bias")
+    W, forward_step, backward_step, transpose_products, outer_products, scatter_products = _products(recurrence)
 
     add_input = _add_rows(I, K)
-    add_recurrent = _add_rows(H, K)
-    add_back = _add_rows(K, H)
-    add_to_input = _add_rows(K, I)
+    add_to_input = _add_rows(K, I, at=ih)
     outer_input = _add_outer(I, K)
-    outer_recurrent = _add_outer(H, K)
 
     @compiled
-    def transpose(p, weight_ih, weight_hh):
+    def transpose(p, weight_ih, weights):
         """The weight matrices of a trial's parameters, by columns: what the loops over net inputs read."""
         for k in range(K):
             for i in range(I):
-                weight_ih[i, k] = p[k * I + i]
-            for j in range(H):
-                weight_hh[j, k] = p[hh + k * H + j]
+                weight_ih[i * K + k] = p[ih + k * I + i]
+        transpose_products(p, weights)
 
     @compiled
-    def run(p, weight_ih, weight_hh, x, length, states, tape, y, net, rec):
+    def run(p, weight_ih, weights, x, length, states, tape, y, net, rec):
         """Forward over one sequence: states (T + 1, S) from states[0] on, tape (T, N), y (T, A)."""
         for t in range(length):
-            old, new = states[t], states[t + 1]
             for k in range(biased):
                 net[k] = p[bias + k]
             for k in range(biased, K):
                 net[k] = f32(0.0)
             add_input(net, x[t], weight_ih)
-            if splits:
-                for k in range(K):
-                    rec[k] = f32(0.0)
-                add_recurrent(rec, old, weight_hh)
-            else:
-                add_recurrent(net, old, weight_hh)
-            step(net, rec, p[extra:end], old, new, tape[t], y[t])
+            for k in range(recs):
+                rec[k] = f32(0.0)
+            forward_step(p, weights, states[t], states[t + 1], tape[t], net, rec, y[t])
 
     @compiled
-    def sweep(p, x, length, states, tape, dy, dstate, dnet, drec, g_ih, g_hh, g):
+    def sweep(p, weights, x, length, states, tape, dy, dstate, dnet, drec, dfactor, g_ih, g_weights, g):
         """Backward over one sequence: from dy (T, A) and dstate (S,) add to the gradients, matrices by columns.
 
         Goes in stretches of dnet's length, whose weight gradients are summed up while they are in the cache. On
         return dnet and drec hold the first stretch; the same sequence of sums is made whatever T is.
         """
-        weight_hh = p[hh:bias].reshape((K, H))
         for stop in range(length, 0, -dnet.shape[0]):
             first = max(stop - dnet.shape[0], 0)
             steps = stop - first
             for t in range(steps - 1, -1, -1):
                 now = first + t
-                through = drec[t] if splits else drec[0]
-                adjoint(
+                backward_step(
+                    p,
+                    weights,
                     dy[now],
                     dstate,
-                    p[extra:end],
                     states[now],
                     states[now + 1],
                     tape[now],
                     dnet[t],
-                    through,
-                    g[extra:end],
+                    drec[t],
+                    dfactor,
+                    g,
                 )
-                if recurrent_error:
-                    add_back(dstate, through if splits else dnet[t], weight_hh)
             outer_input(g_ih, x[first:stop], dnet, steps)
-            outer_recurrent(g_hh, states[first:stop], drec if splits else dnet, steps)
+            outer_products(states, tape, first, steps, dnet, drec, g_weights)
             for t in range(steps):
                 for k in range(biased):
                     g[bias + k] += dnet[t, k]
 
     @compiled
-    def scatter(g_ih, g_hh, g):
+    def scatter(g_ih, g_weights, g):
         for k in range(K):
             for i in range(I):
-                g[k * I + i] = g_ih[i, k]
-            for j in range(H):
-                g[hh + k * H + j] = g_hh[j, k]
+                g[ih + k * I + i] = g_ih[i, k]
+        scatter_products(g_weights, g)
 
     @compiled
     def read(p, y, net):
@@ -544,23 +694,23 @@ def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans
         states = np.zeros((T + 1, S), f32)
         tape = np.empty((T, N), f32)
         y, dy = np.empty((T, A), f32), np.zeros((T, A), f32)
-        dnet, drec = np.empty((STRETCH, K), f32), np.empty((STRETCH if splits else 1, K), f32)
-        net, rec, dstate = np.empty(K, f32), np.empty(K, f32), np.empty(S, f32)
+        dnet, drec, dfactor = np.empty((STRETCH, K), f32), np.empty((STRETCH, recs), f32), np.empty(dfactors, f32)
+        net, rec, dstate = np.empty(K, f32), np.empty(recs, f32), np.empty(S, f32)
         out, dout = np.empty(O, f32), np.empty(O, f32)
         g, start = np.empty(p.size, f32), np.zeros(S, f32)
-        weight_ih, weight_hh = np.empty((I, K), f32), np.empty((H, K), f32)
-        g_ih, g_hh = np.empty((I, K), f32), np.empty((H, K), f32)
+        weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
+        g_ih, g_weights = np.empty((I, K), f32), np.empty(W, f32)
 
         for update in range(norms.size):
-            transpose(p, weight_ih, weight_hh)
+            transpose(p, weight_ih, weights)
             g[:] = f32(0.0)
             g_ih[:] = f32(0.0)
-            g_hh[:] = f32(0.0)
+            g_weights[:] = f32(0.0)
             healthy = True
             for b in range(update * batch, (update + 1) * batch):
                 length = lengths[b]
                 states[0] = start
-                run(p, weight_ih, weight_hh, x[b], length, states, tape, y, net, rec)
+                run(p, weight_ih, weights, x[b], length, states, tape, y, net, rec)
                 answers = length if every else 1
                 parts = 1 if loss == 2 else answers
                 scale = f32(1.0) / f32(parts * batch)
@@ -576,10 +726,10 @@ def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans
                 errors[b] = worst
                 healthy = healthy and np.isfinite(total)
                 dstate[:] = f32(0.0)
-                sweep(p, x[b], length, states, tape, dy, dstate, dnet, drec, g_ih, g_hh, g)
+                sweep(p, weights, x[b], length, states, tape, dy, dstate, dnet, drec, dfactor, g_ih, g_weights, g)
                 if not every:
                     dy[length - 1] = f32(0.0)
-            scatter(g_ih, g_hh, g)
+            scatter(g_ih, g_weights, g)
             norm = np.sqrt(_squared_norm(g))
             norms[update] = norm
             if not (healthy and np.isfinite(norm)):
@@ -646,12 +796,12 @@ def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans
         T = x.shape[1]
         states, start = np.zeros((T + 1, S), f32), np.zeros(S, f32)
         tape, y = np.empty((T, N), f32), np.empty((T, A), f32)
-        net, rec = np.empty(K, f32), np.empty(K, f32)
-        weight_ih, weight_hh = np.empty((I, K), f32), np.empty((H, K), f32)
-        transpose(p, weight_ih, weight_hh)
+        net, rec = np.empty(K, f32), np.empty(recs, f32)
+        weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
+        transpose(p, weight_ih, weights)
         for b in range(x.shape[0]):
             states[0] = start
-            run(p, weight_ih, weight_hh, x[b], lengths[b], states, tape, y, net, rec)
+            run(p, weight_ih, weights, x[b], lengths[b], states, tape, y, net, rec)
             if every:
                 for t in range(lengths[b]):
                     read(p, y[t], outputs[b, t])
@@ -674,13 +824,13 @@ def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans
         B = lengths.shape[1]
         for job in range(begin, end_of_jobs):
             r, b = job // B, job % B
-            net, rec = np.empty(K, f32), np.empty(K, f32)
-            weight_ih, weight_hh = np.empty((I, K), f32), np.empty((H, K), f32)
-            transpose(parameters[r], weight_ih, weight_hh)
+            net, rec = np.empty(K, f32), np.empty(recs, f32)
+            weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
+            transpose(parameters[r], weight_ih, weights)
             run(
                 parameters[r],
                 weight_ih,
-                weight_hh,
+                weights,
                 x[r, b],
                 lengths[r, b],
                 states[r, b],
@@ -700,13 +850,15 @@ def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans
         for job in range(begin, end_of_jobs):
             r, group = job // G, job % G
             g, p = gradients[r, group], parameters[r]
-            dnet, drec = np.empty((T, K), f32), np.empty((T if splits else 1, K), f32)
-            g_ih, g_hh = np.zeros((I, K), f32), np.zeros((H, K), f32)
-            weight_ih = p[:hh].reshape((K, I))
+            dnet, drec, dfactor = np.empty((T, K), f32), np.empty((T, recs), f32), np.empty(dfactors, f32)
+            weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
+            transpose(p, weight_ih, weights)
+            g_ih, g_weights = np.zeros((I, K), f32), np.zeros(W, f32)
             for b in range(group, B, G):
                 length = lengths[r, b]
                 sweep(
                     p,
+                    weights,
                     x[r, b],
                     length,
                     states[r, b],
@@ -715,13 +867,14 @@ def _make(recurrence: Recurrence, key: str, missed: Callable[[], None]) -> Scans
                     dstate[r, b],
                     dnet,
                     drec,
+                    dfactor,
                     g_ih,
-                    g_hh,
+                    g_weights,
                     g,
                 )
                 for t in range(length):
-                    add_to_input(dx[r, b, t], dnet[t], weight_ih)
-            scatter(g_ih, g_hh, g)
+                    add_to_input(dx[r, b, t], dnet[t], p)
+            scatter(g_ih, g_weights, g)
 
     def each_trial(parameters, memory, x, *_):
         return parameters.shape[0], 4 * x.size * K

@@ -1,8 +1,14 @@
 """The LSTM with forget gate (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000), as in torch.nn."""
 
+from typing import Annotated
+
+import numpy as np
 import torch
 
 from amu_experiments.cells.cell import Cell, recur
+from amu_experiments.options import Rule
+
+LongestLag = Annotated[int, Rule(int, "0, or a whole number from 3 to 1000000000", lambda n: n == 0 or 3 <= n <= 10**9)]
 
 
 class LSTM(Cell):
@@ -17,13 +23,19 @@ class LSTM(Cell):
     Args:
         forget_bias: added to the forget gate's initial bias, so that memory is kept at the start of training
             (Gers, Schmidhuber & Cummins 2000; Jozefowicz, Zaremba & Sutskever 2015 recommend 1).
+        longest_lag: T_max of the chrono initialisation (Tallec & Ollivier 2018), if not 0: the forget gate's bias
+            starts as log(u) with u uniform from 1 to T_max - 1, so that memories last up to about T_max steps, and
+            the input gate's bias as its negative; forget_bias must be 0.
         See Cell for the others, and for shapes.
     """
 
     states = ("h", "c")
 
-    def __init__(self, input_size, hidden_size, *, forget_bias: float = 0.0, **common):
+    def __init__(self, input_size, hidden_size, *, forget_bias: float = 0.0, longest_lag: LongestLag = 0, **common):
+        if longest_lag and forget_bias:
+            raise ValueError(f"longest_lag={longest_lag}, forget_bias={forget_bias}: one of them must be 0")
         self.forget_bias = forget_bias
+        self.longest_lag = longest_lag
         super().__init__(input_size, hidden_size, **common)
 
     @classmethod
@@ -33,59 +45,23 @@ class LSTM(Cell):
 
     def initial_values(self, rng):
         values = super().initial_values(rng)
-        values["bias"][self.hidden_size : 2 * self.hidden_size] += self.forget_bias
+        A, bias = self.hidden_size, values["bias"]
+        bias[A : 2 * A] += self.forget_bias
+        if self.longest_lag:
+            bias[A : 2 * A] = chrono_bias(rng, A, self.longest_lag)
+            bias[:A] = -bias[A : 2 * A]
         return values
 
     def step(self, net_RBK, state):
         h, c = state
-        i, f, g, o = (net_RBK + recur(h, self.weight_hh)).chunk(4, dim=-1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
+        net_i, net_f, net_g, net_o = (net_RBK + recur(h, self.weight_hh)).chunk(4, dim=-1)
+        i, f, o = torch.sigmoid(net_i), torch.sigmoid(net_f), torch.sigmoid(net_o)
+        g = torch.tanh(net_g)
+        c = f * c + i * g
+        h = o * torch.tanh(c)
         return h, (h, c)
 
-    def fused(self):
-        from amu_experiments.cells.kernels import Recurrence, compiled, f32, tanh
 
-        A = self.hidden_size
-
-        @compiled
-        def step(net, rec, extra, old, new, tape, y):
-            # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh over all rows is one loop of full vectors.
-            for k in range(4 * A):
-                tape[k] = tanh(net[k] if k // A == 2 else f32(0.5) * net[k])
-            for k in range(4 * A):
-                tape[k] = tape[k] if k // A == 2 else f32(0.5) + f32(0.5) * tape[k]
-            for a in range(A):
-                new[A + a] = tape[A + a] * old[A + a] + tape[a] * tape[2 * A + a]
-            for a in range(A):
-                tape[4 * A + a] = tanh(new[A + a])
-            for a in range(A):
-                new[a] = tape[3 * A + a] * tape[4 * A + a]
-                y[a] = new[a]
-
-        @compiled
-        def adjoint(dy, dstate, extra, old, new, tape, dnet, drec, dextra):
-            one = f32(1.0)
-            for a in range(A):
-                i, f, g, o = tape[a], tape[A + a], tape[2 * A + a], tape[3 * A + a]
-                squashed = tape[4 * A + a]
-                dh = dstate[a] + dy[a]
-                dc = dstate[A + a] + dh * o * (one - squashed * squashed)
-                dnet[a] = dc * g * i * (one - i)
-                dnet[A + a] = dc * old[A + a] * f * (one - f)
-                dnet[2 * A + a] = dc * i * (one - g * g)
-                dnet[3 * A + a] = dh * squashed * o * (one - o)
-                dstate[a] = f32(0.0)
-                dstate[A + a] = dc * f
-
-        return Recurrence(
-            name="lstm",
-            step=step,
-            adjoint=adjoint,
-            inputs=self.input_size,
-            rows=4 * A,
-            recurrent=A,
-            state=2 * A,
-            tape=5 * A,
-            outputs=A,
-        )
+def chrono_bias(rng: np.random.Generator, units: int, longest_lag: int) -> np.ndarray:
+    """Biases (units,) of gates that keep memories for 1 to longest_lag - 1 steps (Tallec & Ollivier 2018)."""
+    return np.log(rng.uniform(1, longest_lag - 1, units)).astype(np.float32)

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from amu_experiments.cells.cell import Cell, recur
 from amu_experiments.options import whole
@@ -93,9 +92,6 @@ class LSTM97(Cell):
                 values["bias"][first : first + self.blocks] = staggered(listed, self.blocks)
         return values
 
-    def bias_rows(self):
-        return pad(self.bias, (0, 2 * self.blocks + self.hidden_size - self.bias.shape[1]))
-
     def step(self, net_RBK, state):
         h, s = state
         net = net_RBK + recur(h.detach() if self.gradient == "truncated" else h, self.weight_hh)
@@ -105,61 +101,6 @@ class LSTM97(Cell):
         s = s + of_input * 2 * torch.tanh(cells / 2)  # 4 f(x) - 2 = 2 tanh(x / 2)
         y = of_output * torch.tanh(s / 2)
         return y, (torch.cat([gates, y], dim=-1), s)
-
-    def fused(self):
-        from amu_experiments.cells.kernels import Recurrence, compiled, f32, tanh
-
-        A, G, size = self.hidden_size, self.blocks, self.block_size
-        K = 2 * G + A
-        truncated = self.gradient == "truncated"
-        half, one, two = f32(0.5), f32(1.0), f32(2.0)
-
-        @compiled
-        def step(net, rec, extra, old, new, tape, y):
-            # tanh(x / 2) of every row: f = (1 + tanh(x / 2)) / 2, g = 2 tanh(x / 2).
-            for k in range(K):
-                net[k] = tanh(half * net[k])
-            for k in range(2 * G):
-                new[k] = half + half * net[k]
-            for a in range(A):
-                tape[a] = net[2 * G + a]
-                new[K + a] = old[K + a] + new[a // size] * two * tape[a]
-            for a in range(A):
-                tape[A + a] = tanh(half * new[K + a])
-            for a in range(A):
-                y[a] = new[G + a // size] * tape[A + a]
-                new[2 * G + a] = y[a]
-
-        @compiled
-        def adjoint(dy, dstate, extra, old, new, tape, dnet, drec, dextra):
-            # dstate[:K] becomes the error of the activations: of the gates, what their cells give them.
-            for a in range(A):
-                block, squashed_net, squashed_s = a // size, tape[a], tape[A + a]
-                dh = dstate[2 * G + a] + dy[a]
-                ds = dstate[K + a] + dh * new[G + block] * half * (one - squashed_s * squashed_s)
-                dstate[block] += ds * two * squashed_net
-                dstate[G + block] += dh * squashed_s
-                dnet[2 * G + a] = ds * new[block] * (one - squashed_net * squashed_net)
-                dstate[K + a] = ds
-            for k in range(2 * G):
-                dnet[k] = dstate[k] * new[k] * (one - new[k])
-            for k in range(K):
-                dstate[k] = f32(0.0)
-
-        return Recurrence(
-            name="lstm97",
-            step=step,
-            adjoint=adjoint,
-            inputs=self.input_size,
-            rows=K,
-            recurrent=K,
-            state=K + A,
-            tape=2 * A,
-            outputs=A,
-            biases=self.bias.shape[1],
-            recurrent_error=not truncated,
-            constants=(size, truncated),
-        )
 
 
 def staggered(listed: Sequence[float], count: int) -> np.ndarray:

@@ -23,32 +23,3 @@ class RNN(Cell):
         (h,) = state
         h = torch.tanh(net_RBK + recur(h, self.weight_hh))
         return h, (h,)
-
-    def fused(self):
-        from amu_experiments.cells.kernels import Recurrence, compiled, f32, tanh
-
-        A = self.hidden_size
-
-        @compiled
-        def step(net, rec, extra, old, new, tape, y):
-            for a in range(A):
-                new[a] = tanh(net[a])
-                y[a] = new[a]
-
-        @compiled
-        def adjoint(dy, dstate, extra, old, new, tape, dnet, drec, dextra):
-            for a in range(A):
-                dnet[a] = (dstate[a] + dy[a]) * (f32(1.0) - new[a] * new[a])
-                dstate[a] = f32(0.0)
-
-        return Recurrence(
-            name="rnn",
-            step=step,
-            adjoint=adjoint,
-            inputs=self.input_size,
-            rows=A,
-            recurrent=A,
-            state=A,
-            tape=0,
-            outputs=A,
-        )

@@ -1,1 +1,1 @@
-"""Compiled scans: loops over time and trials that numba compiles, and the cache of what it compiled."""
+"""Compiled scans: a cell's torch `step` becomes source for the step and its adjoint, and that becomes machine code."""
