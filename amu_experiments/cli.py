@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from amu_experiments.config import check, in_a_line, plain
 from amu_experiments.interrupts import stop_on_signals
-from amu_experiments.options import ConfigurationError
+from amu_experiments.options import ConfigurationError, shown
 from amu_experiments.overrides import (
     GROUPS,
     Composer,
@@ -34,6 +34,7 @@ from amu_experiments.overrides import (
     experiments,
     forced,
     load_all,
+    quoted,
 )
 from amu_experiments.progress import say, unheard
 
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
             return 0
         if not (flags.hydra_help or flags.shell_completion):
+            flags.overrides = quoted(flags.overrides)
             show = bool(flags.cfg or flags.info)
             configs = load_all(flags.overrides, flags.multirun, flags.config_dir, show)
             if flags.multirun:
@@ -115,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags.overrides = forced(flags.overrides)
         return _hand_over(flags)
     except ConfigurationError as error:
-        _complain(f"amu-run: {error}")
+        _complain(shown(f"amu-run: {error}"))
         return 2
     except OSError as error:
-        _complain(f"amu-run: {in_a_line(error)}")
+        _complain(shown(f"amu-run: {in_a_line(error)}"))
         return 1
     except KeyboardInterrupt:
         _complain("amu-run: interrupted")
@@ -151,7 +153,7 @@ def _job(composed: DictConfig) -> None:
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
-        told = f"amu-run: {in_a_line(error)}" if _expected(error) else traceback.format_exc()
+        told = shown(f"amu-run: {in_a_line(error)}") if _expected(error) else traceback.format_exc()
         _complain(told.rstrip())
         if not sweeping:
             raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None

@@ -153,10 +153,20 @@ def refusal(key: str, value: Any, words: str) -> ConfigurationError:
 
 
 def spell(value: Any) -> str:
-    """A value as it is written on the command line, cut short where it is very long."""
-    text = json.dumps(value) if isinstance(value, bool | list | dict | None) or _seems_a_number(value) else str(value)
+    """A value as it is written on the command line, shortened if it is very long."""
+    try:
+        as_json = isinstance(value, bool | list | dict | None) or _seems_a_number(value)
+        text = json.dumps(value) if as_json else str(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        text = "a number of more than 4,000 digits"
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def shown(text: str, longest: int = 300) -> str:
+    """A message as one printable line: escapes for control characters, and the middle cut out if it is too long."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
+    return line if len(line) <= longest else f"{line[: longest - 125]} ... {line[-120:]}"
 
 
 def _seems_a_number(value: Any) -> bool:

@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from amu_experiments import numerics
 from amu_experiments.config import RULES, check, check_options, check_stop, did_you_mean, nearest, plain
-from amu_experiments.options import ConfigurationError, options_of, spell
+from amu_experiments.options import ConfigurationError, options_of, refusal, spell
 
 GROUPS = ("task", "model", "experiment")
 
@@ -172,11 +172,11 @@ class Composer:
                 setting.append(override)
         chosen = [override.key_or_group for override in overrides if override.value() is not None]
         if not {"task", "experiment"}.intersection(chosen):
-            names = ", ".join(choices("task", self.config_dir))
-            raise ConfigurationError(f"no task is given; write task=NAME with one of {names}")
+            raise ConfigurationError("no task is given; write task=NAME (amu-run --help lists the tasks)")
         composed, groups = self._compose(*sorted(selecting))
         composed = composed.copy()
         for override in setting:
+            _check_group(composed, override)
             _set(composed, override)
         reference = self.reference(groups["task"], groups["model"])
         config = check(_resolved(composed), reference)
@@ -230,9 +230,8 @@ class Composer:
         if name is None and group == "experiment":
             return
         if spell(name) not in names:
-            # There is an experiment for every task and model: the folders tell enough.
-            known = dict.fromkeys(name if len(names) <= 50 else f"{name.partition('/')[0]}/MODEL" for name in names)
-            known = f"choose one of {', '.join(known)}" if names else "there are none"
+            known = ", ".join(names)
+            known = f"choose one of {known}" if len(known) <= 150 else "amu-run --help lists them"
             near = did_you_mean(nearest(spell(name), names))
             raise ConfigurationError(f"{group}={spell(name)}: no such {group}; {known}{near}")
 
@@ -246,7 +245,11 @@ def _parse(lines: Sequence[str]) -> list[Override]:
         try:
             (override,) = OverridesParser.create(loader).parse_overrides([line])
         except HydraException:
-            raise ConfigurationError(f"{' '.join(line.split())}: not understood; {_how_to_write(line)}") from None
+            raise ConfigurationError(f"{' '.join(line.split())[:100]}: not understood; {_how_to_write(line)}") from None
+        except RecursionError:
+            raise ConfigurationError(f"{line[:80]} ...: too many brackets inside each other") from None
+        except ValueError:
+            raise ConfigurationError(f"{line[:80]} ...: a number with too many digits") from None
         key = override.key_or_group
         if key == "hydra.mode":
             raise ConfigurationError(f"{line}: a sweep is asked for with -m")
@@ -266,6 +269,21 @@ def _parse(lines: Sequence[str]) -> list[Override]:
     return overrides
 
 
+def quoted(lines: Sequence[str]) -> list[str]:
+    """Overrides with quotes around paths and names that Hydra's grammar cannot read: ~/runs, umlauts, brackets."""
+    lines, readable = list(lines), OverridesParser.create()
+    for place, line in enumerate(lines):
+        key, _, value = line.partition("=")
+        if key not in ("results_dir", "task.path", "task.name") or "${" in value:
+            continue
+        try:
+            readable.parse_override(line)
+        except (HydraException, ValueError, RecursionError):
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            lines[place] = f"{key}='{escaped}'"
+    return lines
+
+
 def _how_to_write(line: str) -> str:
     """What is to be written in the place of an override that Hydra cannot read."""
     numbered = re.match(r"([\w.]+)\.(\d\w*)=(.*)", line)
@@ -275,12 +293,19 @@ def _how_to_write(line: str) -> str:
     return """write key=value; quotes around a value are for Hydra, and further ones for the shell, "key='> 0.9'\""""
 
 
+def _check_group(config: DictConfig, override: Override) -> None:
+    """ConfigurationError where a whole group is replaced by a value: its keys would be gone."""
+    group = OmegaConf.select(config, override.key_or_group, throw_on_resolution_failure=False)
+    if isinstance(group, DictConfig) and not isinstance(override.value(), dict):
+        raise refusal(override.key_or_group, override.value(), f"a group of keys ({', '.join(map(str, group))})")
+
+
 def _set(config: DictConfig, override: Override) -> None:
     """Set a value as Hydra does, but for a key or a type that does not fit too: `check` has more to say about it."""
     value = override.value()
     try:
         OmegaConf.update(config, override.key_or_group, value, merge=isinstance(value, dict))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, LookupError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{override.input_line}: {_one_line(error)}") from error
 
 

@@ -48,7 +48,7 @@ def trained(monkeypatch):
 # Mistakes ---------------------------------------------------------------------------------------------------
 
 TOP = "a run has trials, seed, backend, device, instructions, threads, results_dir, training, model, task"
-TASKS = f"choose one of {', '.join(choices('task'))}"
+TASKS = "amu-run --help lists them"
 
 WRONG = {
     "": f"no task is given; write task=NAME with one of {', '.join(choices('task'))}",
