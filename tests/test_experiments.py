@@ -15,6 +15,7 @@ LEAST = (
     "training.max_sequences=4",
     "training.evaluate_every=2",
     "backend=torch",
+    "threads=1",
 )
 
 MOST = {"T": 30, "p": 30, "q": 30, "strings": 5, "validation_size": 4, "test_size": 4}

@@ -26,6 +26,7 @@ SMALL = (
     "training.max_sequences=60",
     "training.evaluate_every=20",
     "backend=torch",
+    "threads=1",
 )
 
 
