@@ -289,12 +289,18 @@ def task_folder(config: Mapping) -> str:
     task = config["task"]
     if task.get("path") and not task.get("name"):
         return _folder_name(re.sub(r"(_TRAIN)?\.ts$", "", PurePath(task["path"]).name))
-    return _folder_name(task.get("name") or task["problem"])
+    return _folder_name(task.get("name") or _last_name(task["problem"]))
 
 
 def model_folder(config: Mapping) -> str:
     """A short name for the model: that of its cell."""
-    return _folder_name(config["model"]["cell"])
+    return _folder_name(_last_name(config["model"]["cell"]))
+
+
+def _last_name(name: str) -> str:
+    """The class of MODULE.CLASS; any other name as it is."""
+    parts = name.split(".")
+    return parts[-1] if all(part.isidentifier() for part in parts) else name
 
 
 def _canonical(value: Any) -> Any:

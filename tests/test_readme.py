@@ -3,16 +3,18 @@
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import amu_experiments.cells
-import amu_experiments.tasks
 from amu_experiments import store
+from amu_experiments.analysis.tables import compare
+from amu_experiments.cells import cell_class
 from amu_experiments.cli import main
 from amu_experiments.overrides import load_all
+from amu_experiments.tasks import criteria_of, make_task, task_class
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text()
@@ -25,26 +27,47 @@ def code_after(heading: str) -> str:
 
 @pytest.fixture
 def conf(tmp_path, monkeypatch):
-    """The README's cell and task, where a checkout would have them."""
-    for package in (amu_experiments.cells, amu_experiments.tasks):
-        folder = tmp_path / package.__name__.rpartition(".")[2]
-        folder.mkdir()
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    for group, name, package in (("model", "ugrnn", "cells"), ("task", "parity", "tasks")):
-        (tmp_path / package / f"{name}.py").write_text(code_after(f"amu_experiments/{package}/{name}.py"))
-        (tmp_path / "conf" / group).mkdir(parents=True)
-        (tmp_path / "conf" / group / f"{name}.yaml").write_text(code_after(f"conf/{group}/{name}.yaml"))
-    yield tmp_path / "conf"
-    for name in ("amu_experiments.cells.ugrnn", "amu_experiments.tasks.parity"):
+    """The README's cell and task in a folder, which is the current one."""
+    for name in ("ugrnn.py", "parity.py", "my/conf/model/ugrnn.yaml", "my/conf/task/parity.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(code_after(name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path / "my/conf"
+    for name in ("ugrnn", "parity"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("choice", [("task=adding", "task.T=20", "model=ugrnn"), ("task=parity", "model=rnn")])
-def test_the_cell_and_the_task_of_the_readme_train(conf, tmp_path, choice):
-    least = ("training.max_sequences=40", "training.evaluate_every=20", "trials=2", "backend=torch")
-    assert main([f"--config-dir={conf}", *choice, *least, f"results_dir={tmp_path}/runs"]) == 0
-    (result,) = store.read_results(tmp_path / "runs")
-    assert len(result.trials) == 2
+def typed(command: str, code: str = "from amu_experiments.cli import command; command()"):
+    """The command in a process of its own. As for an installed command, its path has no current folder (-P)."""
+    words = shlex.split(command)[1:]
+    return subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True)
+
+
+def test_the_cell_and_the_task_of_the_readme_train_as_typed(conf, tmp_path):
+    sizes = "training.max_sequences=40 training.evaluate_every=20 trials=2 backend=torch"
+    for command in (commands()[-1], *(each for each in commands() if "task=adding model=ugrnn" in each)):
+        ended = typed(f"{command} {sizes}" + " task.T=20")
+        assert ended.returncode == 0, ended.stderr
+    results = store.read_results(tmp_path / "results" / "runs")
+    assert {(result.task, result.model) for result in results} == {
+        ("parity", "amu"),
+        ("parity", "ugrnn"),
+        ("adding", "ugrnn"),
+    }
+    assert {result.config["model"]["cell"] for result in results} == {"amu", "ugrnn.UGRNN"}
+    assert {result.config["task"]["problem"] for result in results} == {"adding", "parity.Parity"}
+    assert all(len(result.trials) == 2 for result in results)
+    labels = [label for comparison in compare(results) for label in comparison.labels]
+    assert sorted(labels) == ["amu", "ugrnn", "ugrnn"]
+    listed = typed("amu-run --config-dir my/conf --help").stdout
+    assert "  ugrnn " in listed
+    assert "  parity " in listed
+
+
+def test_the_compiled_form_of_the_readmes_cell_is_printed(conf):
+    printed = typed("x ugrnn.UGRNN", "from amu_experiments.scans.__main__ import main; main()")
+    assert "def " in printed.stdout, printed.stderr
 
 
 @pytest.mark.parametrize(
@@ -56,35 +79,88 @@ def test_the_cell_and_the_task_of_the_readme_train(conf, tmp_path, choice):
         ("task.T=2.5", "task.T=2.5: must be a whole number from 2 to 1000"),
     ],
 )
-def test_the_cell_and_the_task_of_the_readme_are_checked_like_any_other(
-    conf, tmp_path, monkeypatch, capsys, wrong, words
-):
-    monkeypatch.chdir(tmp_path)
+def test_the_cell_and_the_task_of_the_readme_are_checked_like_any_other(conf, tmp_path, capsys, wrong, words):
     before = sorted(tmp_path.iterdir())
     assert main([f"--config-dir={conf}", "task=parity", "model=mgu", wrong]) == 2
     assert capsys.readouterr().err.startswith(f"amu-run: {words}")
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_task_of_the_readme_is_parity(conf, monkeypatch):
+def test_the_task_of_the_readme_is_parity(conf):
     """The numbers of ones in the strings, counted here, are odd where the target is 1."""
     (config,) = load_all(["task=parity"], config_dir=str(conf))
-    parity = amu_experiments.tasks.make_task(config["task"], [0])
+    parity = make_task(config["task"], [0])
     batch = parity.train_batch(0, 50)
     for bits, length, target in zip(batch.inputs[0], batch.lengths[0], batch.targets[0], strict=True):
         assert int(bits[:length].sum()) % 2 == int(target[0, 0])
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ugrn.UGRNN", "ugrn.UGRNN: no module ugrn, neither installed nor in the current folder"),
+        ("ugrnn.sub.UGRNN", "ugrnn.sub.UGRNN: no module ugrnn.sub, neither"),
+        ("ugrnn.UGRN", "ugrnn.UGRN: module ugrnn has no class UGRN; it defines UGRNN"),
+        ("ugrnn.torch", "ugrnn.torch: torch is no subclass of amu_experiments.cells.cell.Cell"),
+        ("ugrnn.Cell", "ugrnn.Cell: Cell is no subclass of"),
+        ("parity.Parity", "parity.Parity: Parity is no subclass of"),
+        ("parity.UGRNN", "parity.UGRNN: module parity has no class UGRNN; it defines no Cell"),
+        ("lacks.A", "lacks.A: ModuleNotFoundError: No module named 'not_there' ({folder}/lacks.py, line 2)"),
+        ("wrong.A", "wrong.A: ZeroDivisionError: division by zero ({folder}/wrong.py, line 1)"),
+        ("shape.A", "shape.A: ValueError: need at least one array to stack ({folder}/shape.py, line 3)"),
+        ("syntax.A", "syntax.A: SyntaxError: invalid syntax ({folder}/syntax.py, line 1)"),
+        ("leaves.A", "leaves.A: SystemExit: 3 ({folder}/leaves.py, line 2)"),
+        ("..A", "'..A' is no cell; choose one of amu"),
+        ("ugrn", "'ugrn' is no cell; choose one of amu"),
+    ],
+)
+def test_a_wrong_name_of_a_cell_is_an_error_in_one_line(conf, tmp_path, capsys, name, words):
+    files = {
+        "lacks": "\nimport not_there\n",
+        "wrong": "1 / 0\n",
+        "shape": "import numpy\n\nnumpy.stack([])\n",
+        "syntax": "def = 3\n",
+        "leaves": "import sys\nsys.exit(3)\n",
+    }
+    for module, text in files.items():
+        (tmp_path / f"{module}.py").write_text(text)
+    (conf / "model" / "own.yaml").write_text(f"cell: {name}\n")
+    assert main([f"--config-dir={conf}", "task=parity", "model=own"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"amu-run: model.cell: {words.format(folder=tmp_path)}")
+    assert error.count("\n") == 1
+
+
+def test_an_installed_package_names_its_cells_and_tasks_by_entry_points(conf, tmp_path):
+    metadata = tmp_path / "more_cells-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: more_cells\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(
+        "[amu_experiments.cells]\ngated = ugrnn:UGRNN\n[amu_experiments.tasks]\nodd = parity:Parity\n"
+    )
+    sys.path.append(str(tmp_path))
+    assert cell_class("gated").__name__ == "UGRNN"
+    assert task_class("odd").__name__ == "Parity"
+    with pytest.raises(ValueError, match="rnn, gated, or write"):
+        cell_class("gate")
+
+
+def test_reading_results_runs_no_code_of_the_current_folder(conf):
+    assert criteria_of({"problem": "parity.Parity", "criteria": {"a": {"b": "< 1"}}}) == {"a": {"b": "< 1"}}
+    assert "parity" not in sys.modules
+
+
 def commands() -> list[str]:
     typed = re.findall(r"^    (?:pip install \S+ && )?(amu-run .*)$", TEXT, re.M)
-    return typed + re.findall(r"`(amu-run (?:task|experiment)=[^`]*)`", TEXT)
+    return typed + re.findall(r"`(amu-run (?:--config-dir \S+ )?(?:-m )?(?:task|experiment)=[^`]*)`", TEXT)
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_of_the_readme_is_a_valid_one(conf, command):
     words = shlex.split(command, comments=True)[1:]
     sweep = "-m" in words
-    configs = load_all([word for word in words if word != "-m"], sweep, config_dir=str(conf))
+    words = [word for word in words if word not in ("-m", "--config-dir", "my/conf")]
+    configs = load_all(words, sweep, config_dir=str(conf))
     assert len(configs) > 1 or not sweep
 
 

@@ -9,7 +9,7 @@ from amu_experiments.tasks.task import Task
 
 
 def task_class(problem: str) -> type[Task]:
-    """The task defined in tasks/<problem>.py; ValueError, with the choices, where there is none."""
+    """The task in tasks/<problem>.py, that entry point, or the class MODULE.CLASS; ValueError if there is none."""
     return find_class("amu_experiments.tasks", problem, Task)
 
 
@@ -40,10 +40,12 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
 def criteria_of(options: Mapping) -> Mapping:
     """The criteria {name: {metric: condition}} that count with a task's options; ValueError where they are missing.
 
-    Of a problem that is not there, as in results of a task since removed, all that stand in `criteria`.
+    All that stand in `criteria` count for a problem that has been removed. They also count for a problem MODULE.CLASS:
+    results may come from others, and reading them must not run code from the current folder.
     """
+    problem = str(options.get("problem"))
     try:
-        kind = task_class(str(options.get("problem")))
+        kind = Task if "." in problem else task_class(problem)
     except ValueError:
         kind = Task
     return kind.criteria_of(options)
