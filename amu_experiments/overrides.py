@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -141,6 +142,8 @@ class Composer:
 
     def __init__(self, config_dir: str | None = None):
         self.config_dir = config_dir
+        if config_dir:
+            _check_aliases(Path(config_dir))
         self._search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict]] = {}
 
@@ -234,6 +237,22 @@ class Composer:
             known = f"choose one of {known}" if len(known) <= 150 else "amu-run --help lists them"
             near = did_you_mean(nearest(spell(name), names))
             raise ConfigurationError(f"{group}={spell(name)}: no such {group}; {known}{near}")
+
+
+MOST_ALIASES = 50
+"""Of a yaml file of the user's own: aliases inside each other multiply, and Hydra expands all of them."""
+
+
+def _check_aliases(folder: Path) -> None:
+    """ConfigurationError for a yaml file that repeats parts of itself too often to be expanded."""
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            events = yaml.parse(file.read_bytes(), yaml.CSafeLoader)
+            aliases = sum(isinstance(event, yaml.AliasEvent) for event in events)
+        except (OSError, YAMLError, ValueError, RecursionError):
+            continue  # Hydra reports it if the file is used
+        if aliases > MOST_ALIASES:
+            raise ConfigurationError(f"{file}: {aliases} aliases (*name); at most {MOST_ALIASES} are expanded")
 
 
 def _parse(lines: Sequence[str]) -> list[Override]:
