@@ -23,10 +23,10 @@ import pandas as pd
 import torch
 
 from amu_experiments import store
-from amu_experiments.config import ConfigurationError, in_a_line, spell
 from amu_experiments.learning import Optimizer, learn, loss_and_error
 from amu_experiments.memory import check_memory
 from amu_experiments.network import build, count_parameters, settled, squashed
+from amu_experiments.options import ConfigurationError, in_a_line, spell
 from amu_experiments.progress import Progress, say
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from amu_experiments import store, training
-from amu_experiments.config import ConfigurationError
+from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import load
 
 SMALL = (
