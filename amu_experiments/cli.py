@@ -1,44 +1,34 @@
-"""The command amu-run: answers questions and mistakes at once, and has Hydra run a job or a sweep of them.
+"""The commands: amu-run answers questions and mistakes at once, and has Hydra run a job or a sweep of them.
 
-Nothing heavy is imported before a job really starts.
+Signals are handled before anything but the standard library is imported, and torch is imported only once a job starts,
+or an option of a cell or a task is checked.
 """
 
-import argparse
+from __future__ import annotations
+
 import os
-import re
 import sys
-import tempfile
-import traceback
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
-from importlib.metadata import version
-from pathlib import Path
 
-from hydra._internal.utils import _run_hydra, get_args_parser
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from hydra.types import RunMode
-from hydra.version import setbase
-from omegaconf import DictConfig
+try:
+    import argparse
+    import re
+    import tempfile
+    import traceback
+    from collections.abc import Callable, Sequence
+    from contextlib import nullcontext, suppress
+    from typing import TYPE_CHECKING
 
-from amu_experiments.config import check, in_a_line, plain
-from amu_experiments.interrupts import stop_on_signals
-from amu_experiments.options import ConfigurationError, shown
-from amu_experiments.overrides import (
-    GROUPS,
-    Composer,
-    check_by_class,
-    choices,
-    conf_dir,
-    description,
-    experiments,
-    forced,
-    load_all,
-    quoted,
-)
-from amu_experiments.progress import say, unheard
+    from amu_experiments.interrupts import stop_on_signals
+    from amu_experiments.options import ConfigurationError, in_a_line, one_line, spell
+    from amu_experiments.progress import say, unheard
+except KeyboardInterrupt:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
-COMPLETION = re.compile("(install|uninstall)=(bash|fish|zsh)")
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+COMPLETION = "(install|uninstall)=(bash|fish|zsh)"
 
 HELP = """\
 amu-run trains recurrent networks on a sequence task, many trials side by side, and keeps what happened.
@@ -70,20 +60,39 @@ failed: dict[int, list[int]] = {}
 
 
 def command() -> None:
-    """The console script; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
-    calm = stop_on_signals()
-    _open_what_is_closed()
+    """The console script amu-run; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
+    _run_as_program("amu-run", main)
+
+
+def report() -> None:
+    """The console script amu-report, which can be stopped likewise."""
+
+    def main() -> int:
+        from amu_experiments.analysis.report import main
+
+        return main()
+
+    _run_as_program("amu-report", main)
+
+
+def _run_as_program(name: str, main: Callable[[], int]) -> None:
+    stopped: list[int] = []
     try:
-        status = main()
-        calm()
-    except KeyboardInterrupt:
+        with stop_on_signals() as stopped:
+            _open_what_is_closed()
+            status = main()
+    except BaseException as error:
+        # A module that is being imported may turn KeyboardInterrupt into an error of its own.
+        if not (stopped or isinstance(error, KeyboardInterrupt)):
+            raise
+        _complain(f"{name}: interrupted")
         status = 130
     say("", end="")
     if unheard:
-        _complain(f"amu-run: {in_a_line(unheard.pop())}")
+        _complain(f"{name}: {in_a_line(unheard.pop())}")
         status = status or 1
     if status == 130:
-        # Now, whatever a thread may still be compiling.
+        # At once, whatever a thread may still be compiling.
         os._exit(status)
     sys.exit(status)
 
@@ -104,12 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # twice as long. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        from amu_experiments.overrides import forced, load_all
+
         flags = _flags(sys.argv[1:] if arguments is None else arguments)
         if flags.help or flags.version:
-            say(_help(flags.config_dir) if flags.help else f"amu-run {version('amu-experiments')}")
+            say(_help(flags.config_dir) if flags.help else f"amu-run {_version()}")
             return 0
         if not (flags.hydra_help or flags.shell_completion):
-            flags.overrides = quoted(flags.overrides)
             show = bool(flags.cfg or flags.info)
             configs = load_all(flags.overrides, flags.multirun, flags.config_dir, show)
             if flags.multirun:
@@ -117,10 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags.overrides = forced(flags.overrides)
         return _hand_over(flags)
     except ConfigurationError as error:
-        _complain(shown(f"amu-run: {error}"))
+        _complain(f"amu-run: {one_line(str(error))}")
         return 2
     except OSError as error:
-        _complain(shown(f"amu-run: {in_a_line(error)}"))
+        _complain(f"amu-run: {in_a_line(error)}")
         return 1
     except KeyboardInterrupt:
         _complain("amu-run: interrupted")
@@ -137,6 +147,13 @@ def _look_ahead(configs: list[dict]) -> None:
 
 def _job(composed: DictConfig) -> None:
     """What Hydra runs, once or for each combination of a sweep, perhaps in a process of its launcher's."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
+
+    from amu_experiments.config import check, plain
+    from amu_experiments.overrides import Composer, check_by_class
+
     context = HydraConfig.get()
     sweeping = context.mode == RunMode.MULTIRUN
     if sweeping:
@@ -153,7 +170,7 @@ def _job(composed: DictConfig) -> None:
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
-        told = shown(f"amu-run: {in_a_line(error)}") if _expected(error) else traceback.format_exc()
+        told = f"amu-run: {in_a_line(error)}" if _expected(error) else traceback.format_exc()
         _complain(told.rstrip())
         if not sweeping:
             raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
@@ -176,12 +193,17 @@ def _expected(error: Exception) -> bool:
 
 def _hand_over(flags: argparse.Namespace) -> int:
     """Let Hydra go on with the command, as hydra.main does; its exit status."""
+    from hydra._internal.utils import _run_hydra, get_args_parser
+    from hydra.version import setbase
+
+    from amu_experiments.overrides import conf_dir, quote
+
     setbase("1.3")
     here = failed[os.getpid()] = []
     with tempfile.TemporaryDirectory(prefix="amu-run-") if flags.multirun else nullcontext() as notes:
         if flags.multirun:
             # Hydra keeps notes of a sweep, which nobody needs: the store tells what was run.
-            flags.overrides.insert(0, f"hydra.sweep.dir='{notes}'")
+            flags.overrides.insert(0, f"hydra.sweep.dir={quote(notes)}")
         try:
             _run_hydra(flags, get_args_parser(), _job, str(conf_dir()), "config")
         except SystemExit as end:
@@ -199,6 +221,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Hydra's own flags; ConfigurationError for any other, and for those that would go round the checks."""
+    from hydra._internal.utils import get_args_parser
+
     parser = _Parser("amu-run", parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--version", action="store_true")
     flags = parser.parse_intermixed_args(arguments)
@@ -220,14 +244,22 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
             raise ConfigurationError(f"--{name}: goes with --cfg only")
     asked_by_shell = "COMP_LINE" in os.environ or "COMP_WORDS" in os.environ
     wanted = " ".join(flags.overrides)
-    if flags.shell_completion and not (asked_by_shell or COMPLETION.fullmatch(wanted)):
+    if flags.shell_completion and not (asked_by_shell or re.fullmatch(COMPLETION, wanted)):
         raise ConfigurationError("--shell-completion: goes with install=SHELL or uninstall=SHELL, bash, fish or zsh")
-    if flags.config_dir is not None and not (flags.config_dir and Path(flags.config_dir).is_dir()):
-        raise ConfigurationError(f"--config-dir {flags.config_dir}: no such folder")
+    if flags.config_dir is not None and not os.path.isdir(flags.config_dir):
+        raise ConfigurationError(f"--config-dir {spell(flags.config_dir)}: no such folder")
     return flags
 
 
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("amu-experiments")
+
+
 def _help(config_dir: str | None) -> str:
+    from amu_experiments.overrides import GROUPS, choices, conf_dir, description, experiments
+
     groups = []
     for group in GROUPS[:2]:
         files = choices(group, config_dir)

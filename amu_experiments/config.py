@@ -97,10 +97,10 @@ OF_A_KIND = {
 
 
 def plain(config: DictConfig | Mapping) -> dict:
-    """The configuration as dicts, lists and scalars, with references to other keys resolved."""
+    """The configuration as dicts with texts as keys, lists and scalars, with references to other keys resolved."""
     if isinstance(config, DictConfig):
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return dict(config)
+        return plain(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    return {str(name): plain(value) if isinstance(value, Mapping) else value for name, value in config.items()}
 
 
 def check(config: Mapping, reference: Mapping) -> dict:
@@ -173,6 +173,8 @@ def _checked(key: str, value: Any, default: Any, reference: Mapping, rule: Calla
         for name in value:
             if default and name not in default:
                 raise unknown_key(_join(key, name), value[name], reference)
+        if missing := [name for name in default if name not in value]:
+            raise ConfigurationError(f"{key}={spell(value)}: lacks {', '.join(missing)}")
         inner = default or {name: {} if isinstance(value[name], Mapping) else None for name in value}
         return {str(name): _checked(_join(key, name), value[name], inner[name], reference, rule) for name in value}
     if isinstance(default, list):
@@ -180,6 +182,8 @@ def _checked(key: str, value: Any, default: Any, reference: Mapping, rule: Calla
             raise refusal(key, value, "a list")
         item = default[0] if default else None
         return [_checked(f"{key}[{i}]", value[i], item, reference, rule) for i in range(len(value))]
+    if type(default) not in BY_DEFAULT:
+        raise refusal(key, default, "a text, a number, true, false, null, a list or a group of keys in its yaml file")
     return rule(key, default).check(key, value)
 
 
@@ -199,7 +203,7 @@ def unknown_key(key: str, value: Any, reference: Mapping) -> ConfigurationError:
         "task": f"task {reference['task'].get('problem')}",
     }
     return ConfigurationError(
-        f"{key}={spell(value)}: no such key; {owners.get(place, place)} has {', '.join(section)}"
+        f"{spell(key)}={spell(value)}: no such key; {owners.get(place, place)} has {', '.join(section)}"
         + did_you_mean(_nearest_key(key, reference))
     )
 
@@ -245,14 +249,6 @@ def _check_together(config: Mapping) -> None:
         )
     if config["backend"] == "fused" and config["device"] != "cpu":
         raise ConfigurationError(f"backend=fused: works on device=cpu only, and device={config['device']}")
-
-
-def in_a_line(error: Exception) -> str:
-    """An error that a user can mend, as the line that is shown."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
-    return f"not enough memory ({text or 'none left'})" if isinstance(error, MemoryError) else text
 
 
 # Identity ---------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from amu_experiments.config import in_a_line
+from amu_experiments.options import in_a_line
 from amu_experiments.progress import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -17,11 +17,16 @@ SECONDS_TO_STOP = 1.2
 """Grace period after a signal; a step of training that needs longer is abandoned."""
 
 
-def stop_on_signals() -> Callable[[], None]:
-    """Let each signal raise KeyboardInterrupt, again and again until the function that is returned is called."""
-    handled = _handled()
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """Let each signal raise KeyboardInterrupt, repeatedly, and yield a list of the signals that came.
+
+    After the block a signal ends the process at once: an interpreter that shuts down cannot report an exception.
+    """
+    handled, came = _handled(), []
 
     def stop(number, frame):
+        came.append(number)
         for each in handled:
             signal.signal(each, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -30,7 +35,12 @@ def stop_on_signals() -> Callable[[], None]:
 
     for each in handled:
         signal.signal(each, stop)
-    return _stop_alarm
+    try:
+        yield came
+    finally:
+        _stop_alarm()
+        for each in handled:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager

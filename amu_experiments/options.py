@@ -153,20 +153,35 @@ def refusal(key: str, value: Any, words: str) -> ConfigurationError:
 
 
 def spell(value: Any) -> str:
-    """A value as it is written on the command line, shortened if it is very long."""
-    try:
-        as_json = isinstance(value, bool | list | dict | None) or _seems_a_number(value)
-        text = json.dumps(value) if as_json else str(value)
-    except ValueError:  # Python refuses to print integers of thousands of digits
-        text = "a number of more than 4,000 digits"
-    text = " ".join(text.split())
+    """A value as it is written on the command line, cut short where it is very long."""
+    as_json = isinstance(value, bool | list | dict | None) or _seems_a_number(value)
+    text = json.dumps(value, ensure_ascii=False) if as_json else str(value)
+    text = printable(text[:1000])
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def shown(text: str, longest: int = 300) -> str:
-    """A message as one printable line: escapes for control characters, and the middle cut out if it is too long."""
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(text.split()))
-    return line if len(line) <= longest else f"{line[: longest - 125]} ... {line[-120:]}"
+def in_a_line(error: Exception) -> str:
+    """An error that a user can mend, as the line that is shown."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror}")
+    text = one_line(str(error))
+    return f"not enough memory ({text or 'none left'})" if isinstance(error, MemoryError) else text
+
+
+def one_line(text: str, room: int = 290) -> str:
+    """Printable characters, `room` at most: what is longer is cut in the middle, between words where it has any."""
+    text = printable(text[:10_000] if len(text) < 20_000 else f"{text[:10_000]} {text[-10_000:]}")
+    if len(text) <= room:
+        return text
+    start, end = text[: room * 2 // 3], text[-(room - room * 2 // 3 - 5) :]
+    start, end = start[: max(start.rfind(" "), len(start) - 40)], end[max(end.find(" ", 0, 40), 0) :]
+    return f"{start.rstrip()} ... {end.lstrip()}"
+
+
+def printable(text: str) -> str:
+    """The text with single spaces, and what cannot be printed as an escape such as \\x1b."""
+    text = " ".join(text.split())
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _seems_a_number(value: Any) -> bool:

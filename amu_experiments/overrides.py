@@ -4,6 +4,8 @@ Hydra composes the files in conf/; here its errors, and what it would let pass, 
 wrong types and wrong values of the keys that every run has are found before numpy or torch is imported.
 """
 
+import codecs
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,12 +25,27 @@ from yaml import YAMLError
 
 from amu_experiments import numerics
 from amu_experiments.config import RULES, check, check_options, check_stop, did_you_mean, nearest, plain
-from amu_experiments.options import ConfigurationError, options_of, refusal, spell
+from amu_experiments.options import ConfigurationError, one_line, options_of, refusal, spell
 
 GROUPS = ("task", "model", "experiment")
 
 LAUNCHER = ("hydra/launcher", "hydra.launcher.")
 """Of Hydra's own keys those that are left to the user: how the jobs of a sweep are started."""
+
+TEXTS = ("results_dir", "task.path", "task.name")
+"""Keys whose values are texts, whatever signs are in them."""
+
+GRAMMAR = re.compile(r"[\w/\-\\+.$%*@?|:\s]*", re.ASCII)
+"""What Hydra reads without quotes."""
+
+LONGEST = 20_000
+"""Characters of an override; Hydra's parser takes a second for so many."""
+
+MOST_JOBS = 100_000
+"""Of a sweep."""
+
+MOST_VALUES = 100_000
+"""Of a yaml file, with its anchors followed."""
 
 HEADED = "the first line of a task's file is # @package _global_, and its keys stand under task:"
 
@@ -76,21 +94,25 @@ def load_all(
     """
     composer = Composer(config_dir)
     with composer.ready():
-        parsed = _parse(overrides)
+        parsed = _parse(_quoted(overrides))
         for override in parsed:
             if override.is_interval_sweep():
                 raise ConfigurationError(f"{override.input_line}: sweep over single values, 1,2,5 or range(0,30,10)")
             if override.is_sweep_override() and not sweep:
                 raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
+        if (count := math.prod(map(_alternatives, parsed))) > MOST_JOBS:
+            raise ConfigurationError(f"a sweep of {spell(count)} runs; one command starts {MOST_JOBS:,} at most")
+        common = [override.input_line for override in parsed if not override.is_sweep_override()]
+        sweeps = [override for override in parsed if override.is_sweep_override()]
         try:
-            (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+            (jobs,) = BasicSweeper.split_arguments(sweeps, max_batch_size=None)
         except (OmegaConfBaseException, ValueError):
-            sweeps = ", ".join(override.input_line for override in parsed if override.is_sweep_override())
-            raise ConfigurationError(f"{sweeps}: not understood; sweep over single values or over one range") from None
+            lines = ", ".join(override.input_line for override in sweeps)
+            raise ConfigurationError(f"{lines}: not understood; sweep over single values or over one range") from None
         if not jobs:
-            sweeps = ", ".join(override.input_line for override in parsed if override.is_sweep_override())
-            raise ConfigurationError(f"{sweeps}: the sweep is empty, since one of its keys has no value")
-        loaded = [composer.load_keys(job) for job in jobs]
+            lines = ", ".join(override.input_line for override in sweeps)
+            raise ConfigurationError(f"{lines}: the sweep is empty, since one of its keys has no value")
+        loaded = [composer.load_keys([*common, *job]) for job in jobs]
         own = (key for key in (override.key_or_group for override in parsed) if key.startswith(("model.", "task.")))
         return [config for config, _ in loaded] if show and RULES.keys() >= set(own) else check_by_class(loaded)
 
@@ -130,11 +152,19 @@ def _named(key: str, find: Callable[[str], type], name: str) -> type:
         raise ConfigurationError(f"{key}: {error}") from None
 
 
+def _alternatives(override: Override) -> float:
+    """How many values an override has, a range that never ends none: that is for the sweeper to refuse."""
+    value = override.value()
+    if override.is_range_sweep() and value.step:
+        return max(math.ceil((value.stop - value.start) / value.step), 0)
+    return len(value.list) if override.is_choice_sweep() and isinstance(value, ChoiceSweep) else 1
+
+
 def forced(overrides: Sequence[str]) -> list[str]:
     """Overrides that are checked, such that Hydra also sets keys that are new in an open group."""
     keys = [line.partition("=")[0].lstrip("+~") for line in overrides]
     own = [key not in GROUPS and not key.startswith(("hydra.", "hydra/")) for key in keys]
-    return [f"++{line}" if force else line for line, force in zip(overrides, own, strict=True)]
+    return [f"++{line}" if force else line for line, force in zip(_quoted(overrides), own, strict=True)]
 
 
 class Composer:
@@ -142,9 +172,7 @@ class Composer:
 
     def __init__(self, config_dir: str | None = None):
         self.config_dir = config_dir
-        if config_dir:
-            _check_aliases(Path(config_dir))
-        self._search = [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+        self._search = [f"hydra.searchpath=[{quote(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict]] = {}
 
     @contextmanager
@@ -153,12 +181,15 @@ class Composer:
         if GlobalHydra.instance().is_initialized():
             yield
         else:
+            for group in GROUPS:
+                for file in choices(group, self.config_dir).values():
+                    _check_anchors(file)
             with initialize_config_dir(str(conf_dir()), job_name="amu-run", version_base="1.3"):
                 yield
 
     def load(self, lines: Sequence[str]) -> dict:
         """The checked configuration that these overrides, none of them a sweep, describe."""
-        (config,) = check_by_class([self.load_keys(lines)])
+        (config,) = check_by_class([self.load_keys(_quoted(lines))])
         return config
 
     def load_keys(self, lines: Sequence[str]) -> tuple[dict, dict]:
@@ -179,7 +210,6 @@ class Composer:
         composed, groups = self._compose(*sorted(selecting))
         composed = composed.copy()
         for override in setting:
-            _check_group(composed, override)
             _set(composed, override)
         reference = self.reference(groups["task"], groups["model"])
         config = check(_resolved(composed), reference)
@@ -221,6 +251,11 @@ class Composer:
                 chosen = ", ".join(line for line in overrides if not line.startswith("~"))
                 known = isinstance(error, HydraException | OmegaConfBaseException | YAMLError) and str(error)
                 raise ConfigurationError(_one_line(error) if known else f"{chosen}: {_one_line(error)}") from error
+            try:
+                Plugins.instance()._instantiate(composed.hydra.launcher)
+            except Exception as error:
+                # Code of a plugin's, or of no one's.
+                raise ConfigurationError(f"hydra/launcher: {_one_line(error)}") from error
             groups = dict(composed.hydra.runtime.choices)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -237,22 +272,9 @@ class Composer:
             known = f"choose one of {known}" if len(known) <= 150 else "amu-run --help lists them"
             near = did_you_mean(nearest(spell(name), names))
             raise ConfigurationError(f"{group}={spell(name)}: no such {group}; {known}{near}")
-
-
-MOST_ALIASES = 50
-"""Of a yaml file of the user's own: aliases inside each other multiply, and Hydra expands all of them."""
-
-
-def _check_aliases(folder: Path) -> None:
-    """ConfigurationError for a yaml file that repeats parts of itself too often to be expanded."""
-    for file in sorted(folder.rglob("*.yaml")):
-        try:
-            events = yaml.parse(file.read_bytes(), yaml.CSafeLoader)
-            aliases = sum(isinstance(event, yaml.AliasEvent) for event in events)
-        except (OSError, YAMLError, ValueError, RecursionError):
-            continue  # Hydra reports it if the file is used
-        if aliases > MOST_ALIASES:
-            raise ConfigurationError(f"{file}: {aliases} aliases (*name); at most {MOST_ALIASES} are expanded")
+        if names[spell(name)].read_bytes().startswith(codecs.BOM_UTF8):
+            # Hydra would not see the first line as the comment that it is.
+            raise ConfigurationError(f"{names[spell(name)]}: begins with a byte order mark; save it without one")
 
 
 def _parse(lines: Sequence[str]) -> list[Override]:
@@ -261,18 +283,18 @@ def _parse(lines: Sequence[str]) -> list[Override]:
     seen: dict[str, str] = {}
     overrides = []
     for line in lines:
+        if len(line) > LONGEST:
+            raise ConfigurationError(f"{spell(line)}: has {len(line):,} characters; {LONGEST:,} at most are read")
         try:
             (override,) = OverridesParser.create(loader).parse_overrides([line])
-        except HydraException:
-            raise ConfigurationError(f"{' '.join(line.split())[:100]}: not understood; {_how_to_write(line)}") from None
-        except RecursionError:
-            raise ConfigurationError(f"{line[:80]} ...: too many brackets inside each other") from None
-        except ValueError:
-            raise ConfigurationError(f"{line[:80]} ...: a number with too many digits") from None
+        except (HydraException, ValueError, RecursionError):
+            raise ConfigurationError(f"{spell(line)}: not understood; {_how_to_write(line)}") from None
         key = override.key_or_group
+        if not key:
+            raise ConfigurationError(f"{spell(line)}: not understood; {_how_to_write(line)}")
         if key == "hydra.mode":
             raise ConfigurationError(f"{line}: a sweep is asked for with -m")
-        if override.is_hydra_override() and not key.startswith(LAUNCHER):
+        if override.is_hydra_override() and (not key.startswith(LAUNCHER) or key.startswith("hydra.launcher._")):
             raise ConfigurationError(
                 f"{line}: of Hydra's keys only {' and '.join(LAUNCHER)}* can be set; results are kept in results_dir, "
                 "and --config-dir adds files of your own"
@@ -281,30 +303,74 @@ def _parse(lines: Sequence[str]) -> list[Override]:
             raise ConfigurationError(f"{line}: a key cannot be removed, only set, some of them to null")
         if override.package is not None:
             raise ConfigurationError(f"{line}: write {key}={line.partition('=')[2]}")
-        if key in seen:
-            raise ConfigurationError(f"{seen[key]} and {line}: {key} is given twice")
-        seen[key] = line
+        for each in _leaves(key, override.value()):
+            if each in seen:
+                raise ConfigurationError(f"{spell(seen[each])} and {spell(line)}: {spell(each)} is given twice")
+            seen[each] = line
         overrides.append(override)
     return overrides
 
 
-def quoted(lines: Sequence[str]) -> list[str]:
-    """Overrides with quotes around paths and names that Hydra's grammar cannot read: ~/runs, umlauts, brackets."""
-    lines, readable = list(lines), OverridesParser.create()
-    for place, line in enumerate(lines):
-        key, _, value = line.partition("=")
-        if key not in ("results_dir", "task.path", "task.name") or "${" in value:
-            continue
-        try:
-            readable.parse_override(line)
-        except (HydraException, ValueError, RecursionError):
-            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-            lines[place] = f"{key}='{escaped}'"
-    return lines
+def _leaves(key: str, value: object) -> list[str]:
+    """The keys that an override sets: its own, or those in its braces."""
+    if not (isinstance(value, dict) and value):
+        return [key]
+    return [leaf for name, inner in value.items() for leaf in _leaves(f"{key}.{name}", inner)]
+
+
+def quote(text: str) -> str:
+    """The text as Hydra reads it between quotes: only a quote, and backslashes before one, are special there."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
+
+
+def _quoted(lines: Sequence[str]) -> list[str]:
+    """Overrides with quotes around what Hydra cannot read without them: ~/runs, résultats, a(b."""
+    return [_quoted_value(line) for line in lines]
+
+
+def _quoted_value(line: str) -> str:
+    head, equals, value = line.partition("=")
+    if GRAMMAR.fullmatch(value) or not (head and equals) or value.startswith(("'", '"')) or "${" in value:
+        return line
+    if head.lstrip("+") in TEXTS and "," not in value and not re.fullmatch(r"\[.*\]|\{.*\}|\w+\(.*\)", value):
+        return f"{head}={quote(value)}"
+    if re.search(r"""[][(){}'"]""", value):
+        return line
+    parts = [part if GRAMMAR.fullmatch(part) else quote(part) for part in value.split(",")]
+    return f"{head}={','.join(parts)}"
+
+
+def _check_anchors(file: Path) -> None:
+    """ConfigurationError for a yaml file whose anchors stand for more values than can be read in any useful time."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        root = yaml.compose(text) if "&" in text and "*" in text else None
+    except (OSError, ValueError, YAMLError, RecursionError):
+        return  # Hydra says what is wrong with it, if it is chosen at all
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node | None) -> int:
+        if node is None or isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = 0  # an anchor within itself is found by Hydra
+            inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[id(node)] = 1 + sum(map(size, inner))
+        return sizes[id(node)]
+
+    if size(root) > MOST_VALUES:
+        raise ConfigurationError(f"{file}: its anchors stand for more than {MOST_VALUES:,} values")
 
 
 def _how_to_write(line: str) -> str:
     """What is to be written in the place of an override that Hydra cannot read."""
+    if re.search(r"\d{4301}", line):
+        return "a number has 4,300 digits at most"
+    if re.search(r"[(\[{]{50}", line):
+        return "it is nested too deeply"
+    head, _, value = line.partition("=")
+    if head in TEXTS and value and len(line) <= 80:
+        return f'write "{head}={quote(value)}"'
     numbered = re.match(r"([\w.]+)\.(\d\w*)=(.*)", line)
     if numbered:
         place, name, value = numbered.groups()
@@ -312,20 +378,27 @@ def _how_to_write(line: str) -> str:
     return """write key=value; quotes around a value are for Hydra, and further ones for the shell, "key='> 0.9'\""""
 
 
-def _check_group(config: DictConfig, override: Override) -> None:
-    """ConfigurationError where a whole group is replaced by a value: its keys would be gone."""
-    group = OmegaConf.select(config, override.key_or_group, throw_on_resolution_failure=False)
-    if isinstance(group, DictConfig) and not isinstance(override.value(), dict):
-        raise refusal(override.key_or_group, override.value(), f"a group of keys ({', '.join(map(str, group))})")
-
-
 def _set(config: DictConfig, override: Override) -> None:
     """Set a value as Hydra does, but for a key or a type that does not fit too: `check` has more to say about it."""
-    value = override.value()
+    key, value = override.key_or_group, override.value()
     try:
-        OmegaConf.update(config, override.key_or_group, value, merge=isinstance(value, dict))
-    except (OmegaConfBaseException, LookupError, TypeError, ValueError) as error:
+        group = None if isinstance(value, dict) else _select(config, key)
+        if isinstance(group, DictConfig):
+            # `check` comes too late: the next override may set a key in what is left of the group.
+            raise refusal(key, value, f"a group of keys ({', '.join(map(str, group))})")
+        OmegaConf.update(config, key, value, merge=isinstance(value, dict))
+    except ConfigurationError:
+        raise
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{override.input_line}: {_one_line(error)}") from error
+
+
+def _select(config: DictConfig, key: str) -> object:
+    """What stands at a key; None for a value that cannot be resolved, since it is about to be replaced."""
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return None
 
 
 def _resolved(config: DictConfig) -> dict:
@@ -350,7 +423,9 @@ def _check_intent(overrides: Sequence[Override], config: dict) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join((str(error) or str(error.__cause__ or type(error).__name__)).split())
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    if where := re.search(r"\s*full_key: (\S*)\s*(object_type=\w+)?\s*$", text):
+        text = f"{where[1]}: {text[: where.start()]}" if where[1] else text[: where.start()]
     if "maximum recursion depth" in text:
-        return "a file refers to itself, or to another that refers to it"
-    return text if len(text) <= 500 else f"{text[:500]} ..."
+        return "a file refers to itself, or to another that refers to it, or is nested too deeply"
+    return one_line(text)

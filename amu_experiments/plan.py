@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from amu_experiments import store
-from amu_experiments.config import ConfigurationError, in_a_line, spell
 from amu_experiments.memory import check_memory
 from amu_experiments.network import count_parameters, settled
+from amu_experiments.options import ConfigurationError, in_a_line, spell
 from amu_experiments.tasks import make_task
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from amu_experiments.config import in_a_line
+from amu_experiments.options import in_a_line
 from amu_experiments.store import (
     UnusableError,
     read_config,

@@ -1,6 +1,8 @@
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -9,8 +11,9 @@ import pytest
 
 import amu_experiments.cells
 import amu_experiments.tasks
+from amu_experiments.analysis import report
 from amu_experiments.cli import main
-from amu_experiments.config import ConfigurationError
+from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import choices, load
 
 
@@ -54,7 +57,7 @@ WRONG = {
     "": "no task is given; write task=NAME (amu-run --help lists the tasks)",
     "task=": f"task=: no such task; {TASKS}",
     "task=addng": f"task=addng: no such task; {TASKS} (did you mean adding?)",
-    "task=[adding]": f'task=["adding"]: no such task; {TASKS} (did you mean adding?)',
+    "task=[adding]": f"{TASKS} (did you mean adding?)",
     "task=adding model=lstn": f"no such model; choose one of {', '.join(choices('model'))} (did you mean lstm?)",
     "task=adding experiment=none/such": "experiment=none/such: no such experiment",
     "task=adding foo=1": f"foo=1: no such key; {TOP}",
@@ -104,7 +107,7 @@ WRONG = {
     "task=adding hydra/launcher=cluster": "Could not find 'hydra/launcher/cluster'",
     "task=adding model=amu,lstm": "model=amu,lstm: several values are a sweep; add -m",
     "task=adding hydra.mode=MULTIRUN": "a sweep is asked for with -m",
-    "-m task=adding,addng": f"task=addng: no such task; {TASKS} (did you mean adding?)",
+    "-m task=adding,addng": f"task=addng: no such task; {TASKS}",
     "-m task=adding training.learning_rate=0.1,-1": "training.learning_rate=-1: must be a number above 0",
     "-m task=adding model=amu,lstm model.neurons_per_unit=2": "model lstm has units, ",
     "-m task=adding seed=interval(0,1)": "sweep over single values",
@@ -120,7 +123,7 @@ WRONG = {
     "task=adding --hydra-help --cfg job": "--cfg and --hydra-help: only one of them at a time",
     "task=adding --shell-completion": "--shell-completion: goes with install=SHELL or uninstall=SHELL",
     "--shell-completion install=fish9": "--shell-completion: goes with install=SHELL or uninstall=SHELL",
-    "task=adding trials=１": "trials=１: not understood",
+    "task=adding trials=１": 'trials="１": must be a whole number from 1 to 10000',
     "task=adding trials=10001": "trials=10001: must be a whole number from 1 to 10000",
     "task=adding seed=2147483648": "seed=2147483648: must be a whole number from 0 to 2147483647",
     "task=adding task.T=1e9": "task.T=1000000000.0: must be a whole number from 2 to 1000000",
@@ -136,11 +139,224 @@ WRONG = {
     "task=embedded_reber task.targets=all": "task.targets=all: must be one of next, legal",
     "task=long_lag task.variant=2c task.trigger_probability=1": "must be a number between 0 and 1",
     "task=adding results_dir=": "results_dir=: must be text that is not empty",
-    "task=adding trials=~": "trials=~: not understood; write key=value; quotes around a value",
+    "task=adding trials=~": "trials=~: must be a whole number from 1",
     "experiment=adding/amv": "amu-run --help lists them (did you mean adding/amu?)",
     "-m task=adding seed=range(0,3),x": "seed=range(0,3),x: not understood; sweep over single values",
     "-m task=adding model.units=2,0": "model.units=0: must be a whole number from 1",
 }
+
+
+GROUP = "must be a group of keys (batch_size, max_sequences, "
+UNREADABLE = "not understood; write key=value; quotes around a value"
+SEED = "must be a whole number from 0 to 2147483647"
+
+WRONG |= {
+    # A group replaced, then a key of it.
+    "task=adding training=null training.max_sequences=20": f"training=null: {GROUP}",
+    "-m task=adding training=null training.max_sequences=20,30": f"training=null: {GROUP}",
+    "task=adding training.max_sequences=20 training=null": f"training=null: {GROUP}",
+    "task=adding training=3 training.stop=null": f"training=3: {GROUP}",
+    "task=adding training=[1] training.stop=null": f"training=[1]: {GROUP}",
+    "task=adding training=${model}": f"training=${{model}}: {GROUP}",
+    "task=adding task.criteria=null": "task.criteria=null: must be a group of keys (modern, 1997)",
+    "task=adding task.criteria=3 task.criteria.a=1": "task.criteria=3: must be a group of keys (modern, 1997)",
+    "task=adding training={batch_size:2} training.batch_size=3": "training.batch_size is given twice",
+    "task=adding model={} model.units=3": "model={}: no such model",
+    "task=null": "task=null: no such task",
+    "model=null task=adding": "model=null: no such model",
+    # Numbers.
+    "task=adding seed=0x10": f"seed=0x10: {SEED}",
+    "task=adding seed=0b1": f"seed=0b1: {SEED}",
+    "task=adding seed=1_0_": f"seed=1_0_: {SEED}",
+    "task=adding seed=٣": f'seed="٣": {SEED}',
+    "task=adding seed=1e5000": f"seed=inf: {SEED}",
+    "task=adding seed=nan": f"seed=nan: {SEED}",
+    "task=adding seed=-inf": f"seed=-inf: {SEED}",
+    "task=adding seed=str(3)": f'seed="3": {SEED}',
+    "task=adding seed=float(nan)": f"seed=nan: {SEED}",
+    "task=adding seed='1'": f'seed="1": {SEED}',
+    "task=adding threads=1.5": "threads=1.5: must be a whole number from 1 to 1024, or null",
+    "task=adding training.learning_rate=.nan": "training.learning_rate=.nan: must be a number above 0",
+    "task=adding task.tolerance=nan": "task.tolerance=nan: must be a number above 0",
+    # Signs.
+    "task=adding +": f"+: {UNREADABLE}",
+    "task=adding ++": f"++: {UNREADABLE}",
+    "task=adding =": f"=: {UNREADABLE}",
+    "task=adding =3": f"=3: {UNREADABLE}",
+    "task=adding @x=3": f"@x=3: {UNREADABLE}",
+    "task=adding ==3": f"==3: {UNREADABLE}",
+    "task=adding trials==3": "trials==3: must be a whole number from 1 to 10000",
+    "task=adding trials:3": f"trials:3: {UNREADABLE}",
+    "task=adding -3": f'"-3": {UNREADABLE}',
+    "task=adding .": f".: {UNREADABLE}",
+    "task=adding ..trials=1": f"..trials=1: {UNREADABLE}",
+    "task=adding trials.=1": f"trials.=1: {UNREADABLE}",
+    "task=adding training..stop=null": f"training..stop=null: {UNREADABLE}",
+    "task=adding training[stop]=null": f"training[stop]=null: {UNREADABLE}",
+    "task=adding task[0]=1": f"task[0]=1: {UNREADABLE}",
+    "task=adding seed=1,": f"seed=1,: {UNREADABLE}",
+    'task="adding': f'task="adding: {UNREADABLE}',
+    "task=adding,": f"task=adding,: {UNREADABLE}",
+    # Adding, removing, packages.
+    "~task": "~task: a key cannot be removed",
+    "task=adding ~model": "~model: a key cannot be removed",
+    "task=adding ~training.stop=null": "~training.stop=null: a key cannot be removed",
+    "task=adding ~": f"~: {UNREADABLE}",
+    "+task=adding": "+task=adding: keys cannot be added; write task=adding",
+    "task=adding ++model=lstm": "++model=lstm: keys cannot be added; write model=lstm",
+    "task=adding ++trials=3": "++trials=3: keys cannot be added; write trials=3",
+    "task=adding +task.foo=3": "task.foo=3: no such key; task adding has ",
+    "task=adding model@y=lstm": "model@y=lstm: write model=lstm",
+    "task=adding trials@x=3": "trials@x=3: write trials=3",
+    "task=adding +training.seed@x=3": "+training.seed@x=3: write training.seed=3",
+    "task=adding model@model:x=lstm": f"model@model:x=lstm: {UNREADABLE}",
+    # References.
+    "task=adding trials=${seed}": "trials=0: must be a whole number from 1 to 10000",
+    "task=adding trials=${": f"trials=${{: {UNREADABLE}",
+    "task=adding trials=${}": f"trials=${{}}: {UNREADABLE}",
+    "task=adding trials=$": "trials=$: must be a whole number",
+    "task=adding trials=${oc.env:NOT_SET_ANYWHERE}": "Environment variable 'NOT_SET_ANYWHERE' not found",
+    "task=adding trials=${oc.env}": "trials: Interpolation key 'oc.env' not found",
+    "task=adding trials=${oc.env:A,B,C,D}": "trials: TypeError raised while resolving interpolation",
+    "task=adding trials=${oc.decode:[}": "mismatched input '}'",
+    "task=adding trials=${nothing:1}": "trials: Unsupported interpolation type nothing",
+    "task=adding trials=${hydra:job.name}": "HydraConfig was not set",
+    "task=adding trials=${trials}": "trials: Recursive interpolation detected",
+    "task=adding seed=${trials} trials=${seed}": "Recursive interpolation detected",
+    "task=adding trials=${..trials}": "Error resolving key '..trials'",
+    "task=adding trials=${oc.create:{a:1}}": f"trials=${{oc.create:{{a:1}}}}: {UNREADABLE}",
+    "task=${trials}": "task=${trials}: no such task",
+    "model=${task} task=adding": "model=${task}: no such model",
+    "task=adding results_dir=${HOME}/x": "results_dir: Interpolation key 'HOME' not found",
+    "-m task=adding results_dir=${oc.env:NOT_SET_ANYWHERE}/x,b": "results_dir: KeyError raised while resolving",
+    # Paths that have to be quoted, and why.
+    "task=adding results_dir={x}": "results_dir={x}: not understood; write \"results_dir='{x}'\"",
+    "task=adding results_dir=[x]": 'results_dir=["x"]: must be text that is not empty',
+    "task=adding results_dir=a,b": "results_dir=a,b: several values are a sweep; add -m",
+    "-m task=adding results_dir=a(b,c": "results_dir=a(b,c: not understood; write \"results_dir='a(b,c'\"",
+    "task=adding results_dir=${trials": "results_dir=${trials: not understood; write \"results_dir='${trials'\"",
+    "task=adding results_dir=1.5": "results_dir=1.5: must be text that is not empty",
+    "task=adding results_dir=null": "results_dir=null: must be text that is not empty",
+    # Sweeps.
+    "-m task=adding seed=1,x": f"seed=x: {SEED}",
+    "-m task=adding seed=1,null": f"seed=null: {SEED}",
+    "-m task=adding seed=1,[2]": f"seed=[2]: {SEED}",
+    "-m task=adding seed=1,{a:2}": f'seed={{"a": 2}}: {SEED}',
+    "-m task=adding seed=choice(1,x)": f"seed=x: {SEED}",
+    "-m task=adding seed=choice()": f"seed=choice(): {UNREADABLE}",
+    "-m task=adding seed=range(a,b)": f"seed=range(a,b): {UNREADABLE}",
+    "-m task=adding seed=range(0,1e9)": "a sweep of 1000000000 runs; one command starts 100,000 at most",
+    "-m task=adding seed=range(0,1000) trials=range(0,1000)": "a sweep of 1000000 runs",
+    "-m task=adding seed=range(1.5,3)": f"seed=1.5: {SEED}",
+    "-m task=adding seed=sort(3,1,x)": f"seed=sort(3,1,x): {UNREADABLE}",
+    "-m task=adding seed=nonsense(1)": f"seed=nonsense(1): {UNREADABLE}",
+    "-m task=adding model=amu,lstn": "model=lstn: no such model",
+    "-m task=adding model=glob([a*,zz*],exclude=*)": "the sweep is empty",
+    "-m task=adding experiment=adding/amu,none": "experiment=none: no such experiment",
+    "-m task=adding model.units=1,2 model.units=3": "model.units is given twice",
+    "-m task=adding training={batch_size:1},{batch_size:0}": "training.batch_size=0: must be",
+    "-m task=adding training.stop=solved,erc": "training.stop=erc: must be one of solved, or null",
+    # Hydra's own.
+    "-m task=adding hydra.launcher._target_=nonsense": "of Hydra's keys only hydra/launcher",
+    "-m task=adding +hydra.launcher._args_=[1]": "of Hydra's keys only hydra/launcher",
+    "-m task=adding +hydra.launcher.x=1": "hydra/launcher: hydra.launcher: Error in call to target",
+    "-m task=adding hydra/launcher=basic,joblib": "Could not find 'hydra/launcher/joblib'",
+    "task=adding hydra.searchpath=[file:///tmp]": "of Hydra's keys only hydra/launcher",
+    "task=adding hydra=null": "hydra=null: no such key",
+    # Flags.
+    "--config-dir": "argument --config-dir/-cd: expected one argument",
+    "--config-dir=/dev/null task=adding": "--config-dir /dev/null: no such folder",
+    "--config-path=x task=adding": "--config-path: does not work here",
+    "-cn x task=adding": "--config-name: does not work here",
+    "--info=nonsense task=adding": "invalid choice: 'nonsense'",
+    "-x task=adding": "unrecognized arguments: -x",
+    "--multirun=3 task=adding": "ignored explicit argument '3'",
+    "--cfg=job task=adding model.initial_range=-1": "model.initial_range=-1: must be a number above 0",
+    "--cfg=job task=adding task.T=1": "task.T=1: must be a whole number from 2 to 1000000",
+    # Options of cells and tasks.
+    "task=adding model.initial_range=-1": "model.initial_range=-1: must be a number above 0",
+    "task=adding model.initial_range=[1]": "model.initial_range=[1]: must be a number",
+    "task=adding model.initial_range=true": "model.initial_range=true: must be a number",
+    "task=adding model.neurons_per_unit=2.5": "model.neurons_per_unit=2.5: must be a whole number from 1 to 1000",
+    "task=adding model.output=[memory]": 'model.output=["memory"]: must be text',
+    "task=adding model.output_in_product=1": "model.output_in_product=1: must be true or false",
+    "task=adding model.gradient=Full": "model.gradient=Full: must be one of truncated, full",
+    "task=adding task.T=[[1]]": "task.T=[[1]]: must be a number",
+    "task=adding task.T={a:{b:1}}": 'task.T={"a": {"b": 1}}: must be a number',
+    "task=adding task.form=": "task.form=: must be one of modern, 1997",
+    "task=two_sequence task.targets.noise_free=1": "task.targets.noise_free=1: must be a list",
+    "task=two_sequence task.targets.noise_free=[[1],0]": "task.targets.noise_free[0]=[1]: must be a number",
+    "task=two_sequence task.tolerance.nothing=1": "task.tolerance.nothing=1: no such key; task.tolerance has ",
+    "task=temporal_order task.positions={6a:[1,2]}": "task.positions.6a[0]=1: must be a list",
+    "task=adding model=lstm97 model.input_bias=[x]": "model.input_bias[0]=x: must be a number",
+    "task=adding task.criteria={modern:3}": "task.criteria.modern=3: must be a group of keys (solved)",
+    "task=gun_point task.criteria.good.accuracy=>=0.9": "task.criteria.good.accuracy=>=0.9: must be a comparison",
+    # Names.
+    "task=Adding": "task=Adding: no such task",
+    "TASK=adding": "no task is given",
+    "task=adding.yaml": "task=adding.yaml: no such task",
+    "task=../task/adding": "task=../task/adding: no such task",
+    "experiment=/etc/passwd": "experiment=/etc/passwd: no such experiment",
+    "experiment=adding/": "experiment=adding/: no such experiment",
+}
+
+DIGITS, LETTERS, CONTROLS = "9" * 5000, "a" * 100_000, "\x1b[31m\a\0x"
+
+ODD = {
+    "digits": (f"seed={DIGITS}", "99...: not understood; a number has 4,300 digits at most"),
+    "negative digits": (f"seed=-{DIGITS}", "a number has 4,300 digits at most"),
+    "digits in a list": (f"seed=[{DIGITS}]", "a number has 4,300 digits at most"),
+    "digits of an exponent": (f"training.learning_rate=1e{DIGITS}", "training.learning_rate=inf: must be a number"),
+    "letters": (f"seed={LETTERS}", "aaa...: has 100,005 characters; 20,000 at most are read"),
+    "many letters": (f"seed={'a' * 15000}", "aaa...: must be a whole number from 0 to 2147483647"),
+    "a key of letters": (f"training.{'a' * 5000}=1", "aaa...=1: no such key; training has batch_size, "),
+    "a flag of letters": (f"--{LETTERS}", "aaa ... keys are written key=value"),
+    "a folder of letters": (f"--config-dir={LETTERS}", "aaa...: no such folder"),
+    "controls": (f"seed={CONTROLS}", r"seed=\x1b[31m\x07\x00x: not understood"),
+    "controls in quotes": (f"seed='{CONTROLS}'", r"seed=\x1b[31m\x07\x00x: must be a whole number"),
+    "controls in a key": (f"{CONTROLS}=1", r"\x1b[31m\x07\x00x=1: not understood"),
+    "a flag of controls": (f"--{CONTROLS}", r"unrecognized arguments: --\x1b[31m\x07\x00x;"),
+    "a folder of controls": (f"--config-dir={CONTROLS}", r"--config-dir \x1b[31m\x07\x00x: no such folder"),
+    "bytes": ("seed=\udcff", r"seed=\udcff: must be a whole number"),
+    "two lines": ("seed='1\n2'", "seed=1 2: must be a whole number"),
+    "lists in lists": (f"task.T={'[' * 3000}{']' * 3000}", "[[...: not understood; it is nested too deeply"),
+    "braces": (
+        "task.criteria={modern:{solved:{mse:'< x'}}}",
+        "task.criteria.modern.solved.mse=< x: must be a comparison",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_long_or_cannot_be_printed_is_not_echoed(name, trained, folder, capsys):
+    argument, words = ODD[name]
+    assert main(["task=adding", argument]) == 2
+    out, err = capsys.readouterr()
+    assert (out, trained, list(folder.iterdir())) == ("", [], [])
+    assert err.startswith("amu-run: ")
+    assert err.endswith("\n")
+    assert err[:-1].isprintable()
+    assert len(err) <= 301
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["~/runs", "~", "résultats", "日本", "a(b", "a[b]c", "(x)", "a b", "a'b", "a=b", "a#b;c&d", "C:\\x\\", "$HOME"],
+)
+def test_a_path_needs_no_quotes(path, trained):
+    assert main(["task=time_series", f"results_dir={path}", f"task.path={path}"]) == 0
+    assert trained[0]["results_dir"] == trained[0]["task"]["path"] == path
+
+
+def test_a_sweep_over_paths(trained):
+    assert main(["-m", "task=adding", "results_dir=~/a,résultats"]) == 0
+    assert [config["results_dir"] for config in trained] == ["~/a", "résultats"]
+
+
+def test_a_comparison_needs_no_quotes(trained):
+    assert main(["task=gun_point", "task.criteria.good.accuracy=> 0.9", "training.stop=good"]) == 0
+    assert trained[0]["task"]["criteria"] == {"good": {"accuracy": "> 0.9"}}
 
 
 @pytest.mark.parametrize("command", WRONG)
@@ -150,6 +366,8 @@ def test_a_wrong_command_gets_one_line_and_leaves_nothing(command, trained, fold
     assert out == ""
     assert err.startswith("amu-run: ")
     assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    assert len(err) <= 301
     assert WRONG[command] in err
     assert trained == []
     assert list(folder.iterdir()) == []
@@ -379,6 +597,8 @@ def test_a_job_that_fails_stops_no_other(trained, capsys):
 # Files of one's own -----------------------------------------------------------------------------------------
 
 
+ADDING = "# @package _global_\ndefaults: [adding, _self_]\n"
+
 LEAKY = """
 from typing import Annotated
 
@@ -444,6 +664,31 @@ def own(tmp_path_factory, monkeypatch):
         "task/open_brace": "# @package _global_\ndefaults: [adding, _self_]\nseed: ${nope\n",
         "task/problems": "# @package _global_\ntask: {problem: [adding]}\n",
         "task/criteria": "# @package _global_\ndefaults: [adding, _self_]\ntask: {criteria: 3}\n",
+        "task/code": f"{ADDING}task: {{T: !!python/object/apply:os.mkdir [pwned]}}\n",
+        "task/twice": f"{ADDING}task: {{T: 5, T: 6}}\n",
+        "task/tabs": f"{ADDING}task:\n\tT: 5\n",
+        "task/mark": f"\ufeff{ADDING}task: {{T: 50}}\n",
+        "task/documents": f"{ADDING}---\ntask: {{T: 6}}\n",
+        "task/deep": f"{ADDING}task: {{T: {'[' * 3000}{']' * 3000}}}\n",
+        "task/digits": f"{ADDING}task: {{T: {DIGITS}}}\n",
+        "task/date": f"{ADDING}task: {{T: 2020-01-01}}\n",
+        "task/bytes": f"{ADDING}task: {{T: !!binary aGVsbG8=}}\n",
+        "task/set": f"{ADDING}task: {{T: !!set {{a, b}}}}\n",
+        "task/controls": f'{ADDING}task: {{T: "\\e[31m\\a"}}\n',
+        "task/numbers": "# @package _global_\ndefaults: [echo, _self_]\ntask: {pad: {1: 2, 3: 4}}\n",
+        "task/merge": f"{ADDING}task: {{<<: 5}}\n",
+        "task/alias": f"{ADDING}task: {{T: *nowhere}}\n",
+        "task/loop": f"{ADDING}seed: ${{trials}}\ntrials: ${{seed}}\n",
+        "task/nulled": f"{ADDING}training: null\n",
+        "task/nothing": "# @package _global_\ntask: {problem: nothing}\nmodel: {units: 3}\n",
+        "task/absent": "# @package _global_\ndefaults: [nothing_there, _self_]\n",
+        "task/default": "# @package _global_\ndefaults: [3]\n",
+        "task/empty": "",
+        "task/list": "- a\n- b\n",
+        "task/zeros": "\0" * 1000,
+        "model/nothing": "cell: nothing\n",
+        "experiment/other": "# @package _global_\ndefaults: [override /nothing: adding]\n",
+        "hydra/launcher/mine": "_target_: nonsense.Launcher\n",
     }
     for name, text in files.items():
         file = folder / f"{name}.yaml"
@@ -459,7 +704,9 @@ def own(tmp_path_factory, monkeypatch):
 def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
     assert main([own, "task=echo", "model=leaky", "model.leak=1e-3", "task.delay=9.0", "task.noise=0.5"]) == 0
     assert main([own, "experiment=echo/leaky"]) == 0
-    first, second = trained
+    assert main([own, "task=numbers", "model=leaky"]) == 0
+    first, second, third = trained
+    assert third["task"]["pad"] == {"1": 2, "3": 4}
     assert first["model"] == {"units": None, "parameters": 50, "cell": "leaky", "leak": 1e-3}
     assert first["task"] == {"problem": "echo", "delay": 9, "noise": 0.5, "steps": None, "pad": 2}
     assert second["model"]["leak"] == 0.25
@@ -499,12 +746,36 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
         ("task=itself", "task=itself: a file refers to itself"),
         ("task=in_itself", "task=in_itself: a file refers to itself"),
         ("task=defaults", "defaults must be a list"),
-        ("task=null_key", "task=null_key: Incompatible key type"),
-        ("task=open_brace", "task=open_brace: no viable alternative at input '${nope'"),
+        ("task=null_key", "task=null_key: task: Incompatible key type"),
+        ("task=open_brace", "task=open_brace: seed: no viable alternative at input '${nope'"),
         ("task=problems", 'task.problem=["adding"]: task/problems.yaml must give the name of one'),
         ("task=criteria", "task.criteria=3: task/criteria.yaml must give a group of keys"),
         ("task=latin", "task=latin: 'utf-8' codec can't decode"),
         ("task=folder", "task=folder: no such task"),
+        ("task=code", "could not determine a constructor for the tag"),
+        ("task=twice", "found duplicate key T"),
+        ("task=tabs", "found character '\\t' that cannot start any token"),
+        ("task=mark", "mark.yaml: begins with a byte order mark; save it without one"),
+        ("task=documents", "expected a single document"),
+        ("task=deep", "or is nested too deeply"),
+        ("task=digits", "Exceeds the limit (4300 digits)"),
+        ("task=date", "task.T=2020-01-01: must be a whole number"),
+        ("task=bytes", "must be a text, a number, true, false, null, a list or a group of keys in its yaml file"),
+        ("task=set", "Value 'set' is not a supported primitive type"),
+        ("task=controls", "task.T=\\x1b[31m\\x07: must be a whole number"),
+        ("task=merge", "expected a mapping or list of mappings for merging"),
+        ("task=alias", "found undefined alias 'nowhere'"),
+        ("task=loop", "Recursive interpolation detected"),
+        ("task=nulled training.stop=null", 'training={"stop": null}: lacks batch_size, '),
+        ("task=nothing", "task.problem: 'nothing' is no task; choose one of adding, "),
+        ("task=absent", "Could not load 'task/nothing_there'"),
+        ("task=default", "task=default: Unsupported type in defaults"),
+        ("task=empty", "task/empty.yaml does not set task.problem"),
+        ("task=list", "Cannot merge DictConfig with ListConfig"),
+        ("task=zeros", "unacceptable character #x0000"),
+        ("task=echo model=nothing", "model.cell: 'nothing' is no cell; choose one of amu, "),
+        ("task=adding experiment=other", "Could not override 'nothing'"),
+        ("task=adding hydra/launcher=mine", "hydra/launcher: Invalid plugin 'nonsense.Launcher'"),
     ],
 )
 def test_mistakes_in_files_of_ones_own(own, trained, command, message, capsys):
@@ -512,4 +783,57 @@ def test_mistakes_in_files_of_ones_own(own, trained, command, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    assert len(err) <= 301
     assert trained == []
+
+
+def test_anchors_that_stand_for_too_much_take_no_time(folder, capsys):
+    lines = [f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)]
+    (folder / "task").mkdir()
+    (folder / "task" / "laughs.yaml").write_text(f"{ADDING}task:\n  a0: &a0 [x]\n{''.join(lines)}")
+    assert main([f"--config-dir={folder}", "task=laughs"]) == 2
+    assert "laughs.yaml: its anchors stand for more than 100,000 values\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("door", ["command", "report"])
+@pytest.mark.parametrize("seconds", [0.06, 0.12, 0.2])
+def test_ctrl_c_while_modules_are_imported(door, seconds, folder):
+    script = f"print(flush=True); from amu_experiments.cli import {door}; {door}()"
+    arguments = ["task=adding"] if door == "command" else []
+    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+    assert err.endswith("interrupted\n")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only=all"], "argument --only: invalid choice: 'all'"),
+        (["--nothing"], "unrecognized arguments: --nothing"),
+        ([f"--{LETTERS}"], "aaa"),
+        ([f"--{CONTROLS}"], r"\x1b[31m"),
+        (["--results-dir"], "expected one argument"),
+        (["--results-dir=nowhere"], "no finished runs in nowhere"),
+        (["--results-dir=\x1b[31m"], r"no finished runs in \x1b[31m"),
+        ([f"--results-dir={'a' * 255}/b"], "no finished runs in aaa"),
+    ],
+)
+def test_a_wrong_report_gets_one_line(arguments, words, folder, capsys):
+    try:
+        status = report.main(arguments)
+    except SystemExit as end:
+        status = end.code
+    err = capsys.readouterr().err
+    assert status in (1, 2)
+    assert err.startswith("amu-report: ")
+    assert err[:-1].isprintable()
+    assert len(err) <= 301
+    assert words in err
+    assert list(folder.iterdir()) == []

@@ -3,7 +3,7 @@
 import pytest
 
 from amu_experiments import memory
-from amu_experiments.config import ConfigurationError
+from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from amu_experiments import store, training
-from amu_experiments.config import ConfigurationError
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import to_torch
+from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import load
 from amu_experiments.plan import prepare
 from amu_experiments.stack import Stack

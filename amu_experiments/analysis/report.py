@@ -22,7 +22,7 @@ from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_
 from amu_experiments.analysis.notices import notices
 from amu_experiments.analysis.page import Section, render, studies
 from amu_experiments.analysis.tables import Comparison, Table, compare, markdown, printable, tables
-from amu_experiments.config import in_a_line
+from amu_experiments.options import in_a_line, one_line
 from amu_experiments.overrides import conf_dir
 from amu_experiments.progress import say, unheard
 from amu_experiments.store import UnusableError, read_provenances, read_results, remove_partial, unfinished, write_text
@@ -39,7 +39,7 @@ class ReportError(ValueError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(2, f"amu-report: {message}; amu-report --help tells what it takes\n")
+        self.exit(2, f"amu-report: {one_line(message, 240)}; amu-report --help tells what it takes\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("amu-report: interrupted", file=sys.stderr)
         return 130
     except ReportError as error:
-        print(f"amu-report: {error}", file=sys.stderr)
+        print("\n".join(map(one_line, f"amu-report: {error}".splitlines())), file=sys.stderr)
         return 1
     except OSError as error:
         print(f"amu-report: {in_a_line(error) if error.filename else f'{options.out}: {error}'}", file=sys.stderr)
