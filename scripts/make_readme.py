@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from amu_experiments.analysis.tables import Table, sequences_text
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import sequences_text
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer, conf_dir, description
 from amu_experiments.plan import prepare

@@ -5,7 +5,7 @@ import pytest
 from handmade import write
 
 from amu_experiments.analysis.claims import Claim, Finding, claims_tables, judge
-from amu_experiments.analysis.tables import compare
+from amu_experiments.analysis.comparison import compare
 
 QUICK = [300 + 10 * n for n in range(10)]
 SLOW = [800 + 10 * n for n in range(10)]

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.figures import (
     STYLES,
     carried_forward,
@@ -18,7 +19,6 @@ from amu_experiments.analysis.figures import (
     small_png,
     solved_picture,
 )
-from amu_experiments.analysis.tables import compare
 
 
 @pytest.fixture

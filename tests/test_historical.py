@@ -3,8 +3,8 @@
 import pytest
 from handmade import write
 
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.historical import historical_table
-from amu_experiments.analysis.tables import compare
 
 PUBLISHED = [
     {

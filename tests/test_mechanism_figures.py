@@ -7,9 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.figures import report_styles
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, of_row, read_mechanism
-from amu_experiments.analysis.tables import compare
 
 
 @pytest.fixture

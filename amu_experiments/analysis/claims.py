@@ -20,9 +20,11 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
+from amu_experiments.analysis.comparison import Comparison, flat
 from amu_experiments.analysis.mechanism_figures import FLOWS, PHASES, of_row
 from amu_experiments.analysis.statistics import CONFIDENCE
-from amu_experiments.analysis.tables import Comparison, Table, flat, sequences_text
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import sequences_text
 
 SIGNIFICANT = 0.05
 """A test decides where its p, Holm-corrected for all tests of the claim, is below this."""

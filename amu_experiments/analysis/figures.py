@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.tables import TUNED, Comparison, condition, ended_before, flat, higher_is_better
+from amu_experiments.analysis.comparison import TUNED, Comparison, condition, ended_before, flat, higher_is_better
 from amu_experiments.store import Result, write_bytes
 
 Style = tuple[str, object, str]

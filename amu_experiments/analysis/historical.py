@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.tables import Comparison, Table, criteria, flat, sequences_text
+from amu_experiments.analysis.comparison import Comparison, criteria, flat
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import sequences_text
 from amu_experiments.store import Result
 
 FACTOR = 2

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.analysis.figures import WIDTH, Picture, Style, draw_legend, house_style, legend_height, literal
-from amu_experiments.analysis.tables import Comparison
 from amu_experiments.store import UnusableError, read_table
 
 PHASES = {"start": "at the start of training", "trained": "after training"}

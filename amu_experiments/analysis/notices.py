@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from amu_experiments.analysis.tables import Comparison
+from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.store import Result, UnusableError
 
 UNKNOWN = "unknown (version 1, the host's own instructions)"

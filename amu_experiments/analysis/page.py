@@ -10,8 +10,10 @@ import jinja2
 import pandas as pd
 
 from amu_experiments.analysis.claims import Claim
+from amu_experiments.analysis.comparison import Comparison, flat
 from amu_experiments.analysis.figures import Drawn
-from amu_experiments.analysis.tables import WORDS, Comparison, Table, flat, printable
+from amu_experiments.analysis.tables import WORDS, Table
+from amu_experiments.analysis.text import printable
 from amu_experiments.store import Result, UnusableError, read_table, read_text
 
 SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013"}

@@ -16,12 +16,14 @@ import pandas as pd
 import yaml
 
 from amu_experiments.analysis.claims import claims_tables, judge
+from amu_experiments.analysis.comparison import Comparison, compare
 from amu_experiments.analysis.figures import Style, pictures, report_styles
 from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
 from amu_experiments.analysis.notices import notices
 from amu_experiments.analysis.page import Section, render, studies
-from amu_experiments.analysis.tables import Comparison, Table, compare, markdown, printable, tables
+from amu_experiments.analysis.tables import Table, tables
+from amu_experiments.analysis.text import markdown, printable
 from amu_experiments.config import in_a_line
 from amu_experiments.overrides import conf_dir
 from amu_experiments.progress import say, unheard

@@ -22,8 +22,9 @@ import pandas as pd
 from scipy.stats import fisher_exact
 
 from amu_experiments import store
+from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import logrank
-from amu_experiments.analysis.tables import Table, times_to
+from amu_experiments.analysis.tables import Table
 from amu_experiments.overrides import Composer
 from amu_experiments.studies.tuning import Options, judge, option_parser, ranked, read_plan, trained
 
