@@ -99,7 +99,8 @@ def compare(results: list[Result], left_out: list[UnusableError | OSError] | Non
     for result in results:
         groups.setdefault(json.dumps(result.config["task"], sort_keys=True), []).append(result)
     if left_out is not None:
-        groups = {task: _with_the_same_columns(group, left_out) for task, group in groups.items()}
+        alike = {task: _with_the_same_columns(group, left_out) for task, group in groups.items()}
+        groups = {task: group for task, group in alike.items() if group}
     names = _names([group[0] for group in groups.values()])
     comparisons = []
     for name, group in zip(names, groups.values(), strict=True):

@@ -41,19 +41,20 @@ UNIT_STYLES = (
 def read_mechanism(folder: Path, left_out: list[UnusableError | OSError] | None = None) -> dict[str, pd.DataFrame]:
     """The tables flow, trials and traces of a folder, by name; none where they have not been measured.
 
-    left_out: takes the first table that cannot be used, and then there are none; where it is not given, that is an
-    error.
+    left_out: takes each table that cannot be used, and then there are none; where it is not given, that is an error.
     """
     paths = {name: folder / f"{name}.csv" for name in _COLUMNS}
     if not any(map(os.path.lexists, paths.values())):
         return {}
-    try:
-        return {name: _read(path, *_COLUMNS[name]) for name, path in paths.items()}
-    except (UnusableError, OSError) as error:
-        if left_out is None:
-            raise
-        left_out.append(error)
-        return {}
+    tables = {}
+    for name, path in paths.items():
+        try:
+            tables[name] = _read(path, *_COLUMNS[name])
+        except (UnusableError, OSError) as error:
+            if left_out is None:
+                raise
+            left_out.append(error)
+    return tables if len(tables) == len(paths) else {}
 
 
 _ROW = ("task", "model", "identity")

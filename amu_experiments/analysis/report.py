@@ -102,9 +102,9 @@ def write_report(
     unusable: list = []
     results = read_results(results_dir, unusable)
     unfinished_lines = [f"Not finished: {_line(stack)}" for stack in unfinished(results_dir)]
+    nothing = f"no finished runs in {results_dir}; train some first, such as amu-run task=adding"
     if not results:
-        told = f"no finished runs in {results_dir}; train some first, such as amu-run task=adding"
-        raise ReportError("\n".join([told, *_left_out(unusable), *unfinished_lines]))
+        raise ReportError("\n".join([nothing, *_left_out(unusable), *unfinished_lines]))
     if task is not None:
         names = sorted({result.task for result in results})
         results = [result for result in results if result.task == task]
@@ -116,6 +116,8 @@ def write_report(
     made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
     extra = studies(out_dir, unusable)
     left_out = [*_left_out(unusable), *unfinished_lines]
+    if not comparisons:
+        raise ReportError("\n".join([nothing, *left_out]))
     notes = [_line(note) for note in notices(comparisons, made, unusable)]
     claims = judge(comparisons, mechanism) if task is None else []
     verdicts = claims_tables(claims) if claims and "tables" in parts else []

@@ -43,14 +43,16 @@ class Table:
     def csv(self) -> str:
         return self.numbers.to_csv(index=False)
 
-    def markdown(self) -> str:
+    def markdown(self, marked: bool = False) -> str:
+        """The table as Markdown; `marked`: its texts are Markdown themselves, such as links."""
+        escape = str if marked else markdown
         rows = (self.text.columns, *self.text.to_numpy().tolist())
-        cells = [[markdown(cell).replace("|", r"\|") for cell in row] for row in rows]
+        cells = [[escape(cell).replace("|", r"\|") for cell in row] for row in rows]
         widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
         rules = zip(widths, self._alignment(), strict=True)
         cells.insert(1, ["-" * (width - 1) + ("-" if side == "l" else ":") for width, side in rules])
         lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        return "".join(f"| {line} |\n" for line in lines) + f"\n{markdown(self.caption)}\n"
+        return "".join(f"| {line} |\n" for line in lines) + f"\n{escape(self.caption)}\n"
 
     def latex(self) -> str:
         return (
