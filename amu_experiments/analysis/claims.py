@@ -24,7 +24,7 @@ from amu_experiments.analysis.comparison import Comparison, flat
 from amu_experiments.analysis.mechanism_figures import FLOWS, PHASES, of_row
 from amu_experiments.analysis.statistics import CONFIDENCE
 from amu_experiments.analysis.tables import Table
-from amu_experiments.analysis.text import sequences_text
+from amu_experiments.analysis.text import p_text, sequences_text
 
 SIGNIFICANT = 0.05
 """A test decides where its p, Holm-corrected for all tests of the claim, is below this."""
@@ -472,7 +472,7 @@ def _decide(tests: list[Test]) -> list[Finding]:
             says = "contradicted"
         else:
             says = "supported" if all(sure for _, sure in decided) else "undecided"
-        texts = [f"{test.text}, p {_p_text(adjusted[test])}" for test in group]
+        texts = [f"{test.text}, {p_text(adjusted[test], 'p')}" for test in group]
         findings.append(Finding(f"{of}: {'; '.join(texts)}", says))
     return findings
 
@@ -590,7 +590,3 @@ def _named(settings: dict) -> str:
 def _rule(claim: Callable) -> str:
     """The rule of a claim: its docstring as one line."""
     return " ".join(claim.__doc__.split())
-
-
-def _p_text(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -21,7 +21,15 @@ from amu_experiments.analysis.comparison import (
     times_to,
 )
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
-from amu_experiments.analysis.text import format_setting, latex, markdown, metric_text, printable, sequences_text
+from amu_experiments.analysis.text import (
+    format_setting,
+    latex,
+    markdown,
+    metric_text,
+    p_text,
+    printable,
+    sequences_text,
+)
 from amu_experiments.store import Result
 
 WORDS = (
@@ -327,10 +335,7 @@ def _interval(row: Mapping, name: str, shown: Callable[[float], str]) -> str:
 def _p(comparison: Comparison, row: Mapping) -> str:
     if row["model"] == comparison.labels[0] and comparison.reference is not None:
         return "reference"
-    p = row["p_holm"]
-    if math.isnan(p):
-        return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return p_text(row["p_holm"])
 
 
 def _printed(value: object) -> str:

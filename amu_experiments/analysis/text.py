@@ -31,6 +31,14 @@ def metric_text(value: float) -> str:
     return f"{value:,.0f}" if whole else f"{value:#.3g}".removesuffix(".")
 
 
+def p_text(p: float, name: str = "") -> str:
+    """A p-value: "0.012", "<0.001", "-" for NaN; with a name "p = 0.012", "p < 0.001"."""
+    if math.isnan(p):
+        return "-"
+    number, sign = ("0.001", "<") if p < 0.001 else (f"{p:.3f}", "=")
+    return f"{name} {sign} {number}" if name else f"{sign}{number}".removeprefix("=")
+
+
 def markdown(text: str) -> str:
     """Text with a backslash before what Markdown, as GitHub has it, would take for more than text outside of tables."""
     return _MARKDOWN.sub(r"\\\g<0>", text)

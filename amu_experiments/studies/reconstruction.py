@@ -25,6 +25,7 @@ from amu_experiments import store
 from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import logrank
 from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import p_text
 from amu_experiments.overrides import Composer
 from amu_experiments.studies.tuning import Options, judge, option_parser, ranked, read_plan, trained
 
@@ -155,7 +156,7 @@ def verdict(table: pd.DataFrame) -> str:
     chosen, p = choice(table)
     return (
         f"Most trials solved over all, then the least sequences: {best_reading(table)} (Fisher's exact test of its "
-        f"trials solved against the default's: p = {p:.3g}). Shipped: {chosen}."
+        f"trials solved against the default's: {p_text(p, 'p')}). Shipped: {chosen}."
     )
 
 
