@@ -1,13 +1,15 @@
 """The page, from a small store written by hand: that it is whole, asks for nothing else and says what was found."""
 
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
-from handmade import write
+from handmade import MADE, write
 
-from amu_experiments.analysis.page import columns, studies
+from amu_experiments.analysis.page import columns
 from amu_experiments.analysis.report import write_report
+from amu_experiments.analysis.study_tables import read_studies
 
 NAME = "two_sequence-noise_free-T100-N3"
 EMPTY = ("meta", "img", "br", "hr", "link", "input")
@@ -109,15 +111,69 @@ def test_studies_are_shown_where_their_numbers_are(out):
     (out / "speed.csv").write_text("what,value,unit\nAMU,40.1234,us\n")
     for model in ("amu", "lstm"):
         (out / "tuning" / f"embedded_reber-{model}.csv").write_text("rate,solved,note\n0.01,2,<b>\n0.03,,\n")
-    assert [study.id for study in studies(out, [])] == ["tuning", "speed"]
+    assert [study.id for study in read_studies(out, [])] == ["tuning", "speed"]
     _, read = page(out)
     assert "AMU 40.12 us" in read.text
     assert "lstm 0.01 2 <b>" in read.text
     assert "nan" not in read.text
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("speed.csv", b"", "cannot be read (EmptyDataError)"),
+        ("speed.csv", b"\xff\xfe", "cannot be read (UnicodeDecodeError)"),
+        ("speed.csv", b"what,value\nAMU,4", "is cut off"),
+        ("speed.csv", b"what,value\n", "has no rows"),
+        ("speed.csv", b"what\nAMU,4\n", "has rows with more values than it has columns"),
+        ("speed.csv", None, "is a folder"),
+        ("speed.json", b"", "is no JSON"),
+        ("speed.json", b"[{}]", "has no caption"),
+        ("speed.json", b"\xff", "is no text"),
+        ("speed.json", None, "is a folder"),
+        ("tuning/adding-amu.csv", b"", "cannot be read (EmptyDataError)"),
+        ("mechanism/flow.csv", b"", "cannot be read (EmptyDataError)"),
+        ("mechanism/flow.csv", b"lag\n1\n", "has no flow, identity, model"),
+    ],
+)
+def test_a_study_that_cannot_be_shown_is_named_and_the_others_are_shown(out, name, content, why):
+    (out / "tuning").mkdir(parents=True)
+    (out / "mechanism").mkdir()
+    for path in ("speed", "reconstruction", "tuning/adding-amu"):
+        (out / f"{path}.csv").write_text("what,value\nAMU,4\n")
+    path = out / name
+    path.unlink(missing_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    _, read = page(out)
+    assert f"{path}: {why}" in read.text
+    assert "reconstruction" in read.text
+    ids = [attributes["id"] for tag, attributes in read.tags if tag == "section"]
+    assert ("speed" in ids) == (name != "speed.csv")
+
+
+def test_names_and_texts_are_shown_as_they_are(out):
+    tag = "<script>alert(1)</script>"
+    write(out.parent / "runs", "amu", [300], task={"note": tag}, model={"note": "x"}, first=7)
+    folder = write(out.parent / "runs", "amu", [300], task={"note": tag}, model={"note": tag}).folder
+    made = MADE | {"command": tag, "machine": "a\x1b[0m\ud800b"}
+    (folder / "trials-0-0" / "provenance.json").write_text(json.dumps(made))
+    (out / "tuning").mkdir(parents=True)
+    (out / "tuning" / f"{tag.replace('/', '')}.csv").write_text(f"what\n{tag}\n")
+    html, read = page(out)
+    assert "script" not in {name for name, _ in read.tags}
+    assert f"amu (note={tag})" in read.text
+    assert read.text.count(tag) > 4
+    assert "\x1b" not in html
+    text = (out / "report.md").read_text()
+    assert "\\<script>" in text
+    assert "<script>" not in text.replace("\\<", "")
+
+
 def test_words_stand_left_and_numbers_right(out):
     out.mkdir()
     (out / "speed.csv").write_text(f"what,value,unit\n{'a long name of what was measured'},40.1,us\n")
-    (study,) = studies(out, [])
+    (study,) = read_studies(out, [])
     assert columns(study.tables[0]) == [("what", "l wide"), ("value", "r"), ("unit", "l")]

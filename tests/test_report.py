@@ -1,12 +1,15 @@
 """amu-report on a small store written by hand: what it writes, says and leaves out."""
 
+import json
+import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from handmade import write
+from handmade import MADE, write
 
 from amu_experiments.analysis import report
 from amu_experiments.analysis.report import main, write_report
@@ -104,6 +107,157 @@ def test_runs_that_are_not_finished_are_told_and_in_no_table(store, tmp_path):
     (running / "trials-0-0" / "trials.csv").unlink()
     lines = write_report(store, tmp_path / "out", parts=["tables"])
     assert [line for line in lines if "gru" in line] == [f"Not finished: {running / 'trials-0-0'}"]
+
+
+def beside(lines: list[str]) -> list[str]:
+    known = ("two_sequence-", "two_sequence/", "Left out: ", "Not finished: ")
+    return [line for line in lines if line.startswith(known) and ": " in line]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "\0\1", "", None])
+def test_a_provenance_that_is_none_is_named_and_every_trial_reported(store, tmp_path, damage):
+    stack = next(store.glob("two_sequence/amu/*/trials-0-2"))
+    begun = stack.with_name("trials-3-4")
+    for folder in (stack, begun, stack.with_name("trials-x")):
+        folder.mkdir(exist_ok=True)
+        path = folder / "provenance.json"
+        path.unlink(missing_ok=True)
+        if damage is None:
+            path.mkdir()
+        else:
+            path.write_text(damage)
+    lines = write_report(store, tmp_path / "out")
+    assert beside(lines) == [
+        f"Left out: {stack.with_name('trials-x')}: not named as a stack of trials is",
+        f"Left out: {stack / 'provenance.json'}: {'is a folder' if damage is None else 'holds no provenance'}",
+        f"Not finished: {begun}",
+    ]
+    assert "6 trials of 2 configurations" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_task_whose_results_all_lack_something_is_no_reason_to_stop(tmp_path, capsys):
+    root = tmp_path / "runs"
+    for cell, lacking in (("amu", "loss"), ("lstm", "accuracy"), ("gru", "mean_error")):
+        path = write(root, cell, [300]).folder / "trials-0-0" / "trials.csv"
+        pd.read_csv(path).drop(columns=f"test_{lacking}").to_csv(path, index=False)
+    assert main(["--results-dir", str(root), "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"amu-report: no finished runs in {root}")
+    assert [line.rpartition(": ")[2] for line in told[1:]] == [
+        f"trials.csv has no test_{name}, unlike the results beside it" for name in ("loss", "mean_error", "accuracy")
+    ]
+
+
+def test_rows_with_different_trials_are_told(store, tmp_path):
+    write(store, "gru", [300] * 3, first=7)
+    write(store, "rnn", [300] * 3)
+    lines = beside(write_report(store, tmp_path / "out"))
+    name = "two_sequence-noise_free-T100-N3"
+    assert lines == [f"{name}: rows have different trials: 0-2 of amu, lstm, rnn; 7-9 of gru"]
+    for page in ("report.md", "index.html"):
+        assert lines[0] in (tmp_path / "out" / page).read_text()
+
+
+def test_a_row_with_fewer_trials_is_told_with_the_stack_that_was_left_out(store, tmp_path):
+    folder = write(store, "lstm", [300, 400], first=3).folder
+    write(store, "amu", [300, 400], first=3)
+    assert beside(write_report(store, tmp_path / "out", parts=["tables"])) == []
+    (folder / "trials-3-4" / "history.csv").write_text("")
+    assert beside(write_report(store, tmp_path / "out", parts=["tables"])) == [
+        f"Left out: {folder / 'trials-3-4'}: history.csv cannot be read (EmptyDataError)",
+        "two_sequence-noise_free-T100-N3: rows have different trials: 0-4 of amu; 0-2 of lstm",
+        "two_sequence-noise_free-T100-N3: lstm has 3 trials, another row 5: left out trials-3-4",
+    ]
+
+
+def test_a_trial_without_history_is_told_and_is_not_in_the_curves(store, tmp_path):
+    folder = write(store, "gru", [300, "diverged", 500, 600]).folder
+    path = folder / "trials-0-3" / "history.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(("1,", "2,", "3,"))))
+    lines = beside(write_report(store, tmp_path / "out"))
+    assert lines[1:] == ["two_sequence-noise_free-T100-N3: gru has no history of trial 2-3: not in its curves"]
+    for path in store.glob("two_sequence/*/*/trials-*/history.csv"):
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert len(beside(write_report(store, tmp_path / "out"))) == 1 + 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_configurations_that_mix_numerics_are_told(store, tmp_path):
+    for first, numerics in ((3, None), (4, (2, "x86-64-v3")), (5, (2, "x86-64-v3")), (6, (2, "x86-64-v4"))):
+        folder = write(store, "amu", [300], first=first).folder
+        made = MADE | {"command": ""}
+        if numerics:
+            made |= {"numerics": dict(zip(("version", "instructions"), numerics, strict=True))}
+        (folder / f"trials-{first}-{first}" / "provenance.json").write_text(json.dumps(made))
+    lines = [line for line in write_report(store, tmp_path / "out", parts=["tables"]) if "numerics" in line]
+    assert lines == [
+        f"two_sequence/amu/{folder.name} mixes numerics: "
+        "unknown (version 1, the host's own instructions) in trials-0-2, trials-3-3; "
+        "instructions x86-64-v3, version 2 in trials-4-4, trials-5-5; "
+        "instructions x86-64-v4, version 2 in trials-6-6"
+    ]
+
+
+TEXT = "$a$ \\input{x} ~^%&#_|<script>\n\x07/../" + "z" * 300
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_of_any_kind_stop_no_figure_and_lead_no_file_astray(tmp_path):
+    root, out = tmp_path / "runs", tmp_path / "deep" / "out"
+    criterion = TEXT.replace("\n", " ").replace("\x07", "")
+    for key, note in (("variant", TEXT), ("form", "$")):
+        task = {"note": note, key: TEXT, "criteria": {criterion: {TEXT: TEXT}}}
+        for own in (note, "other"):
+            write(root, "amu", [300, None], task=task, model={"note": own}, training={"stop": criterion})
+    for path in root.glob("*/*/*/trials-*/trials.csv"):
+        table = pd.read_csv(path).rename(columns={"st1_sequences": f"{criterion}_sequences"})
+        table.to_csv(path, index=False)
+    (out / "tables").mkdir(parents=True)
+    for name in ("two_sequence-", "two_sequence-$a$ "):
+        for part in ("tables", "figures"):
+            (out / part / name).mkdir(parents=True)
+    write_report(root, out)
+    assert names(tmp_path) == ["deep", "runs"]
+    assert names(tmp_path / "deep") == ["out"]
+    assert len(list((out / "figures").glob("*.png"))) == 2 * len(list((out / "tables").glob("*-criteria.md"))) == 4
+    assert all(len(path.name) < 200 for path in out.rglob("*"))
+
+
+def test_what_a_killed_report_left_is_removed_by_the_next(store, tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = [tmp_path / "out" / place / f".x.csv.{gone.pid}.part" for place in (".", "tables", "figures")]
+    others = [tmp_path / "out" / name for name in ("tables/.x.part", "mine.part", f"notes/.x.{gone.pid}.part")]
+    for path in (*left, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_report(store, tmp_path / "out", parts=["tables"])
+    assert [path.exists() for path in (*left, *others)] == [False] * 3 + [True] * 3
+
+
+def test_a_folder_or_a_file_in_the_way_is_told_in_one_line(store, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "tables" / "claims.md").mkdir(parents=True)
+    options = ["--results-dir", str(store), "--out", str(out), "--only"]
+    assert main([*options, "tables"]) == 1
+    (out / "figures").touch()
+    assert main([*options, "figures"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"amu-report: {out / 'tables' / 'claims.md'}: Is a directory",
+        f"amu-report: {out / 'figures'}: File exists",
+    ]
+
+
+def test_a_terminal_without_the_letters_of_a_name_gets_others(tmp_path):
+    root = tmp_path / "\udcff"
+    write(root, "amu", [300], model={"note": "ä"})
+    write(root, "amu", [300], model={"note": "ö"})
+    code = "import sys; from amu_experiments.analysis.report import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--results-dir", str(root), "--out", str(root), "--only", "tables"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"amu (note=\\xe4)" in done.stdout
 
 
 @pytest.mark.parametrize("half", ["tables", "figures"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from amu_experiments.analysis.text import format_setting, printable
+from amu_experiments.analysis.text import printable, setting_text
 from amu_experiments.store import Result, UnusableError, are_times, common_columns, with_columns
 from amu_experiments.tasks import criteria_of
 
@@ -162,7 +162,7 @@ def _labels(results: list[Result]) -> list[str]:
 
     def label(row: int, left_out: Collection[str] = ()) -> str:
         own = {key: value for key, value in settings[row].items() if key not in left_out and differs(key, row)}
-        told = ", ".join(f"{printable(leaf(key))}={format_setting(value)}" for key, value in own.items())
+        told = ", ".join(f"{printable(leaf(key))}={setting_text(value)}" for key, value in own.items())
         return f"{results[row].model} ({told})" if told else results[row].model
 
     short = [label(row, left_out=TUNED) for row in range(len(results))]
@@ -191,7 +191,7 @@ def _names(results: list[Result]) -> list[str]:
     for name, own in zip(names, settings, strict=True):
         others = [other for twin, other in zip(names, settings, strict=True) if twin == name]
         extra = [
-            value if isinstance(value, str) and value.isidentifier() else f"{leaf(key)}{format_setting(value)}"
+            value if isinstance(value, str) and value.isidentifier() else f"{leaf(key)}{setting_text(value)}"
             for key, value in own.items()
             if any(other.get(key) != value for other in others)
         ]

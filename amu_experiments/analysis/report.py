@@ -21,7 +21,8 @@ from amu_experiments.analysis.figures import Style, pictures, report_styles
 from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
 from amu_experiments.analysis.notices import notices
-from amu_experiments.analysis.page import Section, render, studies
+from amu_experiments.analysis.page import Section, render
+from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.analysis.tables import Table, tables
 from amu_experiments.analysis.text import markdown, printable
 from amu_experiments.config import in_a_line
@@ -114,7 +115,7 @@ def write_report(
     mechanism = read_mechanism(out_dir / "mechanism", unusable)
     comparisons, sections, lines = compare(results, unusable), [], []
     made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
-    extra = studies(out_dir, unusable)
+    studies = read_studies(out_dir, unusable)
     left_out = [*_left_out(unusable), *unfinished_lines]
     if not comparisons:
         raise ReportError("\n".join([nothing, *left_out]))
@@ -148,7 +149,7 @@ def write_report(
         page += [_markdown(section) for section in sections]
         write_text(out_dir / "report.md", "\n".join(page))
         known = [(result, provenance) for result, _, provenance in made if provenance is not None]
-        html = render(sections, claims, historical, extra, known, left_out, notes)
+        html = render(sections, claims, historical, studies, known, left_out, notes)
         write_text(out_dir / "index.html", html)
         where = f"{out_dir / 'index.html'}, and as Markdown in {out_dir / 'report.md'}"
         return [*lines, *left_out, *notes, f"Claims, tables and figures: {where}"]

@@ -22,13 +22,14 @@ from amu_experiments.analysis.comparison import (
 )
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
 from amu_experiments.analysis.text import (
-    format_setting,
+    cell_text,
     latex,
     markdown,
     metric_text,
     p_text,
     printable,
     sequences_text,
+    setting_text,
 )
 from amu_experiments.store import Result
 
@@ -201,7 +202,7 @@ def published_table(comparison: Comparison, published: list[dict]) -> Table | No
     numbers = pd.DataFrame(
         [row | {"source": entry["source"]} for entry in entries for row in entry["rows"]], dtype=object
     ).drop(columns="again", errors="ignore")
-    text = pd.DataFrame({column: [_printed(value) for value in numbers[column]] for column in numbers})
+    text = pd.DataFrame({column: [cell_text(value) for value in numbers[column]] for column in numbers})
     statements = list(dict.fromkeys(entry["statistic"] for entry in entries))
     caption = f"{comparison.name}: published numbers, not made with this software. {' '.join(statements)}"
     return Table(f"{comparison.name}-published", caption, numbers, text)
@@ -309,7 +310,7 @@ def _protocol_note(comparison: Comparison) -> str:
     same = []
     for key in PROTOCOL:
         if key not in differing and settings[0].get(key) is not None:
-            same.append(words[key].format(format_setting(settings[0][key])))
+            same.append(words[key].format(setting_text(settings[0][key])))
     note = f"Training: {', '.join(same)}." if same else ""
     if differing:
         names = ", ".join(leaf(key) for key in differing)
@@ -336,10 +337,3 @@ def _p(comparison: Comparison, row: Mapping) -> str:
     if row["model"] == comparison.labels[0] and comparison.reference is not None:
         return "reference"
     return p_text(row["p_holm"])
-
-
-def _printed(value: object) -> str:
-    """A published value: text as it is, whole numbers with separators, nothing where there is none."""
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -6,6 +6,9 @@ import re
 LONGEST = 60
 """Letters of a setting or a name in a text; of a longer one the middle is left out."""
 
+LONGEST_CELL = 1000
+"""Letters of a cell that are shown."""
+
 
 def printable(value: object, longest: int = LONGEST) -> str:
     """A value as text of one line: without control characters, and without its middle where it is long."""
@@ -13,7 +16,15 @@ def printable(value: object, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest - 20]}...{text[-17:]}"
 
 
-def format_setting(value: object) -> str:
+def cell_text(value: object) -> str:
+    """A value of a table that was read: numbers with separators and four digits, "" for NaN."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else printable(value, LONGEST_CELL)
+
+
+def setting_text(value: object) -> str:
     if value is None:
         return "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else printable(value)
