@@ -11,7 +11,7 @@ import yaml
 from handmade import TASK, write
 
 from amu_experiments import store
-from amu_experiments.analysis.mechanism_figures import PHASES
+from amu_experiments.analysis.mechanism_tables import PHASES
 from amu_experiments.analysis.report import ReportError, write_report
 
 KEYS = ("trial", "status", "sequences", "seconds", "parameters", "identity", "unit", "step", "lag")

@@ -8,8 +8,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from amu_experiments.analysis.comparison import compare
-from amu_experiments.analysis.figures import report_styles
-from amu_experiments.analysis.mechanism_figures import mechanism_pictures, of_row, read_mechanism
+from amu_experiments.analysis.mechanism_figures import mechanism_pictures
+from amu_experiments.analysis.mechanism_tables import of_row, read_mechanism
+from amu_experiments.analysis.styles import report_styles
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import pandas as pd
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import Comparison, flat
-from amu_experiments.analysis.mechanism_figures import FLOWS, PHASES, of_row
+from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
 from amu_experiments.analysis.statistics import CONFIDENCE
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import p_text, sequences_text

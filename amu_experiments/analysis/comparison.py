@@ -69,6 +69,11 @@ class Comparison:
         first, *others = map(criteria, self.results)
         return [name for name in first if all(name in other for other in others)]
 
+    @property
+    def diverged(self) -> bool:
+        """Whether any trial diverged."""
+        return any((result.trials["status"] == "diverged").any() for result in self.results)
+
     @functools.cached_property
     def earliest(self) -> float:
         """Sequences when the first trial met a criterion; infinity where none did."""

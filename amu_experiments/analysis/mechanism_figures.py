@@ -3,9 +3,7 @@
 They are drawn from the tables that `amu_experiments.mechanism.measure` makes and scripts/measure_mechanism.py writes.
 """
 
-import os
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,13 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from amu_experiments.analysis.comparison import Comparison
-from amu_experiments.analysis.figures import WIDTH, Picture, Style, draw_legend, house_style, legend_height, literal
-from amu_experiments.store import UnusableError, read_table
-
-PHASES = {"start": "at the start of training", "trained": "after training"}
-
-FLOWS = {"full": "derivative", "truncated": "truncated flow"}
-"""The kinds of error flow, as `amu_experiments.mechanism.measure` names them, in words."""
+from amu_experiments.analysis.figures import draw_legend, legend_height
+from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
+from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
+from amu_experiments.analysis.styles import Style
 
 LOWEST = 1e-12
 """Relative error flow is shown down to here; what is lower has vanished for any purpose."""
@@ -38,43 +33,6 @@ UNIT_STYLES = (
 """Colour, none of a model's, and dashes of a trace's units, from the first again after the last."""
 
 
-def read_mechanism(folder: Path, left_out: list[UnusableError | OSError] | None = None) -> dict[str, pd.DataFrame]:
-    """The tables flow, trials and traces of a folder, by name; none where they have not been measured.
-
-    left_out: takes each table that cannot be used, and then there are none; where it is not given, that is an error.
-    """
-    paths = {name: folder / f"{name}.csv" for name in _COLUMNS}
-    if not any(map(os.path.lexists, paths.values())):
-        return {}
-    tables = {}
-    for name, path in paths.items():
-        try:
-            tables[name] = _read(path, *_COLUMNS[name])
-        except (UnusableError, OSError) as error:
-            if left_out is None:
-                raise
-            left_out.append(error)
-    return tables if len(tables) == len(paths) else {}
-
-
-_ROW = ("task", "model", "identity")
-
-_COLUMNS = {
-    "flow": ((*_ROW, "phase", "flow"), ("lag",), ("relative_low", "relative_median", "relative_high")),
-    "trials": ((*_ROW, "phase", "flow", "quantity"), ("trial",), ("value",)),
-    "traces": (_ROW, ("trial", "sequence", "step", "unit"), ("memory", "output")),
-}
-"""Of each table, the columns with texts, with whole numbers and with numbers."""
-
-
-def _read(path: Path, texts: tuple[str, ...], whole: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    table = read_table(path, (*texts, *whole, *numbers), texts)
-    for name in whole:
-        if not (table[name].between(0, 2**53) & (table[name] % 1 == 0)).all():
-            raise UnusableError(path, f"has no whole numbers in {name}")
-    return table.astype(dict.fromkeys(whole, int))
-
-
 def mechanism_pictures(
     comparison: Comparison, styles: list[Style], mechanism: dict[str, pd.DataFrame]
 ) -> list[Picture]:
@@ -88,13 +46,6 @@ def mechanism_pictures(
             trace_picture(comparison, mechanism["traces"]),
         ]
     return [picture for picture in made if picture is not None]
-
-
-def of_row(table: pd.DataFrame, comparison: Comparison, row: int) -> pd.DataFrame:
-    """A row's part of a table of the mechanism."""
-    result = comparison.results[row]
-    own = (table["task"] == result.task) & (table["model"] == result.model) & (table["identity"] == result.identity)
-    return table[own]
 
 
 def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame) -> Picture | None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from amu_experiments.analysis.claims import Claim
 from amu_experiments.analysis.comparison import Comparison, flat
-from amu_experiments.analysis.figures import Drawn
+from amu_experiments.analysis.picture import Drawn
 from amu_experiments.analysis.study_tables import Study
 from amu_experiments.analysis.tables import WORDS, Table
 from amu_experiments.analysis.text import LONGEST_CELL, printable

@@ -17,12 +17,14 @@ import yaml
 
 from amu_experiments.analysis.claims import claims_tables, judge
 from amu_experiments.analysis.comparison import Comparison, compare
-from amu_experiments.analysis.figures import Style, pictures, report_styles
+from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.historical import historical_table
-from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
+from amu_experiments.analysis.mechanism_figures import mechanism_pictures
+from amu_experiments.analysis.mechanism_tables import read_mechanism
 from amu_experiments.analysis.notices import notices
 from amu_experiments.analysis.page import Section, render
 from amu_experiments.analysis.study_tables import read_studies
+from amu_experiments.analysis.styles import Style, report_styles
 from amu_experiments.analysis.tables import Table, tables
 from amu_experiments.analysis.text import markdown, printable
 from amu_experiments.config import in_a_line

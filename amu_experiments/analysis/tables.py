@@ -136,7 +136,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
         f"Median sequences: Kaplan-Meier median, [bootstrap {percent} percentile interval, {RESAMPLES:,} "
         + "resamples]; not reached (n.r.) where under half are estimated to solve.",
         "A trial that did not meet it is censored at the sequences it has seen"
-        + (f", a diverged one at {comparison.cap:,}." if numbers["diverged"].any() else "."),
+        + (f", a diverged one at {comparison.cap:,}." if comparison.diverged else "."),
         *ended_before(comparison),
         _test_note(comparison, "log-rank", "criterion"),
         _protocol_note(comparison),
@@ -177,7 +177,7 @@ def metrics_table(comparison: Comparison) -> Table | None:
     caption = [
         f"{comparison.name}: metrics on test data after training.",
         f"Median over n trials, [bootstrap {CONFIDENCE:.0%} percentile interval, {RESAMPLES:,} resamples].",
-        "A diverged trial counts as worse than any other." if numbers["diverged"].any() else "",
+        "A diverged trial counts as worse than any other." if comparison.diverged else "",
         _test_note(comparison, "Mann-Whitney", "metric"),
         _protocol_note(comparison),
     ]
