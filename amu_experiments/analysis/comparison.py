@@ -1,4 +1,4 @@
-"""Comparisons: which results may be compared, in which order, under which names."""
+"""Comparisons: results with the same task settings, in order and with labels; their criteria and metrics."""
 
 import functools
 import hashlib
@@ -15,31 +15,31 @@ from amu_experiments.store import Result, UnusableError, are_times, common_colum
 from amu_experiments.tasks import criteria_of
 
 CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
-"""The order of rows; cells that are not among these follow by name."""
+"""Order of rows by cell; other cells follow by name."""
 
 PAPER = {"gradient": "truncated", "output": "neuron"}
-"""The AMU as its paper has it: such a row is the one that others are compared with."""
+"""The AMU of the paper; a row with these settings is preferred as the reference."""
 
 PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
-"""Settings that bear on what a number means: where rows differ in one, every row's label tells its own."""
+"""Settings that change what a number means; if rows differ in one, every label states it."""
 
 TUNED = ("training.learning_rate", "model.initial_range", "model.forget_bias")
-"""Settings that differ wherever models are tuned: a label tells them where rows cannot be told apart without."""
+"""Settings that tuning changes; a label states them only if rows would have the same label without them."""
 
 HIGHER_IS_BETTER = ("accuracy", "right", "correct")
-"""Words in the name of a metric that is better when higher; any other is an error, better when lower."""
+"""Words in the names of metrics for which higher is better; for every other metric, lower is better."""
 
 LONGEST_NAME = 120
-"""Letters of a comparison's name, which files are named after."""
+"""Longest name of a comparison in characters; files are named after it."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of one and the same task setting, labelled so that no two rows have the same label.
+    """Results with the same task settings; no two rows have the same label.
 
-    Rows with the AMU come first, and of them those with most trials; among equals, those with the truncated gradient
-    and the output neuron emitted, as the paper has it, then those whose settings differ least from those of the others.
-    The first one is the reference of all tests.
+    Rows are sorted by cell, in the order of `CELLS`. Rows of one cell are sorted by their number of trials, the most
+    first; then by the settings of the paper (`PAPER`); then by how little their settings differ from the other rows of
+    the cell. The first row is the reference of all tests if it is an AMU.
     """
 
     name: str
@@ -52,20 +52,17 @@ class Comparison:
 
     @property
     def reference(self) -> int | None:
-        """The row that the others are tested against; None without an AMU."""
+        """The row that every other row is tested against; None without an AMU."""
         return 0 if self.results[0].config["model"]["cell"] == "amu" else None
 
     @functools.cached_property
     def cap(self) -> int:
-        """The most sequences that any trial of the comparison was given or could have been given."""
-        return max(
-            max(result.config["training"]["max_sequences"], int(result.trials["sequences"].max()))
-            for result in self.results
-        )
+        """The largest budget of any row, in sequences."""
+        return max(map(budget, self.results))
 
     @functools.cached_property
     def criteria(self) -> list[str]:
-        """The criteria that every row has times for."""
+        """The criteria for which every row has times."""
         first, *others = map(criteria, self.results)
         return [name for name in first if all(name in other for other in others)]
 
@@ -76,29 +73,33 @@ class Comparison:
 
     @functools.cached_property
     def earliest(self) -> float:
-        """Sequences when the first trial met a criterion; infinity where none did."""
+        """Sequences until the first trial met a criterion; infinity if none did."""
         rows = range(len(self.results))
         met = [self.times(row, criterion) for criterion in self.criteria for row in rows]
         return min((times[solved].min() for times, solved in met if solved.any()), default=np.inf)
 
     def times(self, row: int, criterion: str) -> tuple[np.ndarray, np.ndarray]:
-        """A row's trials as the statistics want them: `times` (R,) and `solved` (R,).
+        """Times of a row's trials to a criterion, `times` (R,) and `solved` (R,), for the functions of statistics.py.
 
-        A trial that never met the criterion is censored at the sequences it has seen. One that diverged has
-        solved nothing however long one waits: it is censored at the cap of the comparison, so that it counts
-        as unsolved all the way.
+        A trial that did not meet the criterion is censored after the sequences it has seen. A diverged trial would
+        never meet it, so it is censored at the cap of the comparison.
         """
         return times_to(self.results[row], criterion, self.cap)
 
 
 def compare(results: list[Result], left_out: list[UnusableError | OSError] | None = None) -> list[Comparison]:
-    """Groups results into comparisons: those whose whole task configuration is equal.
+    """Groups results into comparisons: results with equal task settings are compared.
 
-    Rows of a comparison may differ in anything else. What differs between rows of the same model, that in `TUNED` if
-    need be, and any difference in `PROTOCOL` is part of their labels.
+    Rows of a comparison may differ in every other setting. A label states each setting in which rows of its model
+    differ, and each setting of `PROTOCOL` in which any rows differ. It states settings of `TUNED` only if needed.
 
-    left_out: takes results that lack criteria or metrics which most results of their task have, to go on without them;
-    where it is not given, all results of a task must have the same.
+    Args:
+        results: results from the store.
+        left_out: if given, a result without the criteria and metrics of most results of its task is left out, and the
+            list receives an error that names it. Otherwise all results of a task must have the same ones.
+
+    Returns:
+        Comparisons in the natural order of their names (T50 before T100).
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -116,7 +117,7 @@ def compare(results: list[Result], left_out: list[UnusableError | OSError] | Non
 
 
 def _with_the_same_columns(results: list[Result], left_out: list) -> list[Result]:
-    """The results whose tables have the columns that most have."""
+    """The results with all columns that most results have, without any further columns."""
     trials = common_columns([list(result.trials) for result in results])
     history = common_columns([list(result.history) for result in results])
     same = []
@@ -133,7 +134,7 @@ def _with_the_same_columns(results: list[Result], left_out: list) -> list[Result
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested settings as one level with dotted names."""
+    """Nested settings as one level: {"task": {"T": 100}} becomes {"task.T": 100}."""
     level = {}
     for key, value in settings.items():
         level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -141,6 +142,7 @@ def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def _row_order(results: list[Result], row: int, label: str) -> tuple:
+    """Sort key of a row, as the class Comparison describes it."""
     cell = results[row].config["model"]["cell"]
     rank = CELLS.index(cell) if cell in CELLS else len(CELLS)
     own = _settings(results[row])
@@ -155,6 +157,7 @@ def _settings(result: Result) -> dict[str, object]:
 
 
 def _labels(results: list[Result]) -> list[str]:
+    """A label for each result: its model, and the settings that `compare` describes; the identity if need be."""
     settings = [_settings(result) for result in results]
 
     def differs(key: str, row: int) -> bool:
@@ -167,8 +170,8 @@ def _labels(results: list[Result]) -> list[str]:
 
     def label(row: int, left_out: Collection[str] = ()) -> str:
         own = {key: value for key, value in settings[row].items() if key not in left_out and differs(key, row)}
-        told = ", ".join(f"{printable(leaf(key))}={setting_text(value)}" for key, value in own.items())
-        return f"{results[row].model} ({told})" if told else results[row].model
+        stated = ", ".join(f"{printable(leaf(key))}={setting_text(value)}" for key, value in own.items())
+        return f"{results[row].model} ({stated})" if stated else results[row].model
 
     short = [label(row, left_out=TUNED) for row in range(len(results))]
     labels = [short[row] if short.count(short[row]) == 1 else label(row) for row in range(len(results))]
@@ -179,11 +182,12 @@ def _labels(results: list[Result]) -> list[str]:
 
 
 def _names(results: list[Result]) -> list[str]:
-    """A readable name of each task setting, fit for a file: the task, its variant or form, and its sizes.
+    """A readable name for the task settings of each result: two_sequence-noise_free-T100-N3.
 
-    A size is a setting named by one letter (T, N). Only where two settings would have the same name, what
-    else differs between those two is added, words without their key. Names are of letters, digits, dots, underscores
-    and hyphens, `LONGEST_NAME` of them at most, and differ in more than capitals.
+    The name has the task, its variant or form, and its sizes, which are the settings named by one letter (T, N). If
+    several would have the same name, the settings in which they differ are added; a word is added without its key.
+    Files have these names: they consist of letters, digits, dots, underscores and hyphens, have at most `LONGEST_NAME`
+    characters before a hash, and differ even where case is ignored.
     """
     names = []
     for result in results:
@@ -211,11 +215,12 @@ def _names(results: list[Result]) -> list[str]:
 
 
 def leaf(key: str) -> str:
+    """The last part of a dotted name."""
     return key.rpartition(".")[2]
 
 
 def _natural(text: str) -> list:
-    """Sorting key that puts T50 before T100."""
+    """Sort key that puts T50 before T100."""
     parts = re.split(r"([0-9]+)", text)
     return [(len(part.lstrip("0")), part.lstrip("0")) if place % 2 else part for place, part in enumerate(parts)]
 
@@ -224,28 +229,33 @@ def _natural(text: str) -> list:
 
 
 def criteria(result: Result) -> list[str]:
-    """Names of the criteria that a result has times for."""
+    """Names of the criteria for which a result has times: columns <criterion>_sequences."""
     suffix, trials = "_sequences", result.trials
     columns = [name for name in trials if name.endswith(suffix) and are_times(trials[name], trials["sequences"])]
     return [column.removesuffix(suffix) for column in columns]
 
 
 def condition(task: Mapping, criterion: str) -> str:
-    """A criterion and what it asks, as the task's configuration has it: "st1: wrong == 0"."""
+    """A criterion with its condition from the task's configuration: "st1: wrong == 0"."""
     try:
         sections = criteria_of(task)
         parts = sections.get(criterion) if isinstance(sections, Mapping) else None
-    except (ValueError, AttributeError):  # a configuration that this version would refuse
+    except (ValueError, AttributeError):  # a configuration that this version rejects
         parts = None
     parts = parts if isinstance(parts, Mapping) else {}
     asked = " and ".join(f"{printable(metric)} {printable(bound)}" for metric, bound in parts.items())
     return f"{printable(criterion)}: {asked}" if asked else printable(criterion)
 
 
-def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Times to a criterion (R,) and whether it was met (R,).
+def budget(result: Result) -> int:
+    """The most sequences that a trial was allowed to see, or has seen if that is more."""
+    return max(result.config["training"]["max_sequences"], int(result.trials["sequences"].max()))
 
-    A diverged trial is censored at `cap`, whatever it met before: of a network that is lost nothing is solved.
+
+def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Times to a criterion in sequences (R,) and whether it was met (R,).
+
+    A diverged trial is censored at `cap` even if it met the criterion before: a diverged network solves nothing.
     """
     met = result.trials[f"{criterion}_sequences"].to_numpy(float)
     diverged = (result.trials["status"] == "diverged").to_numpy()
@@ -255,17 +265,23 @@ def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.n
 
 
 def final_values(result: Result, metric: str) -> np.ndarray:
-    """A metric at the end of training (R,); infinitely bad where a trial diverged or has no number."""
+    """A metric after training (R,); worst of all, an infinity, for a trial that diverged or has no number."""
     values = result.trials[metric].to_numpy(float)
-    worst = -np.inf if higher_is_better(metric) else np.inf
-    return np.where((result.trials["status"] == "diverged") | np.isnan(values), worst, values)
+    return np.where((result.trials["status"] == "diverged") | np.isnan(values), worst_value(metric), values)
+
+
+def worst_value(metric: str) -> float:
+    """An infinity that is worse than any value of the metric."""
+    return -np.inf if higher_is_better(metric) else np.inf
 
 
 def higher_is_better(metric: str) -> bool:
+    """Whether a higher value is better, by the name of the metric."""
     return any(word in metric.split("_") for word in HIGHER_IS_BETTER)
 
 
 def final_metrics(result: Result) -> list[str]:
+    """Names of the metrics after training that have a number for at least one trial."""
     known = {"trial", "status", "sequences", "seconds", "parameters"}
     return [
         column
@@ -275,7 +291,7 @@ def final_metrics(result: Result) -> list[str]:
 
 
 def ended_before(comparison: Comparison) -> list[str]:
-    """A note for each criterion that trials had no more chance to meet because another one had ended them."""
+    """A note for each criterion that trials did not meet because another criterion had ended them."""
     notes = []
     for criterion in comparison.criteria:
         ended = sum(
@@ -285,6 +301,6 @@ def ended_before(comparison: Comparison) -> list[str]:
         if ended:
             notes.append(
                 f"Trials ended by another criterion before {printable(criterion)} was met: {ended}. They count as "
-                f"censored; more might have met {printable(criterion)} than did, and its curve, median and p are rough."
+                f"censored, but they might have met {printable(criterion)} later, so its curve, median and p are rough."
             )
     return notes

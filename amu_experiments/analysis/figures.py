@@ -11,7 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.comparison import Comparison, condition, ended_before, higher_is_better
+from amu_experiments.analysis.comparison import (
+    Comparison,
+    budget,
+    condition,
+    ended_before,
+    higher_is_better,
+    worst_value,
+)
 from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
 from amu_experiments.analysis.styles import Style
 from amu_experiments.store import Result
@@ -104,15 +111,14 @@ def carried_forward(result: Result, metric: str) -> pd.DataFrame:
         keeps its last value, or if it diverged has the worst there is, an infinity; as has any value that is
         no number. A trial that did not diverge and has no history has no column.
     """
-    worst = -np.inf if higher_is_better(metric) else np.inf
+    worst = worst_value(metric)
     history = result.history.assign(value=result.history[metric].fillna(worst))
     table = history.pivot(index="sequences", columns="trial", values="value")
     # A trial that diverged before its first evaluation has no row in the history.
     known = result.trials["trial"].isin(table.columns) | (result.trials["status"] == "diverged")
     table = table.reindex(columns=result.trials.loc[known, "trial"])
     ends = result.trials.loc[result.trials["status"] == "diverged"].set_index("trial")["sequences"]
-    budget = max(result.config["training"]["max_sequences"], int(result.trials["sequences"].max()))
-    table = table.reindex(table.index.union([budget]))
+    table = table.reindex(table.index.union([budget(result)]))
     for trial, end in ends.items():
         table.loc[table.index >= end, trial] = worst
     return table.ffill()

@@ -1,4 +1,4 @@
-"""Comparison tables: when trials met each criterion, metrics on test data, published numbers; in three formats."""
+"""Tables of a comparison: times to each criterion, metrics on test data, published numbers; and of one run."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import (
     PROTOCOL,
     Comparison,
+    budget,
     condition,
     criteria,
     ended_before,
@@ -37,12 +38,12 @@ WORDS = (
     *("criterion", "metric", "model", "method", "source", "claim", "statement", "verdict", "finding", "says"),
     *("task", "agrees", "but with", "reading", "problem", "training step", "against"),
 )
-"""Columns that hold words and stand to the left; the others hold numbers and stand to the right."""
+"""Columns of words, aligned left; all other columns hold numbers and are aligned right."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table twice, with numbers to reckon with and as text to read, and the caption that explains it."""
+    """A table in two forms, numbers for computation and text for readers, with its caption."""
 
     name: str
     caption: str
@@ -87,13 +88,13 @@ class Table:
 
 
 def tables(comparison: Comparison, published: list[dict]) -> list[Table]:
-    """Every table of a comparison that has any rows; `published` as read from published.yaml."""
+    """Every table of a comparison that has rows; `published` are the entries of published.yaml."""
     made = [criteria_table(comparison), metrics_table(comparison), published_table(comparison, published)]
     return [table for table in made if table is not None]
 
 
 def criteria_table(comparison: Comparison) -> Table | None:
-    """When each row's trials met each criterion; None for a task without criteria."""
+    """Share solved and median time to each criterion, with tests; None for a task without criteria."""
     rows = []
     for criterion in comparison.criteria:
         times = [comparison.times(row, criterion) for row in range(len(comparison.results))]
@@ -102,10 +103,10 @@ def criteria_table(comparison: Comparison) -> Table | None:
             share, median = statistics.success(times[row][1]), statistics.median_time(*times[row])
             rows.append(
                 {"criterion": criterion}
-                | _who(comparison, row)
+                | _row_columns(comparison, row)
                 | {"solved": int(times[row][1].sum()), "cut_off": _cut_off(comparison.results[row], criterion)}
-                | _columns("solved_share", share)
-                | _columns("median_sequences", median)
+                | _estimate_columns("solved_share", share)
+                | _estimate_columns("median_sequences", median)
                 | {"p_logrank": p, "p_holm": adjusted}
             )
     if not rows:
@@ -132,10 +133,10 @@ def criteria_table(comparison: Comparison) -> Table | None:
         + "; ".join(condition(comparison.task, criterion) for criterion in comparison.criteria)
         + ").",
         f"Solved: trials that met it of all trials, [Wilson {percent} interval of the share].",
-        "Cut off: trials that had not met it when they had seen all the sequences they were given.",
+        "Cut off: trials whose budget of sequences ended before they met it.",
         f"Median sequences: Kaplan-Meier median, [bootstrap {percent} percentile interval, {RESAMPLES:,} "
-        + "resamples]; not reached (n.r.) where under half are estimated to solve.",
-        "A trial that did not meet it is censored at the sequences it has seen"
+        + "resamples]; not reached (n.r.) if the estimated share solved stays below a half.",
+        "A trial that did not meet it is censored after the sequences it has seen"
         + (f", a diverged one at {comparison.cap:,}." if comparison.diverged else "."),
         *ended_before(comparison),
         _test_note(comparison, "log-rank", "criterion"),
@@ -145,7 +146,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
 
 
 def metrics_table(comparison: Comparison) -> Table | None:
-    """The metrics of each row's trials on test data; None where none were kept."""
+    """Medians of the metrics on test data, with tests; None if no metric has a number."""
     rows = []
     for metric in _test_metrics(comparison):
         values = [final_values(result, metric) for result in comparison.results]
@@ -155,8 +156,8 @@ def metrics_table(comparison: Comparison) -> Table | None:
         for row, (p, adjusted) in enumerate(tests):
             rows.append(
                 {"metric": metric}
-                | _who(comparison, row)
-                | _columns("median", statistics.median(values[row]))
+                | _row_columns(comparison, row)
+                | _estimate_columns("median", statistics.median(values[row]))
                 | {"p_mann_whitney": p, "p_holm": adjusted}
             )
     if not rows:
@@ -185,18 +186,15 @@ def metrics_table(comparison: Comparison) -> Table | None:
 
 
 def published_table(comparison: Comparison, published: list[dict]) -> Table | None:
-    """What the literature reports for this task setting; None where there is nothing.
+    """Numbers from the literature for these task settings; None if there are none.
 
     Args:
-        comparison: the comparison, whose task configuration is looked at.
-        published: entries with `task`, settings that must all be as in the configuration for the entry to
-            apply; `source`; `statistic`, a sentence; and `rows`, with a `method` and values by column name
-            (but for `again`, which is for `historical`).
+        comparison: the comparison; an entry applies if the comparison has all of the entry's task settings.
+        published: entries with `task`, the settings; `source`; `statistic`, a sentence; and `rows`, each with a
+            `method` and values by column name. historical.py uses the key `again` of a row.
     """
     settings = flat(comparison.task)
-    entries = [
-        entry for entry in published if all(settings.get(key) == value for key, value in flat(entry["task"]).items())
-    ]
+    entries = [entry for entry in published if flat(entry["task"]).items() <= settings.items()]
     if not entries:
         return None
     numbers = pd.DataFrame(
@@ -209,7 +207,7 @@ def published_table(comparison: Comparison, published: list[dict]) -> Table | No
 
 
 def run_table(result: Result) -> str:
-    """A finished run in a few lines of plain text: criteria, final metrics, parameters, time."""
+    """A finished run as a few lines of plain text: parameters, time, criteria and final metrics."""
     trials = result.trials
     diverged = int((trials["status"] == "diverged").sum())
     lines = [
@@ -217,23 +215,22 @@ def run_table(result: Result) -> str:
         + (f" ({diverged} diverged)" if diverged else "")
         + f", {int(trials['parameters'].iloc[0]):,} parameters, {trials['seconds'].max():.0f} s"
     ]
-    cap = max(result.config["training"]["max_sequences"], int(trials["sequences"].max()))
     met = []
     for criterion in criteria(result):
-        times, solved = times_to(result, criterion, cap)
+        times, solved = times_to(result, criterion, budget(result))
         median = statistics.median_time(times, solved).value
         range_met = (
             f"{sequences_text(times[solved].min())} to {sequences_text(times[solved].max())}" if solved.any() else "-"
         )
-        asked = condition(result.config["task"], criterion).partition(": ")[2]
-        met.append((printable(criterion), f"{solved.sum()}/{len(solved)}", sequences_text(median), range_met, asked))
+        bounds = condition(result.config["task"], criterion).partition(": ")[2]
+        met.append((printable(criterion), f"{solved.sum()}/{len(solved)}", sequences_text(median), range_met, bounds))
     measured = []
     for metric in final_metrics(result):
         values = final_values(result, metric)
         numbers = (metric_text(value) for value in (np.median(values), values.min(), values.max()))
-        measured.append((printable(_of_which_data(metric)), *numbers))
+        measured.append((printable(_with_data(metric)), *numbers))
     for columns, rows in (
-        (("criterion", "solved", "median sequences", "range of those solved", "it asks for"), met),
+        (("criterion", "solved", "median sequences", "range of those solved", "condition"), met),
         (("final metric", "median", "lowest", "highest"), measured),
     ):
         if rows:
@@ -241,35 +238,34 @@ def run_table(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _of_which_data(metric: str) -> str:
-    """A metric's name in words: what is not about test or training data is about validation data."""
+def _with_data(metric: str) -> str:
+    """A metric's name with its data: a name without the prefix test_ or train_ means validation data."""
     data, _, name = metric.partition("_")
     return f"{data} {name}" if data in ("test", "train") else f"validation {metric}"
 
 
 def _cut_off(result: Result, criterion: str) -> int:
-    """Trials that a cap ended before they met the criterion."""
+    """The number of trials whose budget ended before they met the criterion."""
     return int(((result.trials["status"] == "finished") & result.trials[f"{criterion}_sequences"].isna()).sum())
 
 
 def _test_metrics(comparison: Comparison) -> list[str]:
-    """Metrics on test data, but for those without any number (such as one that is about training data)."""
+    """Metrics on test data that have a number for at least one trial."""
     columns = [column for result in comparison.results for column in final_metrics(result)]
     return [column for column in dict.fromkeys(columns) if column.startswith("test_")]
 
 
 def _against_reference(comparison: Comparison, test: Callable[[int, int], float]) -> list[tuple[float, float]]:
-    """(p, Holm-adjusted p) of each row by `test(reference, row)`; NaN for the reference itself."""
-    count = len(comparison.results)
+    """p and Holm-adjusted p of `test(reference, row)` for each row; NaN for the reference, and if there is none."""
+    count, none = len(comparison.results), (math.nan, math.nan)
     if comparison.reference is None:
-        return [(math.nan, math.nan)] * count
-    others = [row for row in range(count) if row != comparison.reference]
-    p_values = [test(comparison.reference, row) for row in others]
-    adjusted = dict(zip(others, zip(p_values, statistics.holm(p_values), strict=True), strict=True))
-    return [adjusted.get(row, (math.nan, math.nan)) for row in range(count)]
+        return [none] * count
+    p_values = [test(comparison.reference, row) for row in range(1, count)]
+    return [none, *zip(p_values, statistics.holm(p_values), strict=True)]
 
 
-def _who(comparison: Comparison, row: int) -> dict:
+def _row_columns(comparison: Comparison, row: int) -> dict:
+    """The columns that describe a row in every table."""
     result = comparison.results[row]
     return {
         "model": comparison.labels[row],
@@ -281,7 +277,7 @@ def _who(comparison: Comparison, row: int) -> dict:
     }
 
 
-def _columns(name: str, estimate: Estimate) -> dict:
+def _estimate_columns(name: str, estimate: Estimate) -> dict:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
@@ -290,7 +286,7 @@ def _columns(name: str, estimate: Estimate) -> dict:
 
 def _test_note(comparison: Comparison, test: str, family: str) -> str:
     if comparison.reference is None:
-        return "No p-values: there is no AMU here to compare with."
+        return "No p-values: there is no AMU to compare with."
     others = len(comparison.results) - 1
     if others == 0:
         return "No p-values: there is no other row to compare the AMU with."
@@ -314,23 +310,23 @@ def _protocol_note(comparison: Comparison) -> str:
     note = f"Training: {', '.join(same)}." if same else ""
     if differing:
         names = ", ".join(leaf(key) for key in differing)
-        note += f" Rows differ in {names}, given with each: compare their shares and final metrics with care."
+        note += f" Rows differ in {names}, as their labels state: compare their shares and final metrics with care."
     return note.strip()
 
 
 # Text of single cells -------------------------------------------------------------------------------------
 
 
-def _estimate(row: Mapping, name: str, shown: Callable[[float], str]) -> str:
-    interval = _interval(row, name, shown)
-    return f"{shown(row[name])} {interval}".strip()
+def _estimate(row: Mapping, name: str, text: Callable[[float], str]) -> str:
+    return f"{text(row[name])} {_interval(row, name, text)}".strip()
 
 
-def _interval(row: Mapping, name: str, shown: Callable[[float], str]) -> str:
+def _interval(row: Mapping, name: str, text: Callable[[float], str]) -> str:
+    """The interval "[300, n.r.]"; empty if it tells nothing."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if math.isnan(low) or (low == high and math.isinf(low)):
         return ""
-    return f"[{shown(low)}, {shown(high)}]".replace("not reached", "n.r.")
+    return f"[{text(low)}, {text(high)}]".replace("not reached", "n.r.")
 
 
 def _p(comparison: Comparison, row: Mapping) -> str:

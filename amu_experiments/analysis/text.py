@@ -4,20 +4,20 @@ import math
 import re
 
 LONGEST = 60
-"""Letters of a setting or a name in a text; of a longer one the middle is left out."""
+"""Longest setting or name in characters; a longer one loses its middle."""
 
 LONGEST_CELL = 1000
-"""Letters of a cell that are shown."""
+"""Longest cell of a table in characters; a longer one loses its middle."""
 
 
 def printable(value: object, longest: int = LONGEST) -> str:
-    """A value as text of one line: without control characters, and without its middle where it is long."""
+    """A value as one line of printable characters; text longer than `longest` loses its middle."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
     return text if len(text) <= longest else f"{text[: longest - 20]}...{text[-17:]}"
 
 
 def cell_text(value: object) -> str:
-    """A value of a table that was read: numbers with separators and four digits, "" for NaN."""
+    """A value from a CSV or yaml file: "12,000", "0.1235" (four significant digits), "" for NaN, or text."""
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -25,19 +25,21 @@ def cell_text(value: object) -> str:
 
 
 def setting_text(value: object) -> str:
+    """A setting: "none", "12,000", or its printable text."""
     if value is None:
         return "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else printable(value)
 
 
 def sequences_text(value: float) -> str:
+    """A number of sequences: "12,000"; "not reached" for infinity."""
     return "not reached" if value == math.inf else f"{value:,.0f}"
 
 
 def metric_text(value: float) -> str:
+    """A metric: "0.0123" (three significant digits), "1,234" without decimals, "diverged" for an infinity."""
     if math.isinf(value):
         return "diverged"
-    # A count, or an exact 0 or 1, has no decimals.
     whole = float(value).is_integer() or abs(value) >= 1000
     return f"{value:,.0f}" if whole else f"{value:#.3g}".removesuffix(".")
 
@@ -51,7 +53,7 @@ def p_text(p: float, name: str = "") -> str:
 
 
 def markdown(text: str) -> str:
-    """Text with a backslash before what Markdown, as GitHub has it, would take for more than text outside of tables."""
+    """Text with a backslash before each character that GitHub's Markdown would interpret, but not before |."""
     return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
@@ -59,9 +61,9 @@ _MARKDOWN = re.compile(r"[\\`*$~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w+;)|
 
 
 def latex(text: str) -> str:
-    """Text with what LaTeX would take for commands, or print as something else, made plain."""
+    """Text in which LaTeX's special characters are escaped."""
     marked = text.translate(_LATEX)
-    # At the start of a row these would be options of the line break before.
+    # At the start of a row, LaTeX would read [ or * as an option of the line break before it.
     return f"{{{text[0]}}}{marked[1:]}" if text[:1] in ("[", "*") else marked
 
 
