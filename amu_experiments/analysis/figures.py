@@ -1,4 +1,4 @@
-"""Two figures of a comparison, against sequences: the share of trials solved, and a validation metric."""
+"""Two figures of a comparison: the share of trials solved and a validation metric, against sequences seen."""
 
 import math
 import textwrap
@@ -24,21 +24,21 @@ from amu_experiments.analysis.styles import Style
 from amu_experiments.store import Result
 
 MAIN_METRICS = ("mse", "mean_error", "strings_right", "accuracy", "loss")
-"""The validation metric shown is the first of these that a task has; the loss always is one."""
+"""The figure shows the first of these validation metrics that the task has; every task has the loss."""
 
 ENTRY = 72
-"""Letters in a line of a legend's entry: as many as a figure is wide."""
+"""Characters in a line of a legend entry; a figure is wide enough for them."""
 
 
 def pictures(comparison: Comparison, styles: list[Style]) -> list[Picture]:
-    """Every figure of a comparison, its rows in these styles; the first of them only where the task has criteria."""
+    """Every figure of a comparison; a task without criteria has only the metric. `styles`: one for each row."""
     with house_style():
         made = [solved_picture(comparison, styles)] if comparison.criteria else []
         return [*made, metric_picture(comparison, styles)]
 
 
 def solved_picture(comparison: Comparison, styles: list[Style]) -> Picture:
-    """Kaplan-Meier curves of the share solved, a panel for each criterion."""
+    """Kaplan-Meier curves of the share solved, with a panel for each criterion."""
     names = comparison.criteria
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
@@ -51,7 +51,7 @@ def solved_picture(comparison: Comparison, styles: list[Style]) -> Picture:
     for panel, criterion, title in zip(panels, names, titles, strict=False):
         for row in range(len(comparison.results)):
             _draw_share(panel, comparison, row, criterion, styles[row])
-        # As many lines in every title, for their first ones to stand at the same height.
+        # Every title has the same number of lines, so that the first lines are at the same height.
         panel.set_title(literal(title) + "\n" * (title_lines - 1 - title.count("\n")), fontsize=9)
         _sequence_axis(panel, comparison)
         panel.set_ylim(-0.04, 1.04)
@@ -61,8 +61,8 @@ def solved_picture(comparison: Comparison, styles: list[Style]) -> Picture:
         panel.set_ylabel("share of trials solved")
     draw_legend(figure, comparison, styles)
     caption = (
-        f"{comparison.name}: Kaplan-Meier estimate of the share of trials that have met a criterion, against "
-        "the sequences seen, over n trials. Vertical ticks: trials that had not met it when they ended"
+        f"{comparison.name}: Kaplan-Meier estimate of the share of n trials that have met a criterion, against "
+        "the sequences seen. Vertical ticks: trials that ended without meeting it"
     )
     if comparison.diverged:
         caption += f" (a diverged one at {comparison.cap:,})"
@@ -81,12 +81,12 @@ def metric_picture(comparison: Comparison, styles: list[Style]) -> Picture:
     for row, curve in enumerate(curves):
         if curve.columns.empty:
             continue
-        # Quartiles go by order alone, so that any value beyond all others serves for a trial without one.
+        # Quartiles depend on order alone, so an infinity can be replaced by the worst value shown.
         values = curve.clip(shown.min(), shown.max())
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
         colour, dashes, marker = styles[row]
         panel.fill_between(curve.index, low, high, color=colour, alpha=0.15, linewidth=0)
-        # Markers a quarter of the axis apart, each row's a little further on than the one's before.
+        # Markers are a quarter of the axis apart, and those of each row start a little further right.
         every = ((row + 0.5) / len(styles) / 4, 0.25)
         panel.plot(curve.index, middle, color=colour, linestyle=dashes, marker=marker, markevery=every)
     _sequence_axis(panel, comparison)
@@ -96,25 +96,25 @@ def metric_picture(comparison: Comparison, styles: list[Style]) -> Picture:
     draw_legend(figure, comparison, styles)
     caption = (
         f"{comparison.name}: {metric} on validation data against the sequences seen, median (line) and "
-        "interquartile range (band) over n trials. A trial that ended keeps its last value"
+        "interquartile range (band) over n trials. After its end a trial keeps its last value"
     )
     if comparison.diverged:
-        caption += ", one that diverged counts from then on as the worst value shown"
+        caption += "; a diverged trial has the worst value shown from then on"
     return Picture(f"{comparison.name}-{metric}", f"{caption}.", figure)
 
 
 def carried_forward(result: Result, metric: str) -> pd.DataFrame:
-    """A validation metric of every trial at every evaluation that any trial had.
+    """A validation metric of every trial at the evaluations of all trials.
 
     Returns:
-        A column a trial, indexed by sequences, ascending, to the end of the budget. After its end a trial
-        keeps its last value, or if it diverged has the worst there is, an infinity; as has any value that is
-        no number. A trial that did not diverge and has no history has no column.
+        A column for each trial, indexed by sequences, ascending, up to the budget. After its end a trial keeps its
+        last value; a diverged trial has the worst value, an infinity. NaN counts as the worst value, too. A trial
+        without history has no column, unless it diverged.
     """
     worst = worst_value(metric)
     history = result.history.assign(value=result.history[metric].fillna(worst))
     table = history.pivot(index="sequences", columns="trial", values="value")
-    # A trial that diverged before its first evaluation has no row in the history.
+    # The history has no rows of a trial that diverged before its first evaluation.
     known = result.trials["trial"].isin(table.columns) | (result.trials["status"] == "diverged")
     table = table.reindex(columns=result.trials.loc[known, "trial"])
     ends = result.trials.loc[result.trials["status"] == "diverged"].set_index("trial")["sequences"]
@@ -128,7 +128,7 @@ def _draw_share(panel: Axes, comparison: Comparison, row: int, criterion: str, s
     times, solved = comparison.times(row, criterion)
     sequences, share = statistics.share_solved(times, solved)
     left, right = _span(comparison)
-    # Where all have solved it the curve stays at the top for ever; else nobody knows what follows.
+    # If all trials solved it, the curve stays at 1; otherwise it is unknown after the last observation.
     end = right if share[-1] == 1 else sequences[-1]
     sequences, share = np.r_[left, sequences, end], np.r_[0.0, share, share[-1]]
 
@@ -138,7 +138,7 @@ def _draw_share(panel: Axes, comparison: Comparison, row: int, criterion: str, s
     colour, dashes, marker = style
     panel.step(sequences, share, where="post", color=colour, linestyle=dashes)
     panel.plot(times[~solved], share_at(times[~solved]), linestyle="none", marker="|", color=colour, markersize=10)
-    # Markers in places of each row's own, so that curves on top of one another can be told apart.
+    # Each row has markers in other places, so that readers can tell curves apart that lie on each other.
     places = (np.arange(4) + (row + 0.5) / len(comparison.results)) / 4
     marked = left * (right / left) ** places if _logarithmic(comparison) else left + places * (right - left)
     marked = marked[marked <= end]
@@ -158,7 +158,7 @@ def _sequence_axis(panel: Axes, comparison: Comparison) -> None:
 
 
 def _span(comparison: Comparison) -> tuple[float, float]:
-    """Left and right end of the sequence axis."""
+    """Left and right end of the axis of sequences."""
     if not _logarithmic(comparison):
         return 0.0, float(comparison.cap)
     first = min(result.config["training"]["evaluate_every"] for result in comparison.results)
@@ -166,11 +166,12 @@ def _span(comparison: Comparison) -> tuple[float, float]:
 
 
 def _logarithmic(comparison: Comparison) -> bool:
-    """Whether sequences stand on a logarithmic axis: where a linear one would press the first times flat."""
+    """Whether the axis of sequences is logarithmic: on a linear axis, early times would be too close together."""
     return comparison.cap > 25 * comparison.earliest
 
 
 def draw_legend(figure: Figure, comparison: Comparison, styles: list[Style]) -> None:
+    """Draws a legend below the panels, with an entry for each row."""
     handles = [
         Line2D([], [], color=colour, linestyle=dashes, marker=marker, label=literal(entry))
         for (colour, dashes, marker), entry in zip(styles, _entries(comparison), strict=True)
@@ -179,9 +180,10 @@ def draw_legend(figure: Figure, comparison: Comparison, styles: list[Style]) -> 
 
 
 def legend_height(comparison: Comparison) -> float:
+    """Height of the legend in inches."""
     entries, columns = _entries(comparison), _legend_columns(comparison)
     length = math.ceil(len(entries) / columns)
-    # Entries go down the first column, then down the next; a further line of an entry is not so high as the first.
+    # Entries fill the first column, then the next. The second line of an entry takes less height than the first.
     further = [
         sum(entry.count("\n") for entry in entries[first : first + length]) for first in range(0, len(entries), length)
     ]

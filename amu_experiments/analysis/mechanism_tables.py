@@ -1,7 +1,4 @@
-"""The measurements of the mechanism, as scripts/measure_mechanism.py writes them.
-
-`amu_experiments.mechanism.measure` makes the tables flow, trials and traces.
-"""
+"""Reads the measurements of the mechanism: the tables flow, trials and traces of scripts/measure_mechanism.py."""
 
 import os
 from pathlib import Path
@@ -14,13 +11,18 @@ from amu_experiments.store import UnusableError, read_table
 PHASES = {"start": "at the start of training", "trained": "after training"}
 
 FLOWS = {"full": "derivative", "truncated": "truncated flow"}
-"""The kinds of error flow, as `amu_experiments.mechanism.measure` names them, in words."""
+"""The kinds of error flow in words, by their names in the tables."""
 
 
 def read_mechanism(folder: Path, left_out: list[UnusableError | OSError] | None = None) -> dict[str, pd.DataFrame]:
-    """The tables flow, trials and traces of a folder, by name; none where they have not been measured.
+    """The tables flow, trials and traces of a folder, by name; an empty dict if the folder has none of them.
 
-    left_out: takes each table that cannot be used, and then there are none; where it is not given, that is an error.
+    Args:
+        folder: the folder of the CSV files.
+        left_out: receives an error for each unusable table; if any is unusable, all are left out.
+
+    Raises:
+        UnusableError, OSError: a table is unusable, and `left_out` is not given.
     """
     paths = {name: folder / f"{name}.csv" for name in _COLUMNS}
     if not any(map(os.path.lexists, paths.values())):
@@ -43,7 +45,7 @@ _COLUMNS = {
     "trials": ((*_ROW, "phase", "flow", "quantity"), ("trial",), ("value",)),
     "traces": (_ROW, ("trial", "sequence", "step", "unit"), ("memory", "output")),
 }
-"""Of each table, the columns with texts, with whole numbers and with numbers."""
+"""For each table, its columns of text, of whole numbers and of other numbers."""
 
 
 def _read(path: Path, texts: tuple[str, ...], whole: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:

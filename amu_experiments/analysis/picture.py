@@ -35,15 +35,15 @@ RC = {
 }
 
 WIDTH = 7.2
-"""Of a figure, in inches."""
+"""Width of a figure in inches."""
 
 EXACT_COLOURS, MIXED_COLOURS = 32, 64
-"""Entries of a PNG's palette: the most frequent colours as they are, and colours that stand for all others."""
+"""Entries of a PNG's palette: the most frequent colours unchanged, and colours that replace all others."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that stands in its files, with its picture for a page as SVG."""
+    """A figure whose files are written, with its SVG for the page."""
 
     name: str
     caption: str
@@ -52,14 +52,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its file's name, without suffix, and the caption that explains it."""
+    """A figure with its caption and the name of its files without a suffix."""
 
     name: str
     caption: str
     figure: Figure
 
     def _svg(self) -> str:
-        """The figure as SVG, with text as text and coordinates to a hundredth of a point."""
+        """The figure as SVG; text stays text, coordinates have two decimals (hundredths of a point)."""
         file = io.StringIO()
         with house_style(), matplotlib.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
             unsigned = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -68,18 +68,18 @@ class Picture:
         def short(path: re.Match) -> str:
             return re.sub(r"\s+", " ", re.sub(r"(\.\d\d)\d+", r"\1", path[0]))
 
-        # Line breaks take three letters each where the page holds the figure as an address.
+        # The page embeds the SVG as a URL, in which a line break takes three characters.
         return re.sub(r">\s+<", "><", re.sub(r' d="[^"]*"', short, file.getvalue()))
 
     def save(self, folder: Path) -> Drawn:
-        """Writes PNG and PDF, the same to the last byte each time."""
+        """Writes PNG and PDF; the same figure gives the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
         with house_style():
             pixels, pdf = io.BytesIO(), io.BytesIO()
             self.figure.savefig(pixels, format="png")
-            # The layout is final now. Computing it again for each format takes as long as drawing, and so does
-            # savefig's own layout pass.
+            # The layout is final now. Computing it again for the PDF would take as long as drawing it, and so would
+            # the layout pass of savefig.
             self.figure.set_layout_engine("none")
             unsigned = {"CreationDate": None, "Creator": None, "Producer": None}
             FigureCanvasPdf(self.figure).print_pdf(pdf, metadata=unsigned)
@@ -90,38 +90,38 @@ class Picture:
 
 
 def house_style() -> AbstractContextManager:
-    """Matplotlib's defaults and ours, whatever the user's own settings are."""
+    """Matplotlib's defaults and `RC`; the user's own settings have no effect."""
     return matplotlib.style.context(["default", RC])
 
 
 def literal(text: str) -> str:
-    """Text that matplotlib shows as it is; between two dollar signs it would read a formula."""
+    """Text with escaped dollar signs; matplotlib reads text between two of them as a formula."""
     return text.replace("$", r"\$")
 
 
 def line_colours(figure: Figure) -> set[tuple[int, int, int]]:
-    """The opaque colours of all lines and markers of a figure, its legend's included, as they stand in 8 bits."""
+    """The opaque colours of all lines and markers of a figure and its legend, as 8-bit red, green and blue."""
     lines = figure.findobj(Line2D)
     colours = {to_rgba(colour) for line in lines for colour in (line.get_color(), line.get_markerfacecolor())}
     return {tuple(round(255 * part) for part in colour[:3]) for colour in colours if colour[3] == 1}
 
 
 def small_png(image: Image.Image, exact: Collection[tuple[int, int, int]]) -> bytes:
-    """An RGB image as a PNG with a palette, a third of the size of one without.
+    """An RGB image as a PNG with a palette: a third of the bytes of a PNG without one.
 
     Args:
-        image: a few colours cover nearly all of it; the others are those of edges.
-        exact: colours that stay as they are wherever the image has them.
+        image: a few colours should cover nearly all of it, and the other colours belong to edges.
+        exact: colours that must not change. With more than 256 of them in the image, the PNG has no palette.
     """
     file = io.BytesIO()
     codes, places, counts = np.unique(_codes(image), return_inverse=True, return_counts=True)
-    kept = np.intersect1d(_codes(list(exact)), codes)
-    if len(kept) > 256:
+    fixed = np.intersect1d(_codes(list(exact)), codes)
+    if len(fixed) > 256:
         image.save(file, format="png", optimize=True)
         return file.getvalue()
     frequent = codes[np.argsort(-counts, kind="stable")[:EXACT_COLOURS]]
     mixed = np.reshape(image.quantize(MIXED_COLOURS, dither=Image.Dither.NONE).getpalette(), (-1, 3))
-    palette = np.array(list(dict.fromkeys([*kept, *frequent, *_codes(mixed)]))[:256])
+    palette = np.array(list(dict.fromkeys([*fixed, *frequent, *_codes(mixed)]))[:256])
     distances = (_parts(codes)[:, None] - _parts(palette)) ** 2
     pixels = distances.sum(axis=-1).argmin(axis=1)[places].reshape(image.height, image.width)
     small = Image.fromarray(pixels.astype(np.uint8))
@@ -131,10 +131,10 @@ def small_png(image: Image.Image, exact: Collection[tuple[int, int, int]]) -> by
 
 
 def _codes(colours: Image.Image | np.ndarray | list) -> np.ndarray:
-    """Colours (..., 3) as one number each, (n,)."""
+    """Colours (..., 3) as one number each (n,): 0xrrggbb."""
     return (np.asarray(colours, np.int64).reshape(-1, 3) << np.array([16, 8, 0])).sum(axis=1)
 
 
 def _parts(codes: np.ndarray) -> np.ndarray:
-    """Red, green and blue of colours given as one number each, (n, 3)."""
+    """Red, green and blue (n, 3) of colours that are one number each (n,)."""
     return codes[:, None] >> np.array([16, 8, 0]) & 255
