@@ -1,4 +1,4 @@
-"""The page: claims, experiments, studies and provenance in one HTML file that asks for nothing else."""
+"""The page: claims, experiments, studies and provenance in one HTML file that needs no other file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,15 @@ from amu_experiments.analysis.text import LONGEST_CELL, printable
 from amu_experiments.store import Result
 
 SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013"}
-"""A sign for each verdict, beside its word."""
+"""The sign beside each verdict."""
 
-
-MANY = 28
-"""Characters that do not fit into a narrow column."""
+NARROW = 28
+"""Characters that fit into a narrow column."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A comparison on the page."""
+    """A comparison with its tables and figures."""
 
     comparison: Comparison
     tables: list[Table]
@@ -37,7 +36,7 @@ class Section:
 
     @property
     def settings(self) -> str:
-        """The task's settings in a line; the criteria stand in the captions."""
+        """The task's settings in a line, without criteria, which the captions state."""
         settings = {key: value for key, value in flat(self.comparison.task).items() if not key.startswith("criteria.")}
         known = {printable(key): printable(value) for key, value in settings.items() if value is not None}
         return ", ".join(f"{key} {value}" for key, value in known.items())
@@ -56,11 +55,11 @@ def render(
 
     Args:
         sections: the comparisons, in order.
-        claims: judged claims; none of them leaves their part out.
-        historical: the LSTM of 1997 against its published numbers, if it was run.
+        claims: judged claims; without any, the page has no part about claims.
+        historical: the table of the LSTM of 1997, if it was run.
         studies: studies with tables in the report's folder.
-        made: stacks with their provenance.
-        left_out: a line about each result that could not be read.
+        made: the provenance of each stack, with its result.
+        left_out: a line about each file or folder that could not be used.
         notes: lines from `notices`.
     """
     results = [result for section in sections for result in section.comparison.results]
@@ -88,24 +87,24 @@ def render(
 
 
 def data_uri(picture: Drawn) -> str:
-    """The figure as an address that holds it whole."""
+    """The figure as a URL that contains it."""
     return "data:image/svg+xml," + quote(picture.svg, safe=" /:;,=@()'+.-_!*~")
 
 
 def columns(table: Table) -> list[tuple[str, str]]:
-    """Name and classes of a table's columns: l (with wide, where they are many) for words, r for numbers."""
+    """Name and CSS classes of a table's columns: "l" or "l wide" for words, "r" for numbers."""
 
     def classes(name: str) -> str:
         values = table.numbers[name].dropna() if name in table.numbers else pd.Series([0])
         if name not in WORDS and not all(isinstance(value, str) for value in values):
             return "r"
-        return "l wide" if table.text[name].str.len().max() > MANY else "l"
+        return "l wide" if table.text[name].str.len().max() > NARROW else "l"
 
     return [(name, classes(name)) for name in table.text]
 
 
 def _provenance(made: list[dict]) -> dict[str, list[str]]:
-    """What the stacks were made with: every value that occurs."""
+    """Every machine, Python, package version, commit and day in the provenance of the stacks."""
     if not made:
         return {}
     days = sorted(printable(each["started"][:10]) for each in made)
@@ -133,4 +132,4 @@ def _commands(made: list[tuple[Result, dict]]) -> Table:
         for result, provenance in made
     ]
     table = pd.DataFrame(rows, columns=["task", "model", "identity", "command"], dtype=object).drop_duplicates()
-    return Table("commands", "A row for each command that a configuration's trials were trained by.", table, table)
+    return Table("commands", "A row for each command that trained trials of a configuration.", table, table)
