@@ -379,10 +379,10 @@ def gradient(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) 
 def convergence(comparisons: list[Comparison]) -> Claim:
     """Whether the AMU's training succeeds in most trials, and whether it takes fewer sequences than the LSTM's.
 
-    There are two findings on embedded Reber with each kind of targets, and on the two-sequence problem at T = 100,
-    noise-free and noisy. Stable: the 95 % Wilson interval of the share of trials solved within the budget lies above
-    2/3 (supports) or below (contradicts). Efficient: in the log-rank test on sequences to the stop criterion, the AMU
-    is ahead of the LSTM (supports) or behind it (contradicts), with Holm-corrected p < 0.05.
+    Each experiment has two findings. The experiments are embedded Reber with each kind of targets, and the two-sequence
+    problem at T = 100, noise-free and noisy. Stable: the 95 % Wilson interval of the share of trials solved within the
+    budget lies above 2/3 (supports) or below (contradicts). Efficient: in the log-rank test on sequences to the stop
+    criterion, the AMU is ahead of the LSTM (supports) or behind it (contradicts), with Holm-corrected p < 0.05.
     """
     tests, findings, beside, names = [], [], [], []
     for experiment in (*GENERATION, *CLASSIFICATION):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.comparison import Comparison, criteria, flat
+from amu_experiments.analysis.comparison import Comparison, budget, criteria, flat, times_to
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import sequences_text
 from amu_experiments.store import Result
@@ -94,12 +94,12 @@ def _ours(result: Result | None, criterion: str, published: float) -> dict:
     """The columns with our numbers for a run and a criterion; without a run, "not run"."""
     if result is None or criterion not in criteria(result):
         return {"trials": 0, "agrees": "not run"}
-    times = result.trials[f"{criterion}_sequences"].dropna().to_numpy(float)
-    count = len(result.trials)
+    times, solved = times_to(result, criterion, budget(result))
+    times, count = times[solved], len(solved)
     ratio = times.mean() / published if len(times) else np.nan
     near = 1 / FACTOR <= ratio <= FACTOR
     agrees = len(times) >= SOLVED * count and (near or times.min() <= published <= times.max())
-    share = statistics.success(result.trials[f"{criterion}_sequences"].notna().to_numpy())
+    share = statistics.success(solved)
     return {
         "parameters": int(result.trials["parameters"].iloc[0]),
         "trials": count,
