@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from amu_experiments.analysis.tables import Table, sequences_text
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import p_text, sequences_text
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer, conf_dir, description
 from amu_experiments.plan import prepare
@@ -70,7 +71,7 @@ def comparison() -> str:
         found = [row_of(f"{experiment}/{model}") for experiment in CLAIMED]
         row = {"model": name, "params": "; ".join(unique(each["parameters"] for each in found))}
         for experiment, each in zip(CLAIMED, found, strict=True):
-            row[title(experiment).removesuffix(", T = 100")] = f"{shown(each)}{p_text(each)}"
+            row[title(experiment).removesuffix(", T = 100")] = f"{shown(each)}{p_of(each)}"
         rows.append(row)
     references = [row_of(f"{experiment}/amu") for experiment in CLAIMED]
     caps = [f"{config_of(f'{experiment}/amu')['training']['max_sequences']:,}" for experiment in CLAIMED]
@@ -229,9 +230,8 @@ def shown(row: pd.Series) -> str:
     return f"{row['solved']}/{row['trials']}, {median}"
 
 
-def p_text(row: pd.Series) -> str:
-    p = row["p_holm"]
-    return "" if pd.isna(p) else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+def p_of(row: pd.Series) -> str:
+    return "" if pd.isna(row["p_holm"]) else f", {p_text(row['p_holm'], 'p')}"
 
 
 def unique(values) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from handmade import write
 
 from amu_experiments.analysis.claims import Claim, Finding, claims_tables, judge
-from amu_experiments.analysis.tables import compare
+from amu_experiments.analysis.comparison import compare
 
 QUICK = [300 + 10 * n for n in range(10)]
 SLOW = [800 + 10 * n for n in range(10)]
@@ -82,7 +82,7 @@ def test_nothing_run_leaves_every_claim_undecided_and_names_what_is_missing():
     assert {claim.verdict for claim in claims} == {"undecided"}
     assert all(finding.says == "missing" for claim in claims for finding in claim.findings)
     assert "10 trials or more of each of amu, lstm, gru, rnn" in claims[5].findings[0].text
-    assert claims[5].would_change.startswith("2 of its 2 findings lack their runs")
+    assert claims[5].would_change.startswith("2 of its 2 findings have no runs")
 
 
 # Generation, classification, convergence
@@ -101,13 +101,13 @@ def test_a_cell_ahead_of_all_others_is_better(tmp_path):
 def test_the_strongest_other_cell_decides(tmp_path):
     claims = verdicts(tmp_path, against(SLOW, [NEVER, QUICK, NEVER]))
     assert claims["generation"].verdict == claims["classification"].verdict == "contradicted"
-    assert "One finding that says supported would make it undecided" in claims["classification"].would_change
+    assert "undecided if one finding became supported" in claims["classification"].would_change
 
 
 def test_equal_cells_decide_nothing(tmp_path):
     claims = verdicts(tmp_path, against(QUICK, [QUICK, SLOW, NEVER]))
     assert claims["generation"].verdict == "undecided"
-    assert "2 more of 2 would do" in claims["generation"].would_change
+    assert "2 more of 2 would be enough" in claims["generation"].would_change
 
 
 def test_a_cell_that_never_solves_contradicts_convergence(tmp_path):
@@ -118,7 +118,7 @@ def test_one_experiment_for_and_one_against_leave_it_open(tmp_path):
     rows = [*against(QUICK, [SLOW] * 3, [NOISE_FREE]), *against(SLOW, [QUICK] * 3, [NOISY])]
     classification = verdicts(tmp_path, rows)["classification"]
     assert classification.verdict == "undecided"
-    assert "Findings go both ways (1 support it, 1 contradict it)" in classification.would_change
+    assert "Findings disagree (1 support it, 1 contradict it)" in classification.would_change
 
 
 def test_a_missing_rival_or_too_few_trials_leave_it_open(tmp_path):

@@ -11,7 +11,7 @@ import yaml
 from handmade import TASK, write
 
 from amu_experiments import store
-from amu_experiments.analysis.mechanism_figures import PHASES
+from amu_experiments.analysis.mechanism_tables import PHASES
 from amu_experiments.analysis.report import ReportError, write_report
 
 KEYS = ("trial", "status", "sequences", "seconds", "parameters", "identity", "unit", "step", "lag")
@@ -48,7 +48,7 @@ def make(root: Path) -> None:
     (out / "tuning").mkdir()
     for path in ("tuning/adding-amu", "tuning/adding-lstm", "reconstruction", "speed"):
         (out / f"{path}.csv").write_text("rate,trials,note\n0.01,3,slow\n0.1,3,fast\n")
-    (out / "speed.md").write_text("| rate |\n\nHow fast it is.\n")
+    (out / "speed.json").write_text('{"caption": "How fast it is."}\n')
 
 
 def mechanism(identities: dict[str, str]) -> dict[str, pd.DataFrame]:

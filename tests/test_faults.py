@@ -35,8 +35,9 @@ from commands import (
 )
 
 from amu_experiments import store, training
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.report import main as report
-from amu_experiments.analysis.tables import compare, criteria_table, metrics_table, run_table
+from amu_experiments.analysis.tables import criteria_table, metrics_table, run_table
 from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import load
 from amu_experiments.plan import Run, prepare

@@ -9,16 +9,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.figures import (
-    STYLES,
     carried_forward,
     metric_picture,
     pictures,
-    report_styles,
-    small_png,
     solved_picture,
 )
-from amu_experiments.analysis.tables import compare
+from amu_experiments.analysis.picture import small_png
+from amu_experiments.analysis.styles import STYLES, report_styles
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pytest
 from handmade import write
 
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.historical import historical_table
-from amu_experiments.analysis.tables import compare
 
 PUBLISHED = [
     {
@@ -96,3 +96,11 @@ def test_runs_with_other_settings_than_the_published_have_rows_of_their_own(tmp_
 def test_no_table_without_any_such_run(tmp_path):
     assert historical_table(compare([write(tmp_path, "lstm", [300])]), PUBLISHED) is None
     assert historical_table(compare([write(tmp_path, "lstm97", [300])]), PUBLISHED) is None
+
+
+def test_a_diverged_trial_solved_nothing_whatever_it_met_before(tmp_path):
+    training = {"optimizer": "sgd", "learning_rate": 0.1}
+    result = write(tmp_path, "lstm97", [800, "diverged"], training=training)
+    result.trials.loc[1, "st1_sequences"] = 200
+    row = historical_table(compare([result]), PUBLISHED).numbers.iloc[0]
+    assert (row["solved"], row["trials"], row["mean"], row["agrees"]) == (1, 2, 700, "no")

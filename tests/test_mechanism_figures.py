@@ -7,9 +7,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from amu_experiments.analysis.figures import report_styles
-from amu_experiments.analysis.mechanism_figures import mechanism_pictures, of_row, read_mechanism
-from amu_experiments.analysis.tables import compare
+from amu_experiments.analysis.comparison import compare
+from amu_experiments.analysis.mechanism_figures import mechanism_pictures
+from amu_experiments.analysis.mechanism_tables import of_row, read_mechanism
+from amu_experiments.analysis.styles import report_styles
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def tables(models=("amu", "lstm"), truncated=("amu",)) -> dict[str, pd.DataFrame
 def test_a_comparison_has_a_figure_of_flow_conflict_and_traces(comparison, tmp_path):
     pictures = drawn(comparison, tables())
     assert [picture.name.rpartition("-")[2] for picture in pictures] == ["flow", "conflict", "traces"]
-    assert "Further units take the same lines again" in pictures[2].caption
+    assert "Further units repeat these lines" in pictures[2].caption
     for picture in pictures:
         assert picture.save(tmp_path).svg.rstrip().endswith("</svg>")
         assert all((tmp_path / f"{picture.name}.{kind}").exists() for kind in ("png", "pdf"))
@@ -82,7 +83,7 @@ def test_a_row_of_which_no_derivative_was_measured_is_named(comparison):
     assert "not measured" not in drawn(comparison, measured)[0].caption
     flow = measured["flow"]
     measured["flow"] = flow[(flow["model"] != "amu") | (flow["flow"] == "truncated")]
-    assert "The derivative was not measured of amu." in drawn(comparison, measured)[0].caption
+    assert "The derivative was not measured for amu." in drawn(comparison, measured)[0].caption
 
 
 def test_conflicts_of_a_truncated_gradient_say_so(comparison):

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import pytest
 from handmade import MADE, write
 
-from amu_experiments.analysis.page import columns, studies
+from amu_experiments.analysis.page import columns
 from amu_experiments.analysis.report import write_report
+from amu_experiments.analysis.study_tables import read_studies
 
 NAME = "two_sequence-noise_free-T100-N3"
 EMPTY = ("meta", "img", "br", "hr", "link", "input")
@@ -97,7 +98,7 @@ def test_the_page_has_claims_numbers_figures_and_where_they_come_from(out):
     assert len(read.every("img")) == 2
     for told in ("abc123", "x86_64, 2 processors", "torch 2.13.0", "2031-02-03", "model=lstm trials=3"):
         assert told in read.text
-    assert "Not everything stored could be read" in read.text
+    assert "Some stored trials are not in this report" in read.text
 
 
 def test_one_task_alone_has_no_claims(out):
@@ -110,7 +111,7 @@ def test_studies_are_shown_where_their_numbers_are(out):
     (out / "speed.csv").write_text("what,value,unit\nAMU,40.1234,us\n")
     for model in ("amu", "lstm"):
         (out / "tuning" / f"embedded_reber-{model}.csv").write_text("rate,solved,note\n0.01,2,<b>\n0.03,,\n")
-    assert [study.id for study in studies(out, [])] == ["tuning", "speed"]
+    assert [study.id for study in read_studies(out, [])] == ["tuning", "speed"]
     _, read = page(out)
     assert "AMU 40.12 us" in read.text
     assert "lstm 0.01 2 <b>" in read.text
@@ -126,9 +127,10 @@ def test_studies_are_shown_where_their_numbers_are(out):
         ("speed.csv", b"what,value\n", "has no rows"),
         ("speed.csv", b"what\nAMU,4\n", "has rows with more values than it has columns"),
         ("speed.csv", None, "is a folder"),
-        ("speed.md", b"", "is empty"),
-        ("speed.md", b"\xff", "is no text"),
-        ("speed.md", None, "is a folder"),
+        ("speed.json", b"", "is no JSON"),
+        ("speed.json", b"[{}]", "has no caption"),
+        ("speed.json", b"\xff", "is no text"),
+        ("speed.json", None, "is a folder"),
         ("tuning/adding-amu.csv", b"", "cannot be read (EmptyDataError)"),
         ("mechanism/flow.csv", b"", "cannot be read (EmptyDataError)"),
         ("mechanism/flow.csv", b"lag\n1\n", "has no flow, identity, model"),
@@ -173,5 +175,5 @@ def test_names_and_texts_are_shown_as_they_are(out):
 def test_words_stand_left_and_numbers_right(out):
     out.mkdir()
     (out / "speed.csv").write_text(f"what,value,unit\n{'a long name of what was measured'},40.1,us\n")
-    (study,) = studies(out, [])
+    (study,) = read_studies(out, [])
     assert columns(study.tables[0]) == [("what", "l wide"), ("value", "r"), ("unit", "l")]

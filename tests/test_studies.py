@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.overrides import conf_dir, experiments, load_all
 from amu_experiments.store import read_results
 from amu_experiments.studies import reconstruction, tuning
@@ -327,6 +328,8 @@ def test_the_study_writes_a_row_for_each_reading(tmp_path, plan, monkeypatch):
     tried = pd.read_csv(tmp_path / "reconstruction-all.csv")
     assert tried["learning_rate"].tolist() == [0.02, 0.01, 0.1, 0.01, 0.1]
     assert "| default            | 0/2, n.r. (undecided) |" in (tmp_path / "reconstruction.md").read_text()
+    (study,) = read_studies(tmp_path, [])
+    assert study.tables[0].caption.startswith("Readings of the auxiliary memory unit beside the default")
 
 
 def test_the_study_keeps_to_forty_configurations_of_known_experiments():

@@ -10,18 +10,9 @@ import yaml
 from handmade import write
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.tables import (
-    Table,
-    compare,
-    condition,
-    criteria_table,
-    final_values,
-    metrics_table,
-    printable,
-    published_table,
-    run_table,
-    tables,
-)
+from amu_experiments.analysis.comparison import compare, condition, final_values
+from amu_experiments.analysis.tables import Table, criteria_table, metrics_table, published_table, run_table, tables
+from amu_experiments.analysis.text import printable
 from amu_experiments.overrides import conf_dir
 
 

@@ -16,7 +16,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from amu_experiments.analysis.tables import compare
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.config import definition, identity, task_folder
 from amu_experiments.overrides import load as composed
 from amu_experiments.plan import prepare

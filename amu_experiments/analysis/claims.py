@@ -1,15 +1,15 @@
-"""The paper's claims, each with a verdict that a written rule computes from stored results.
+"""The paper's claims, each with a verdict computed from stored results by a written rule.
 
 The claims are those of the abstract of Wang, Zhang, Guo & Yi 2018 ("Recurrent Neural Networks With Auxiliary Memory
 Units", IEEE TNNLS 29(5)), in our words.
 
-A claim rests on findings. Each finding supports or contradicts it, or leaves it undecided, by the same threshold in
-both directions; one that lacks its runs is missing. The claim is supported where more than half of its findings
-support it and none contradicts it; contradicted where more than half contradict it and none supports it; else, and
-where any finding is missing, undecided.
+A claim rests on findings. A finding supports the claim, contradicts it or leaves it undecided, by the same threshold in
+both directions. A finding without its runs is missing. The claim is supported if more than half of its findings support
+it and none contradicts it. It is contradicted if more than half contradict it and none supports it. Otherwise, and if
+any finding is missing, it is undecided.
 
-The AMU that is judged is the one trained with the truncated gradient, the paper's own algorithm, where there is one;
-how others do is told beside. Where several comparisons fit an experiment, that with most trials of the AMU counts.
+The judged AMU is trained with the truncated gradient, the paper's own algorithm, if there is such a row. The results of
+other AMUs are reported beside. If several comparisons fit an experiment, the one with most trials of the AMU counts.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,24 +20,26 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.mechanism_figures import FLOWS, PHASES, of_row
+from amu_experiments.analysis.comparison import Comparison, flat
+from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
 from amu_experiments.analysis.statistics import CONFIDENCE
-from amu_experiments.analysis.tables import Comparison, Table, flat, sequences_text
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import p_text, sequences_text
 
 SIGNIFICANT = 0.05
-"""A test decides where its p, Holm-corrected for all tests of the claim, is below this."""
+"""A test is significant if its p, Holm-corrected for all tests of the claim, is below this."""
 
 MIN_TRIALS = 10
-"""A row with fewer trials decides nothing."""
+"""Rows with fewer trials are not used."""
 
 MOST = 2 / 3
-"""The share of trials that is asked for where a claim says that training succeeds."""
+"""Training succeeds, as some claims say, if the share of solved trials is above this."""
 
 FACTOR = 10
-"""Error flow is constant where over the whole lag it changes by less than this factor, up or down."""
+"""Error flow is constant if it changes by less than this factor, up or down, over the whole lag."""
 
 LAG_RANGE = 5
-"""The longest lag must be this many times the shortest, for a statement about long lags."""
+"""A statement about long lags needs a longest lag of at least this many times the shortest."""
 
 RIVALS = ("lstm", "gru", "rnn")
 
@@ -49,17 +51,17 @@ GENERATION = tuple({"problem": "embedded_reber", "targets": targets} for targets
 CLASSIFICATION = tuple(
     {"problem": "two_sequence", "variant": variant, "T": 100, "N": 3} for variant in ("noise_free", "noisy_target")
 )
-"""Task settings that the claims about learning are tested on.
+"""Task settings on which the claims about learning are tested.
 
-The grammar is learned from the symbol that comes next, as in Hochreiter & Schmidhuber 1997, and from all symbols that
-may, as in the reimplementation WilliamRo/tframe, which has the probe labelled "AMU, 2018"; which of them the paper did
-is not known.
+The targets of the grammar are the next symbol, as in Hochreiter & Schmidhuber 1997, or all legal next symbols, as in
+the reimplementation WilliamRo/tframe, which has the probe labelled "AMU, 2018". Which targets the paper used is not
+known.
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece of evidence: `says` is supported, contradicted, undecided or missing."""
+    """One piece of evidence; `says` is "supported", "contradicted", "undecided" or "missing"."""
 
     text: str
     says: str
@@ -67,10 +69,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with the rule for its verdict and everything that the verdict rests on.
+    """A claim with the rule for its verdict and the findings on which the verdict rests.
 
-    beside: facts that are told with it and have no part in the verdict. rests_on: names of tables and figures.
-    judged_for: one sentence, the reading of the unit and the training that the verdict is about.
+    beside: further facts, which are not part of the verdict. rests_on: names of tables and figures.
+    judged_for: one sentence about the reading of the unit and the training for which the verdict holds.
     """
 
     id: str
@@ -82,7 +84,7 @@ class Claim:
     judged_for: str = ""
 
     def count(self, says: str) -> int:
-        """How many findings say so."""
+        """The number of findings with this result."""
         return sum(finding.says == says for finding in self.findings)
 
     @property
@@ -97,29 +99,29 @@ class Claim:
         """What would change the verdict."""
         missing = self.count("missing")
         if missing:
-            return f"{missing} of its {len(self.findings)} findings lack their runs; with those, the rule decides."
+            return f"{missing} of its {len(self.findings)} findings have no runs; with these runs, the rule decides."
         supports, contradicts = self.count("supported"), self.count("contradicted")
         if supports and contradicts:
             return (
-                f"Findings go both ways ({supports} support it, {contradicts} contradict it): it takes all of one side "
-                "to turn."
+                f"Findings disagree ({supports} support it, {contradicts} contradict it): the verdict changes only if "
+                "every finding of one side changes."
             )
         if self.verdict == "undecided":
             wanted = len(self.findings) // 2 + 1 - max(supports, contradicts)
             return (
-                f"Too few findings are decided: {wanted} more of {len(self.findings)} would do, all the same way, as "
-                "more trials may bring."
+                f"Too few findings are decided: {wanted} more of {len(self.findings)} would be enough if they agreed. "
+                "More trials may decide them."
             )
         other = VERDICTS[1 - VERDICTS.index(self.verdict)]
         spare = self.count(self.verdict) - len(self.findings) // 2
         return (
-            f"One finding that says {other} would make it undecided, as would {spare} found undecided after all; it "
-            f"would turn round where more than half say {other} and none {self.verdict}."
+            f"It would become undecided if one finding became {other}, or if {spare} became undecided. It would become "
+            f"{other} if more than half of the findings became {other} and none stayed {self.verdict}."
         )
 
 
 class Test(NamedTuple):
-    """A test of the AMU, or of one form of it, against another row, for the finding `of`."""
+    """A test of an AMU against another row; tests with the same `of` make one finding."""
 
     of: str
     text: str
@@ -153,14 +155,14 @@ class Row(NamedTuple):
         return self.comparison.times(self.number, stop_criterion(self.comparison))
 
     def text(self) -> str:
-        """Success and Kaplan-Meier median."""
+        """The row's label with its solved trials and its Kaplan-Meier median."""
         times, solved = self.times()
         middle = sequences_text(statistics.median_time(times, solved).value)
         return f"{self.label} {solved.sum()}/{len(solved)}, median {middle}"
 
 
 def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> list[Claim]:
-    """Every claim, from all comparisons there are and the tables of the mechanism (none: an empty dict)."""
+    """Every claim, from all comparisons and the tables of `read_mechanism`."""
     claims = [
         separation(comparisons, mechanism),
         algorithm(comparisons),
@@ -175,7 +177,7 @@ def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> 
 
 
 def judged_for(comparisons: list[Comparison]) -> str:
-    """One sentence: the readings of the unit and the training of the judged rows; empty where there are none."""
+    """One sentence about the reading of the unit and the training of the judged rows; empty without judged rows."""
     rows = [row for settings in (*GENERATION, *CLASSIFICATION) for row in _candidates(comparisons, settings)[:1]]
     readings, optimizers = set(), set()
     for row in rows:
@@ -193,7 +195,7 @@ def judged_for(comparisons: list[Comparison]) -> str:
 
 
 def claims_tables(claims: list[Claim]) -> list[Table]:
-    """The verdicts, and what each rests on."""
+    """A table of the verdicts and a table of the findings."""
     verdicts = pd.DataFrame(
         [
             {"claim": claim.id, "statement": claim.statement, "verdict": claim.verdict}
@@ -211,14 +213,14 @@ def claims_tables(claims: list[Claim]) -> list[Table]:
     )
     said = "Claims of the abstract of Wang, Zhang, Guo & Yi 2018 [A], in our words."
     rule = (
-        "A claim is supported (contradicted) where more than half of its findings support (contradict) it, none speaks "
-        "for the other side and none is missing; else it is undecided."
+        "A claim is supported (contradicted) if more than half of its findings support (contradict) it, none says the "
+        "opposite and none is missing. Otherwise it is undecided."
     )
     text = verdicts.drop(columns="judged_for").astype(str).rename(columns=lambda name: name.removeprefix("findings_"))
     scope = " ".join(dict.fromkeys(claim.judged_for for claim in claims))
     return [
-        Table("claims", f"{said} {rule} The numbers count findings. {scope}".strip(), verdicts, text),
-        Table("claims-findings", f"What the verdicts rest on. {rule}", findings, findings.astype(str)),
+        Table("claims", f"{said} {rule} The numbers are numbers of findings. {scope}".strip(), verdicts, text),
+        Table("claims-findings", f"The findings on which the verdicts rest. {rule}", findings, findings.astype(str)),
     ]
 
 
@@ -228,10 +230,10 @@ def claims_tables(claims: list[Claim]) -> list[Table]:
 def separation(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> Claim:
     """The AMU with its output neuron against the same AMU with its output read from the memory neuron.
 
-    The two differ in `output` (and perhaps in tuned settings) alone. Tests on each experiment: the log-rank test on
-    sequences to the stop criterion; and the Mann-Whitney test on the gradient-conflict ratio per trial, lower being
-    better, at the start of training and after it. A finding supports the claim where separate neurons are ahead with
-    Holm-corrected p < 0.05, contradicts it where they are behind with p < 0.05.
+    The two differ only in `output`, and perhaps in tuned settings. Tests on each experiment: the log-rank test on
+    sequences to the stop criterion, and the Mann-Whitney test on the gradient-conflict ratio per trial at the start of
+    training and after it; a lower ratio is better. A finding supports the claim if separate neurons are ahead with
+    Holm-corrected p < 0.05. It contradicts the claim if they are behind with p < 0.05.
     """
     tests, findings, beside, names = [], [], [], []
     for experiment in (*GENERATION, *CLASSIFICATION):
@@ -273,10 +275,10 @@ def separation(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]
 def algorithm(comparisons: list[Comparison]) -> Claim:
     """The AMU with truncated gradient against the same AMU with full back-propagation through time.
 
-    The two differ in `gradient` (and perhaps in tuned settings) alone. Test on each experiment: the log-rank test on
-    sequences to the stop criterion. A finding supports the claim where truncation is ahead with Holm-corrected p <
-    0.05, contradicts it where it is behind with p < 0.05. Time per sequence is told beside: it depends on the
-    machine.
+    The two differ only in `gradient`, and perhaps in tuned settings. Test on each experiment: the log-rank test on
+    sequences to the stop criterion. A finding supports the claim if truncation is ahead with Holm-corrected p < 0.05.
+    It contradicts the claim if truncation is behind with p < 0.05. Time per sequence is reported beside, because it
+    depends on the machine.
     """
     tests, findings, beside, names = [], [], [], []
     for experiment in (*GENERATION, *CLASSIFICATION):
@@ -305,9 +307,9 @@ def algorithm(comparisons: list[Comparison]) -> Claim:
 def memory(comparisons: list[Comparison]) -> Claim:
     """The share of AMU trials that solve the two-sequence problem at the longest lag T.
 
-    For the noise-free and the noisy problem, T must reach at least 5 times the shortest. A finding supports the claim
-    where the 95 % Wilson interval of the share solved within the budget lies above 2/3, contradicts it where it lies
-    below 2/3.
+    For the noise-free and for the noisy problem, the longest T must be at least 5 times the shortest. A finding
+    supports the claim if the 95 % Wilson interval of the share solved within the budget lies above 2/3. It contradicts
+    the claim if the interval lies below 2/3.
     """
     findings, beside, names = [], [], []
     for experiment in CLASSIFICATION:
@@ -332,12 +334,12 @@ def memory(comparisons: list[Comparison]) -> Claim:
 
 
 def gradient(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> Claim:
-    """The derivative of the loss with respect to the AMU's state at the longest lag, relative to that at lag 1.
+    """The derivative of the loss with respect to the AMU's state at the longest lag, relative to lag 1.
 
-    Taken on the two-sequence problem at T = 100, noise-free and noisy, at the start of training and after it. The full
-    derivative is judged. The truncated flow is reported beside: it is constant by construction and proves nothing. A
-    finding supports the claim where the 95 % bootstrap interval of the median over trials lies between 1/10 and 10,
-    contradicts it where the interval lies wholly outside.
+    It is measured on the two-sequence problem at T = 100, noise-free and noisy, at the start of training and after it.
+    The full derivative is judged. The truncated flow is reported beside: it is constant by construction and proves
+    nothing. A finding supports the claim if the 95 % bootstrap interval of the median over trials lies between 1/10 and
+    10. It contradicts the claim if the whole interval lies outside.
     """
     findings, beside, names = [], [], []
     for experiment in CLASSIFICATION:
@@ -361,9 +363,9 @@ def gradient(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) 
             others = [other for cell in (*RIVALS, "lstm97") if (other := _row_of(row.comparison, cell))]
             for other in (row, *others):
                 for flow in FLOWS if other != row else ("truncated",):
-                    told = _per_trial(mechanism, other, phase, "relative_flow", flow)
-                    if len(told):
-                        beside.append(f"{name}, {FLOWS[flow]} {words}: {np.median(told):.2g} ({other.label})")
+                    values = _per_trial(mechanism, other, phase, "relative_flow", flow)
+                    if len(values):
+                        beside.append(f"{name}, {FLOWS[flow]} {words}: {np.median(values):.2g} ({other.label})")
     return Claim(
         "gradient",
         "Error flow is constant and the gradient does not vanish.",
@@ -375,12 +377,12 @@ def gradient(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) 
 
 
 def convergence(comparisons: list[Comparison]) -> Claim:
-    """Whether the AMU's training succeeds in most trials, and whether it is quicker than the LSTM's.
+    """Whether the AMU's training succeeds in most trials, and whether it takes fewer sequences than the LSTM's.
 
-    On embedded Reber, with either kind of targets, and on the two-sequence problem at T = 100, noise-free and noisy,
-    two findings each. Stable: the 95 % Wilson interval of the share of trials solved within the budget lies above 2/3
-    (supports) or below (contradicts). Efficient: by the log-rank test on sequences to the stop criterion the AMU is
-    ahead of the LSTM (supports) or behind it (contradicts), each with Holm-corrected p < 0.05.
+    Each experiment has two findings. The experiments are embedded Reber with each kind of targets, and the two-sequence
+    problem at T = 100, noise-free and noisy. Stable: the 95 % Wilson interval of the share of trials solved within the
+    budget lies above 2/3 (supports) or below (contradicts). Efficient: in the log-rank test on sequences to the stop
+    criterion, the AMU is ahead of the LSTM (supports) or behind it (contradicts), with Holm-corrected p < 0.05.
     """
     tests, findings, beside, names = [], [], [], []
     for experiment in (*GENERATION, *CLASSIFICATION):
@@ -404,11 +406,11 @@ def convergence(comparisons: list[Comparison]) -> Claim:
 
 
 def generation(comparisons: list[Comparison]) -> Claim:
-    """The AMU against LSTM, GRU and RNN on the embedded Reber grammar, with either kind of targets.
+    """The AMU against LSTM, GRU and RNN on the embedded Reber grammar, with each kind of targets.
 
-    With matched parameter counts; log-rank tests on sequences to the stop criterion. A finding supports the claim
-    where the AMU is ahead of all three, contradicts it where it is behind at least one of them, so that the strongest
-    rival decides; each with Holm-corrected p < 0.05.
+    Parameter counts are matched. Log-rank tests compare sequences to the stop criterion. A finding supports the claim
+    if the AMU is ahead of all three. It contradicts the claim if the AMU is behind at least one of them, so the
+    strongest rival decides. Each test needs Holm-corrected p < 0.05.
     """
     return _against_rivals(
         "generation",
@@ -422,9 +424,9 @@ def generation(comparisons: list[Comparison]) -> Claim:
 def classification(comparisons: list[Comparison]) -> Claim:
     """The AMU against LSTM, GRU and RNN on the two-sequence problem at T = 100, noise-free and noisy.
 
-    With matched parameter counts; log-rank tests on sequences to the stop criterion. A finding supports the claim
-    where the AMU is ahead of all three, contradicts it where it is behind at least one of them, so that the strongest
-    rival decides; each with Holm-corrected p < 0.05.
+    Parameter counts are matched. Log-rank tests compare sequences to the stop criterion. A finding supports the claim
+    if the AMU is ahead of all three. It contradicts the claim if the AMU is behind at least one of them, so the
+    strongest rival decides. Each test needs Holm-corrected p < 0.05.
     """
     return _against_rivals(
         "classification",
@@ -454,13 +456,13 @@ def _against_rivals(
 
 
 def stop_criterion(comparison: Comparison) -> str:
-    """The criterion that ends the reference row's trials, or the last there is where none does."""
+    """The criterion that ends the trials of the reference row, or else the last criterion."""
     stop = comparison.results[0].config["training"]["stop"]
     return stop if stop in comparison.criteria else comparison.criteria[-1]
 
 
 def _decide(tests: list[Test]) -> list[Finding]:
-    """A finding for each group of tests: the AMU ahead in all of them, behind in any of them, or neither."""
+    """A finding for each group of tests: ahead in all of them supports, behind in any of them contradicts."""
     adjusted = dict(zip(tests, statistics.holm([test.p for test in tests]), strict=True)) if tests else {}
     findings = []
     for of in dict.fromkeys(test.of for test in tests):
@@ -470,7 +472,7 @@ def _decide(tests: list[Test]) -> list[Finding]:
             says = "contradicted"
         else:
             says = "supported" if all(sure for _, sure in decided) else "undecided"
-        texts = [f"{test.text}, p {_p_text(adjusted[test])}" for test in group]
+        texts = [f"{test.text}, {p_text(adjusted[test], 'p')}" for test in group]
         findings.append(Finding(f"{of}: {'; '.join(texts)}", says))
     return findings
 
@@ -492,7 +494,7 @@ def _share_finding(row: Row) -> Finding:
 def _per_trial(
     mechanism: dict[str, pd.DataFrame], row: Row, phase: str, quantity: str, flow: str | None = None
 ) -> np.ndarray:
-    """A quantity of the mechanism for every trial of a row; of one kind of flow, where it is measured of both."""
+    """A quantity of the mechanism for every trial of a row, (trials,); `flow` selects one kind of error flow."""
     if not mechanism:
         return np.array([])
     own = of_row(mechanism["trials"], *row)
@@ -501,7 +503,7 @@ def _per_trial(
 
 
 def _seconds_per_sequence(row: Row) -> float:
-    """Of one trial among those trained with it, from the first evaluation on, when everything is compiled."""
+    """Seconds per sequence and trial after the first evaluation, when everything is compiled."""
     history = row.comparison.results[row.number].history
     clock = history.groupby("sequences")["seconds"].agg(["max", "count"]).reset_index()
     trained = (clock["sequences"].diff() * clock["count"])[1:].sum()
@@ -516,7 +518,7 @@ def _other_amus(row: Row) -> list[str]:
 
 
 def _candidates(comparisons: list[Comparison], settings: dict) -> list[Row]:
-    """The AMU's rows of comparisons with these task settings, those with most trials first."""
+    """The AMU's rows of comparisons with these task settings; rows with most trials come first."""
     fitting = [
         _amu(comparison)
         for comparison in comparisons
@@ -528,7 +530,7 @@ def _candidates(comparisons: list[Comparison], settings: dict) -> list[Row]:
 
 
 def _experiment(comparisons: list[Comparison], settings: dict, rivals: Iterable[str] = ()) -> Row | Finding:
-    """The AMU's row of an experiment that has these rivals, too, or a finding that says what is missing."""
+    """The AMU's row of an experiment with these rivals, or a finding that names the missing runs."""
     rows = _candidates(comparisons, settings)
     complete = [
         row
@@ -543,7 +545,7 @@ def _experiment(comparisons: list[Comparison], settings: dict, rivals: Iterable[
 
 
 def _amu(comparison: Comparison) -> Row:
-    """The AMU that is judged: that with the truncated gradient, or else the reference."""
+    """The judged AMU: a row with the truncated gradient, or else the reference."""
     rows = [row for row in _amus(comparison) if row.model.get("gradient") == "truncated" and row.trials >= MIN_TRIALS]
     return rows[0] if rows else Row(comparison, comparison.reference)
 
@@ -554,7 +556,7 @@ def _amus(comparison: Comparison) -> list[Row]:
 
 
 def _row_of(comparison: Comparison, cell: str) -> Row | None:
-    """The first row of a cell, that with most trials."""
+    """The first row of a cell, which has most trials."""
     rows = [row for row, result in enumerate(comparison.results) if result.config["model"]["cell"] == cell]
     return Row(comparison, rows[0]) if rows else None
 
@@ -562,9 +564,9 @@ def _row_of(comparison: Comparison, cell: str) -> Row | None:
 def _first_pair(
     comparisons: list[Comparison], settings: dict, key: str, one: tuple, other: tuple
 ) -> tuple[Row, Row] | Finding:
-    """Two AMU rows that differ in one setting of the model, the one that is judged among them if possible."""
+    """Two AMU rows that differ in one setting of the model; the judged AMU is one of them if possible."""
     for judged in _candidates(comparisons, settings):
-        # The one that is judged comes first, so that a pair is near it.
+        # The judged AMU comes first, so that pairs with it are preferred.
         rows = [judged, *(row for row in _amus(judged.comparison) if row != judged)]
         rows = [row for row in rows if row.trials >= MIN_TRIALS]
         for first in rows:
@@ -576,7 +578,7 @@ def _first_pair(
 
 
 def _alike(row: Row, other: Row, key: str) -> bool:
-    """Whether two rows' models differ in nothing but a setting and what is tuned."""
+    """Whether two rows' models are equal except for this setting and tuned settings."""
     tuned = (key, "initial_range")
     return all(row.model[name] == other.model.get(name) for name in row.model if name not in tuned)
 
@@ -588,7 +590,3 @@ def _named(settings: dict) -> str:
 def _rule(claim: Callable) -> str:
     """The rule of a claim: its docstring as one line."""
     return " ".join(claim.__doc__.split())
-
-
-def _p_text(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -1,4 +1,4 @@
-"""The LSTM of 1997, trained here with the settings of 1997, beside the numbers published then."""
+"""The LSTM of 1997 with the settings of 1997, beside the numbers published in 1997."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -6,35 +6,36 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.tables import Comparison, Table, criteria, flat, sequences_text
+from amu_experiments.analysis.comparison import Comparison, budget, criteria, flat, times_to
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import sequences_text
 from amu_experiments.store import Result
 
 FACTOR = 2
-"""Ours agrees with a published mean that it is within this factor of, up or down ..."""
+"""Our mean agrees with a published mean if it is within this factor, up or down ..."""
 
 SOLVED = 0.9
-"""... if at least this share of trials met the criterion; 97 % is the least that was published."""
+"""... and if at least this share of trials met the criterion; the lowest published share is 97 %."""
 
 SETTINGS = {"model.cell": "lstm97", "training.optimizer": "sgd"}
-"""The LSTM of 1997, learning by plain gradient descent."""
+"""The LSTM of 1997 with plain gradient descent."""
 
 
 def historical_table(comparisons: list[Comparison], published: list[dict]) -> Table | None:
-    """A row for each published mean of the LSTM of 1997 and each run that was made to its settings.
+    """A row for each published mean of the LSTM of 1997 and each run with its settings.
 
     Args:
-        comparisons: all there are.
-        published: as read from published.yaml; rows with `again` are looked for, a list of settings that a run must
-            have beside those of the entry's task: first as in the source, then what else was tried.
+        comparisons: all comparisons.
+        published: the entries of published.yaml. A row with `again` has a list of settings: first the settings of the
+            source, then other settings that were tried. A run must have them and the task settings of the entry.
 
     Returns:
-        The table, or None where no run was made to any of the settings. Published means whose run is missing are in
-        it, without numbers of ours.
+        The table, or None without any such run. A published mean without a run has a row without our numbers.
     """
     numbers = pd.DataFrame([row for entry in published for row in _rows_of(entry, comparisons)])
     if not numbers["trials"].any():
         return None
-    rows = numbers.to_dict("records")  # what a row lacks is NaN
+    rows = numbers.to_dict("records")  # a missing value is NaN
     text = pd.DataFrame(
         {
             "source": numbers["source"].str.rpartition(", ")[2],
@@ -45,26 +46,26 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
             "criterion": numbers["criterion"],
             "published mean": numbers["published_mean"].map(sequences_text),
             "solved here": [f"{row['solved']:.0f}/{row['trials']}" if row["trials"] else "not run" for row in rows],
-            "mean here": [_shown(row["mean"], sequences_text) for row in rows],
+            "mean here": [_text(row["mean"], sequences_text) for row in rows],
             "range": [_range(row) for row in rows],
-            "ratio": [_shown(row["ratio"], "{:.2f}".format) for row in rows],
+            "ratio": [_text(row["ratio"], "{:.2f}".format) for row in rows],
             "agrees": numbers["agrees"],
         }
     )
     remarks = {entry["remarks"]: entry["task"]["problem"] for entry in published if "remarks" in entry}
     caption = [
-        "The LSTM of 1997 (model=lstm97) trained to the settings of Hochreiter & Schmidhuber 1997, beside their means.",
-        "But with: where the settings are not the published ones, so that the row is about another network.",
-        "Mean and range: of the sequences until the criterion was met, over the trials that met it; ratio: to the",
-        f"published mean. Agrees: at least {SOLVED:.0%} met it, and the ratio lies within a factor of {FACTOR} (yes),",
-        "or else the published mean within the range here (in range).",
+        "The LSTM of 1997 (model=lstm97) with the settings of Hochreiter & Schmidhuber 1997, beside their means.",
+        "But with: settings that differ from the published settings; such a row is about another network.",
+        "Mean and range: sequences until the criterion was met, over the trials that met it. Ratio: mean here divided",
+        f"by the published mean. Agrees: yes if at least {SOLVED:.0%} met it and the means differ at most by a factor",
+        f"of {FACTOR}; in range if at least {SOLVED:.0%} met it and the published mean lies within the range here.",
         *(f"{problem}: {remark}" for remark, problem in remarks.items()),
     ]
     return Table("lstm97-published", " ".join(caption), numbers, text)
 
 
 def _rows_of(entry: dict, comparisons: list[Comparison]) -> Iterator[dict]:
-    """The rows that stand for one entry of published.yaml: each method, its settings, run and criterion."""
+    """The rows of one entry of published.yaml: one for each method, settings, run and criterion."""
     fitting = [each for each in comparisons if flat(entry["task"]).items() <= flat(each.task).items()]
     for row in entry["rows"]:
         means = {key: value for key, value in row.items() if isinstance(value, int) and key != "params"}
@@ -90,15 +91,15 @@ def _rows_of(entry: dict, comparisons: list[Comparison]) -> Iterator[dict]:
 
 
 def _ours(result: Result | None, criterion: str, published: float) -> dict:
-    """What became of a run's trials, or of none."""
+    """The columns with our numbers for a run and a criterion; without a run, "not run"."""
     if result is None or criterion not in criteria(result):
         return {"trials": 0, "agrees": "not run"}
-    times = result.trials[f"{criterion}_sequences"].dropna().to_numpy(float)
-    count = len(result.trials)
+    times, solved = times_to(result, criterion, budget(result))
+    times, count = times[solved], len(solved)
     ratio = times.mean() / published if len(times) else np.nan
     near = 1 / FACTOR <= ratio <= FACTOR
     agrees = len(times) >= SOLVED * count and (near or times.min() <= published <= times.max())
-    share = statistics.success(result.trials[f"{criterion}_sequences"].notna().to_numpy())
+    share = statistics.success(solved)
     return {
         "parameters": int(result.trials["parameters"].iloc[0]),
         "trials": count,
@@ -119,12 +120,12 @@ def _problem(entry: Mapping) -> str:
 
 
 def _other_parameters(row: Mapping) -> str:
-    """Our count, where it is not the published one."""
+    """Our number of parameters, if it differs from the published number."""
     ours = row["parameters"]
     return "" if np.isnan(ours) or ours == row["parameters_published"] else f" ({ours:.0f} here)"
 
 
-def _shown(value: float, form: Callable[[float], str]) -> str:
+def _text(value: float, form: Callable[[float], str]) -> str:
     return "-" if np.isnan(value) else form(value)
 
 

@@ -1,11 +1,6 @@
-"""Figures of the mechanism: error flow, gradient conflict and memory traces of a comparison's rows.
+"""Figures of the mechanism: error flow, gradient conflict and memory traces of the rows of a comparison."""
 
-They are drawn from the tables that `amu_experiments.mechanism.measure` makes and scripts/measure_mechanism.py writes.
-"""
-
-import os
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,20 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from amu_experiments.analysis.figures import WIDTH, Picture, Style, draw_legend, house_style, legend_height, literal
-from amu_experiments.analysis.tables import Comparison
-from amu_experiments.store import UnusableError, read_table
-
-PHASES = {"start": "at the start of training", "trained": "after training"}
-
-FLOWS = {"full": "derivative", "truncated": "truncated flow"}
-"""The kinds of error flow, as `amu_experiments.mechanism.measure` names them, in words."""
+from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.figures import draw_legend, legend_height
+from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
+from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
+from amu_experiments.analysis.styles import Style
 
 LOWEST = 1e-12
-"""Relative error flow is shown down to here; what is lower has vanished for any purpose."""
+"""Lowest relative error flow in a figure; flow below this has vanished for every purpose."""
 
 LABEL = 40
-"""Letters in a line of a row's label beside a panel."""
+"""Characters in a line of a row's label beside a panel."""
 
 UNIT_STYLES = (
     ("#000000", "-"),
@@ -35,50 +27,13 @@ UNIT_STYLES = (
     ("#882255", (0, (1.5, 1.5))),
     ("#999933", (0, (6, 2, 1.5, 2))),
 )
-"""Colour, none of a model's, and dashes of a trace's units, from the first again after the last."""
-
-
-def read_mechanism(folder: Path, left_out: list[UnusableError | OSError] | None = None) -> dict[str, pd.DataFrame]:
-    """The tables flow, trials and traces of a folder, by name; none where they have not been measured.
-
-    left_out: takes each table that cannot be used, and then there are none; where it is not given, that is an error.
-    """
-    paths = {name: folder / f"{name}.csv" for name in _COLUMNS}
-    if not any(map(os.path.lexists, paths.values())):
-        return {}
-    tables = {}
-    for name, path in paths.items():
-        try:
-            tables[name] = _read(path, *_COLUMNS[name])
-        except (UnusableError, OSError) as error:
-            if left_out is None:
-                raise
-            left_out.append(error)
-    return tables if len(tables) == len(paths) else {}
-
-
-_ROW = ("task", "model", "identity")
-
-_COLUMNS = {
-    "flow": ((*_ROW, "phase", "flow"), ("lag",), ("relative_low", "relative_median", "relative_high")),
-    "trials": ((*_ROW, "phase", "flow", "quantity"), ("trial",), ("value",)),
-    "traces": (_ROW, ("trial", "sequence", "step", "unit"), ("memory", "output")),
-}
-"""Of each table, the columns with texts, with whole numbers and with numbers."""
-
-
-def _read(path: Path, texts: tuple[str, ...], whole: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    table = read_table(path, (*texts, *whole, *numbers), texts)
-    for name in whole:
-        if not (table[name].between(0, 2**53) & (table[name] % 1 == 0)).all():
-            raise UnusableError(path, f"has no whole numbers in {name}")
-    return table.astype(dict.fromkeys(whole, int))
+"""Colours, which no model has, and dashes of the units in traces; after the last, the first comes again."""
 
 
 def mechanism_pictures(
     comparison: Comparison, styles: list[Style], mechanism: dict[str, pd.DataFrame]
 ) -> list[Picture]:
-    """Every figure of the mechanism that a comparison has measurements for, its rows in these styles."""
+    """Every figure of the mechanism for which a comparison has measurements. `styles`: one for each row."""
     if not mechanism:
         return []
     with house_style():
@@ -90,17 +45,11 @@ def mechanism_pictures(
     return [picture for picture in made if picture is not None]
 
 
-def of_row(table: pd.DataFrame, comparison: Comparison, row: int) -> pd.DataFrame:
-    """A row's part of a table of the mechanism."""
-    result = comparison.results[row]
-    own = (table["task"] == result.task) & (table["model"] == result.model) & (table["identity"] == result.identity)
-    return table[own]
-
-
 def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame) -> Picture | None:
-    """Error flow relative to that at lag 1 against the lag, before and after training.
+    """Error flow relative to the flow at lag 1, against the lag, before and after training.
 
-    Above the derivative of every row, below the truncated flow of those that learn by it, where there are any.
+    The upper panels show the derivative of every row. The lower panels show the truncated flow of the rows that learn
+    with a truncated gradient.
     """
     flows = [of_row(flow, comparison, row) for row in range(len(comparison.results))]
     if not any(map(len, flows)):
@@ -116,7 +65,7 @@ def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame
             panel.set_yscale("log")
             panel.minorticks_off()
             panel.set_title(f"{FLOWS[kind]}, {words}", fontsize=10)
-        # A flow that is constant stands in the middle of its panel.
+        # A constant flow is in the middle of its panel.
         low, high = line[0].get_ylim()
         line[0].set_ylim(min(low, 0.1), max(high, 10))
         line[0].set_ylabel("|dL/d(state at t)|\nrelative to t = T - 1" if kind == "full" else "relative to\nt = T - 1")
@@ -126,25 +75,25 @@ def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame
     draw_legend(figure, comparison, styles)
     caption = (
         f"{comparison.name}: norm of the derivative of the last answer's loss with respect to the state at t, divided "
-        "by that at T - t = 1, against T - t; median over sequences, then median (line) and interquartile range (band) "
-        f"over trials. Values below {LOWEST:g} are drawn there."
+        "by the norm at T - t = 1, against T - t; median over sequences, then median (line) and interquartile range "
+        f"(band) over trials. Lower values are drawn at {LOWEST:g}."
     )
     if "full" in kinds:
-        caption += " Derivative: the full one, whatever gradient a row was trained with."
+        caption += " Derivative: the full derivative, also for rows that were trained with a truncated gradient."
     if "truncated" in kinds:
         caption += (
-            " Truncated flow: the error that a truncated gradient sends back, of the rows trained with one. It goes "
-            "along the memory unchanged, so it is constant by construction, or none at all behind saturated units."
+            " Truncated flow: the error flow of a truncated gradient, for rows that were trained with one. It passes "
+            "through the memory unchanged: it is constant by construction, or zero behind saturated units."
         )
     rows = zip(comparison.labels, flows, strict=True)
     missing = [label for label, own in rows if not (own["flow"] == "full").any()]
     if missing:
-        caption += f" The derivative was not measured of {', '.join(missing)}."
+        caption += f" The derivative was not measured for {', '.join(missing)}."
     return Picture(f"{comparison.name}-flow", caption, figure)
 
 
 def _draw_flow(panel: Axes, own: pd.DataFrame, style: Style, place: float) -> None:
-    """A row's flow, with markers a quarter of the axis apart from this share of a quarter on."""
+    """Draws a row's flow; markers are a quarter of the axis apart, the first after `place` quarters, 0 to 1."""
     if own.empty:
         return
     colour, dashes, marker = style
@@ -155,7 +104,7 @@ def _draw_flow(panel: Axes, own: pd.DataFrame, style: Style, place: float) -> No
 
 
 def conflict_picture(comparison: Comparison, styles: list[Style], trials: pd.DataFrame) -> Picture | None:
-    """Gradient-conflict ratio of each row, before and after training."""
+    """Gradient-conflict ratio of each row, before and after training; None if it was not measured."""
     rows = [of_row(trials[trials["quantity"] == "conflict"], comparison, row) for row in range(len(comparison.results))]
     if not any(map(len, rows)):
         return None
@@ -184,21 +133,21 @@ def conflict_picture(comparison: Comparison, styles: list[Style], trials: pd.Dat
     caption = (
         f"{comparison.name}: gradient-conflict ratio, 1 - |sum over t of g(t)| / sum over t of |g(t)| with g(t) the "
         "gradient of a weight through its use at step t, averaged over the cell's weights and over sequences; median "
-        "and interquartile range over trials, at the start of training (hollow) and after it (filled), of the gradient "
-        "that a row is trained with, truncated or full. Where error vanishes on its way back, few steps have a "
-        "gradient at all, and the ratio is low for want of anything to conflict with."
+        "and interquartile range over trials, at the start of training (hollow) and after it (filled). g is the "
+        "gradient with which a row is trained, truncated or full. If the error vanishes on its way back, only few "
+        "steps have a gradient, and the ratio is low because few gradients can conflict."
     )
     return Picture(f"{comparison.name}-conflict", caption, figure)
 
 
 def _conflict_label(label: str, own: pd.DataFrame) -> str:
-    """A row's label in lines, with the word truncated where it learns by a truncated gradient."""
+    """A row's label in lines; the word truncated marks a row that learns with a truncated gradient."""
     truncated = len(own) and own["flow"].eq("truncated").all() and "gradient=" not in label
     return literal(textwrap.fill(f"{label}, truncated" if truncated else label, LABEL))
 
 
 def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | None:
-    """Memory and output of the reference row's trained units on a few validation sequences."""
+    """Memory and output of the trained units of the reference row on a few validation sequences."""
     own = of_row(traces, comparison, 0)
     if comparison.reference is None or not len(own):
         return None
@@ -222,9 +171,9 @@ def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | Non
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(units))
     caption = (
-        f"{comparison.name}: the memory neurons (above) and the outputs (below) of every unit of "
-        f"{comparison.labels[0]}, trial {own['trial'].iloc[0]}, after training, on validation sequences."
+        f"{comparison.name}: memory neurons (above) and outputs (below) of every unit of {comparison.labels[0]}, "
+        f"trial {own['trial'].iloc[0]}, after training, on validation sequences."
     )
     if own["unit"].nunique() > len(units):
-        caption += " Further units take the same lines again."
+        caption += " Further units repeat these lines."
     return Picture(f"{comparison.name}-traces", caption, figure)

@@ -1,14 +1,14 @@
-"""What a reader of a report must know before comparing its rows: a line for each way in which the rows are unlike."""
+"""Notes for readers of a report before they compare rows: a line for each way in which rows are unlike."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from amu_experiments.analysis.tables import Comparison
+from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.store import Result, UnusableError
 
 UNKNOWN = "unknown (version 1, the host's own instructions)"
-"""Numerics of a stack that does not state them."""
+"""Numerics of a stack whose provenance does not state them."""
 
 
 def notices(
@@ -16,12 +16,12 @@ def notices(
     made: list[tuple[Result, Path, dict | None]],
     left_out: Iterable[UnusableError | OSError],
 ) -> list[str]:
-    """Lines about comparisons with different trials, missing stacks, missing histories and mixed numerics.
+    """Lines about rows with different trials, missing stacks, missing histories or mixed numerics.
 
     Args:
-        comparisons: all in the report.
+        comparisons: all comparisons of the report.
         made: every stack with its provenance, from `store.read_provenances`.
-        left_out: what was not used.
+        left_out: an error for each file or folder that was not used.
     """
     paths = [Path(getattr(error, "path", None) or error.filename or "") for error in left_out]
     lines = []
@@ -87,7 +87,7 @@ def _value(value: object) -> str:
 
 
 def _ranges(trials: Iterable[int]) -> str:
-    """Ascending numbers as ranges: 0-9, 12."""
+    """Ascending numbers as ranges: "0-9, 12"."""
     ranges: list[list[int]] = []
     for trial in trials:
         if ranges and ranges[-1][1] == trial - 1:

@@ -1,4 +1,4 @@
-"""The command amu-report: reads every run kept so far, writes tables, figures, verdicts and a page that holds them."""
+"""The command amu-report: reads all finished runs, writes tables, figures, verdicts and a page that shows them."""
 
 import argparse
 import functools
@@ -16,12 +16,17 @@ import pandas as pd
 import yaml
 
 from amu_experiments.analysis.claims import claims_tables, judge
-from amu_experiments.analysis.figures import Style, pictures, report_styles
+from amu_experiments.analysis.comparison import Comparison, compare
+from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.historical import historical_table
-from amu_experiments.analysis.mechanism_figures import mechanism_pictures, read_mechanism
+from amu_experiments.analysis.mechanism_figures import mechanism_pictures
+from amu_experiments.analysis.mechanism_tables import read_mechanism
 from amu_experiments.analysis.notices import notices
-from amu_experiments.analysis.page import Section, render, studies
-from amu_experiments.analysis.tables import Comparison, Table, compare, markdown, printable, tables
+from amu_experiments.analysis.page import Section, render
+from amu_experiments.analysis.study_tables import read_studies
+from amu_experiments.analysis.styles import Style, report_styles
+from amu_experiments.analysis.tables import Table, tables
+from amu_experiments.analysis.text import markdown, printable
 from amu_experiments.options import in_a_line, one_line
 from amu_experiments.overrides import conf_dir
 from amu_experiments.progress import say, unheard
@@ -30,28 +35,30 @@ from amu_experiments.store import UnusableError, read_provenances, read_results,
 PARTS = ("tables", "figures")
 
 FEW = 3
-"""Comparisons that are drawn sooner than other processes have been started for them."""
+"""So many comparisons are drawn in less time than it takes to start other processes."""
 
 
 class ReportError(ValueError):
-    """There is nothing to report, or no way to; the message says why."""
+    """No report can be written; the message says why."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(2, f"amu-report: {one_line(message, 240)}; amu-report --help tells what it takes\n")
+        self.exit(2, f"amu-report: {one_line(message, 240)}; see amu-report --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; exit status 0, 1 where there is nothing to report or no place for it, 130 if interrupted."""
+    """Run the command. Exit status: 0; 1 if there is nothing to report or writing fails; 130 if interrupted."""
     parser = _Parser("amu-report", description=__doc__)
-    parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/report"), help="where to write (%(default)s)")
-    parser.add_argument("--task", help="only the runs of this task")
-    parser.add_argument("--only", choices=PARTS, help="write this half alone, without the page")
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results/runs"), help="the runs (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/report"), help="the report (default: %(default)s)")
+    parser.add_argument("--task", help="report only the runs of this task")
+    parser.add_argument("--only", choices=PARTS, help="write only tables or only figures, without the page")
     options = parser.parse_args(argv)
     parts = PARTS if options.only is None else (options.only,)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # whatever letters it has
+    if isinstance(sys.stdout, io.TextIOWrapper):  # for characters that the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         lines = write_report(options.results_dir, options.out, options.task, parts, os.cpu_count())
@@ -82,18 +89,18 @@ def write_report(
 
     Args:
         results_dir: the folder of runs, results/runs.
-        out_dir: made where it is missing; files of the same name are replaced. What other commands have left there is
-            read: mechanism/, for figures and claims, and what `page.studies` names.
-        task: a task's name, to leave out the others, and with them the verdicts on the claims.
+        out_dir: the folder of the report, created if missing; existing files are replaced. The output of other
+            commands is read from it: mechanism/ for figures and claims, and the files of `study_tables.STUDIES`.
+        task: the name of a task; other tasks are left out, and so are the claims.
         parts: "tables", "figures" or both.
-        processes: how many may draw. Those beside this one import the program's main module, which must then do
-            nothing but under `if __name__ == "__main__"`.
+        processes: the number of processes that draw. With more than one, the program's main module is imported again,
+            so it needs the guard `if __name__ == "__main__"`.
 
     Returns:
-        Lines to print: the tables in short, what was left out and what rows differ in, and what was written where.
+        Lines to print: the tables, notes about left-out files and unlike rows, and the files written.
 
     Raises:
-        ReportError: no finished run was found, or a process that helped was ended.
+        ReportError: no finished run was found, or another process ended.
     """
     results_dir, out_dir = Path(results_dir), Path(out_dir)
     remove_partial([out_dir, *(out_dir / part for part in PARTS)])
@@ -107,12 +114,12 @@ def write_report(
         names = sorted({result.task for result in results})
         results = [result for result in results if result.task == task]
         if not results:
-            raise ReportError(f"no runs of the task {task} in {results_dir}; there are {', '.join(names)}")
+            raise ReportError(f"no runs of the task {task} in {results_dir}; it has {', '.join(names)}")
     published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
     mechanism = read_mechanism(out_dir / "mechanism", unusable)
     comparisons, sections, lines = compare(results, unusable), [], []
     made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
-    extra = studies(out_dir, unusable)
+    studies = read_studies(out_dir, unusable)
     left_out = [*_left_out(unusable), *unfinished_lines]
     if not comparisons:
         raise ReportError("\n".join([nothing, *left_out]))
@@ -137,20 +144,14 @@ def write_report(
         _write_table(table, out_dir / "tables")
     if verdicts:
         lines += [verdicts[0].name, "", *(f"{claim.id:15} {claim.verdict}" for claim in claims), ""]
-    if set(parts) == set(PARTS):
-        page = ["# Comparison of the stored runs\n", *(f"{markdown(line)}\n" for line in [*left_out, *notes])]
-        if verdicts:
-            page += ["## Claims\n", *(table.markdown() for table in verdicts)]
-        if historical:
-            page += ["## The LSTM of 1997\n", historical.markdown()]
-        page += [_markdown(section) for section in sections]
-        write_text(out_dir / "report.md", "\n".join(page))
-        known = [(result, provenance) for result, _, provenance in made if provenance is not None]
-        html = render(sections, claims, historical, extra, known, left_out, notes)
-        write_text(out_dir / "index.html", html)
-        where = f"{out_dir / 'index.html'}, and as Markdown in {out_dir / 'report.md'}"
-        return [*lines, *left_out, *notes, f"Claims, tables and figures: {where}"]
-    return [*lines, *left_out, *notes, *(f"Written: {out_dir / part}" for part in parts)]
+    lines += [*left_out, *notes]
+    if set(parts) != set(PARTS):
+        return [*lines, *(f"Written: {out_dir / part}" for part in parts)]
+    markdown_path, page_path = out_dir / "report.md", out_dir / "index.html"
+    write_text(markdown_path, _markdown(sections, verdicts, historical, [*left_out, *notes]))
+    known = [(result, provenance) for result, _, provenance in made if provenance is not None]
+    write_text(page_path, render(sections, claims, historical, studies, known, left_out, notes))
+    return [*lines, f"Claims, tables and figures: {page_path}, and as Markdown in {markdown_path}"]
 
 
 def _left_out(errors: list[UnusableError | OSError]) -> list[str]:
@@ -169,7 +170,7 @@ def _section(
     parts: Collection[str],
     out_dir: Path,
 ) -> Section:
-    """A comparison's tables, and its figures drawn."""
+    """The tables of a comparison, and its figures, whose files are written."""
     made_tables = tables(comparison, published) if "tables" in parts else []
     made, own = [], styles[comparison.name]
     if "figures" in parts:
@@ -178,29 +179,29 @@ def _section(
 
 
 def _each(work: functools.partial, comparisons: list[Comparison], processes: int) -> Iterator[Section]:
-    """The section of each comparison in turn, made by several processes where there are many."""
+    """The section of each comparison, in order; several processes make them if there are more than `FEW`."""
     if processes == 1 or len(comparisons) <= FEW:
         yield from map(work, comparisons)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(min(processes, len(comparisons)), context, _end_with_the_first) as pool:
+    with ProcessPoolExecutor(min(processes, len(comparisons)), context, _end_with_parent) as pool:
         try:
             yield from pool.map(work, comparisons)
         except BrokenExecutor:
-            raise ReportError("a process that drew figures was ended from outside; is there enough memory?") from None
+            raise ReportError("a process that drew figures was killed; was there enough memory?") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _end_with_the_first() -> None:
-    """Of a process that helps: to end with the one that it helps, and in silence on Ctrl-C."""
+def _end_with_parent() -> None:
+    """In a worker process: ends it when its parent ends, and without a traceback on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    first = multiprocessing.parent_process()
+    parent = multiprocessing.parent_process()
 
     def wait():
-        first.join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -212,9 +213,16 @@ def _write_table(table: Table, folder: Path) -> None:
         write_text(folder / f"{table.name}.{suffix}", text)
 
 
-def _markdown(section: Section) -> str:
-    parts = [f"## {section.name}\n", f"Task: {markdown(section.settings)}.\n"]
-    parts += [table.markdown() for table in section.tables]
-    for picture in section.pictures:
-        parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{markdown(picture.caption)}\n")
+def _markdown(sections: list[Section], verdicts: list[Table], historical: Table | None, notes: list[str]) -> str:
+    """The report as Markdown."""
+    parts = ["# Comparison of the stored runs\n", *(f"{markdown(note)}\n" for note in notes)]
+    if verdicts:
+        parts += ["## Claims\n", *(table.markdown() for table in verdicts)]
+    if historical:
+        parts += ["## The LSTM of 1997\n", historical.markdown()]
+    for section in sections:
+        parts += [f"## {section.name}\n", f"Task: {markdown(section.settings)}.\n"]
+        parts += [table.markdown() for table in section.tables]
+        for picture in section.pictures:
+            parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{markdown(picture.caption)}\n")
     return "\n".join(parts)

@@ -1,9 +1,9 @@
 """Statistics of trials as pure functions on arrays: censored times to a criterion, and final metrics.
 
 R is the number of trials. A time to a criterion is a pair of arrays: `times` (R,), in sequences, and `solved`
-(R,), true where the criterion was met at that time and false where the trial was watched until then without
-meeting it (right-censored). Infinity stands for "not reached" in a time and for "worst of all" in a metric,
-NaN for what one trial alone cannot tell.
+(R,): true if the criterion was met at that time, false if the trial was observed until then without meeting it
+(right-censored). Infinity means "not reached" as a time and "worst of all" as a metric. NaN means that one trial alone
+gives no estimate.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
-"""Bootstrap resamples; always drawn from the same seed, so that a table is the same each time it is made."""
+"""Bootstrap resamples, always drawn from the same seed, so that tables are reproducible."""
 
 
 class Estimate(NamedTuple):
-    """A value with the ends of its confidence interval."""
+    """A value with the limits of its confidence interval."""
 
     value: float
     low: float
@@ -25,14 +25,14 @@ class Estimate(NamedTuple):
 
 
 def share_solved(times: np.ndarray, solved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kaplan-Meier estimate of the share of trials that have met the criterion after so many sequences.
+    """Kaplan-Meier estimate of the share of trials that have met the criterion, as a function of time.
 
     Args:
-        times: (R,) sequences until the criterion was met or the trial was no longer watched.
+        times: (R,) sequences until the criterion was met or the observation ended.
         solved: (R,) bool, whether it was met.
 
     Returns:
-        The distinct times (D,), ascending, and the share solved from each of them on (D,), between 0 and 1.
+        The distinct times (D,), ascending, and the share solved from each time on (D,), between 0 and 1.
     """
     curve = stats.ecdf(_censored(times, solved)).cdf
     return curve.quantiles, curve.probabilities
@@ -46,11 +46,11 @@ def success(solved: np.ndarray) -> Estimate:
 
 
 def median_time(times: np.ndarray, solved: np.ndarray) -> Estimate:
-    """Median time to the criterion with a bootstrap percentile interval that takes censoring into account.
+    """Median time to the criterion with a bootstrap percentile interval that accounts for censoring.
 
-    The median is the first time at which the Kaplan-Meier share solved is a half or more, infinity where it
-    never is. For the interval, trials (time and solved together) are drawn with replacement. Its upper end,
-    or both ends, may be infinite; of one trial it is NaN.
+    The median is the first time at which the Kaplan-Meier share solved is a half or more, or infinity. For the
+    interval, trials (pairs of time and solved) are drawn with replacement. One or both limits may be infinite; for one
+    trial they are NaN.
 
     Args:
         times: (R,) as in `share_solved`.
@@ -70,8 +70,8 @@ def median(values: np.ndarray) -> Estimate:
 def logrank(times: np.ndarray, solved: np.ndarray, other_times: np.ndarray, other_solved: np.ndarray) -> float:
     """Two-sided p-value of the log-rank test that two groups of trials solve at the same rate.
 
-    It is 1 where the test has nothing to go by (no trial of either group met the criterion, or all of both at
-    the same time): the two curves are then the same.
+    It is 1 if the two curves are equal and the test is undefined: no trial of either group met the criterion, or all
+    trials of both groups met it at the same time.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         p = stats.logrank(_censored(times, solved), _censored(other_times, other_solved)).pvalue
@@ -79,7 +79,7 @@ def logrank(times: np.ndarray, solved: np.ndarray, other_times: np.ndarray, othe
 
 
 def faster(times: np.ndarray, solved: np.ndarray, other_times: np.ndarray, other_solved: np.ndarray) -> bool:
-    """Whether the first group solves at a higher rate, by the sign of the log-rank statistic; false without any."""
+    """Whether the first group solves at a higher rate, by the sign of the log-rank statistic; false if undefined."""
     with np.errstate(invalid="ignore", divide="ignore"):
         statistic = stats.logrank(_censored(times, solved), _censored(other_times, other_solved)).statistic
     return bool(statistic > 0)
@@ -88,7 +88,7 @@ def faster(times: np.ndarray, solved: np.ndarray, other_times: np.ndarray, other
 def mann_whitney(values: np.ndarray, others: np.ndarray) -> float:
     """Two-sided p-value of the Mann-Whitney test on two groups' metrics (R1,), (R2,), which may be infinite.
 
-    It goes by ranks alone. It is 1 where all values of both groups are the same.
+    The test uses ranks only. The p-value is 1 if all values of both groups are equal.
     """
     if np.unique(np.concatenate([values, others])).size == 1:
         return 1.0
@@ -96,7 +96,7 @@ def mann_whitney(values: np.ndarray, others: np.ndarray) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Adjusts m p-values (m,) for being m tests, so that the chance of any false alarm is kept (Holm 1979).
+    """Adjusts p-values (m,) for m tests, so that the chance of any false positive stays the same (Holm 1979).
 
     With p sorted ascending, p_(i), i = 1..m: adjusted_(i) = max over j <= i of min(1, (m - j + 1) p_(j)).
     """
@@ -113,19 +113,19 @@ def _censored(times: np.ndarray, solved: np.ndarray) -> stats.CensoredData:
 
 
 def _median_times(times: np.ndarray, solved: np.ndarray) -> np.ndarray:
-    """Kaplan-Meier medians along the last axis of arrays (..., R); scipy has one sample at a time."""
-    # Of equal times, those of a criterion met come first: a trial lost at that time was still at risk.
+    """Kaplan-Meier medians along the last axis of arrays (..., R); scipy's ecdf takes only one sample."""
+    # At equal times, met criteria come first: a trial censored at that time was still at risk.
     order = np.lexsort((~solved, times), axis=-1)
     times, solved = np.take_along_axis(times, order, -1), np.take_along_axis(solved, order, -1)
     at_risk = np.arange(times.shape[-1], 0, -1)
     unsolved = np.cumprod(1 - solved / at_risk, axis=-1)
-    reached = unsolved <= 0.5 + 1e-9  # a half of ten trials is a product of five rounded numbers
+    reached = unsolved <= 0.5 + 1e-9  # half of ten trials is a product of five rounded numbers
     first = np.take_along_axis(times, reached.argmax(-1)[..., None], -1)[..., 0]
     return np.where(reached.any(-1), first, np.inf)
 
 
 def _resamples(trials: int) -> np.ndarray:
-    """Places of trials drawn with replacement, (RESAMPLES, R)."""
+    """Indices of trials drawn with replacement, (RESAMPLES, R)."""
     return np.random.default_rng(0).integers(trials, size=(RESAMPLES, trials))
 
 
@@ -133,6 +133,6 @@ def _percentile_interval(estimates: np.ndarray, trials: int) -> tuple[float, flo
     if trials == 1:
         return np.nan, np.nan
     beyond = round((1 - CONFIDENCE) / 2 * RESAMPLES)
-    # Order statistics, not points between two: half-way to infinity would be infinity.
+    # Order statistics without interpolation: a point between a number and infinity would be infinite.
     low, high = np.sort(estimates)[[beyond, -1 - beyond]]
     return float(low), float(high)

@@ -9,10 +9,11 @@ the tuned LSTM, on the same data. It says whether the reading is ahead, behind o
 number of readings). A reading changes a conclusion if its result differs from that of the default. The default stands
 unless a reading solves significantly more trials over all experiments (Fisher's exact test at 5 %).
 
-Writes reconstruction.csv, a row for each reading; reconstruction.md, the same as text; and reconstruction-all.csv, a
-row for each configuration. Trials that exist are not trained again.
+Writes reconstruction.csv, a row for each reading; reconstruction.md, the same as text; reconstruction.json, its
+caption; and reconstruction-all.csv, a row for each configuration. Trials that exist are not trained again.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,10 @@ import pandas as pd
 from scipy.stats import fisher_exact
 
 from amu_experiments import store
+from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import logrank
-from amu_experiments.analysis.tables import Table, times_to
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import p_text
 from amu_experiments.overrides import Composer
 from amu_experiments.studies.tuning import Options, judge, option_parser, ranked, read_plan, trained
 
@@ -139,13 +142,14 @@ def choice(table: pd.DataFrame) -> tuple[str, float]:
 
 
 def write(tried: pd.DataFrame, out: Path) -> None:
-    """Write the three files of the study, from a row for each configuration."""
+    """Write the four files of the study, from a row for each configuration."""
     out.mkdir(parents=True, exist_ok=True)
     table = readable(tried)
     numbers = tried.replace(math.inf, math.nan)
     for name, frame in (("reconstruction", table.text), ("reconstruction-all", numbers)):
         store.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     store.write_text(out / "reconstruction.md", table.markdown())
+    store.write_text(out / "reconstruction.json", json.dumps({"caption": table.caption}, indent=1) + "\n")
     print(f"Written to {out}. {verdict(summary(tried))}")
 
 
@@ -154,7 +158,7 @@ def verdict(table: pd.DataFrame) -> str:
     chosen, p = choice(table)
     return (
         f"Most trials solved over all, then the least sequences: {best_reading(table)} (Fisher's exact test of its "
-        f"trials solved against the default's: p = {p:.3g}). Shipped: {chosen}."
+        f"trials solved against the default's: {p_text(p, 'p')}). Shipped: {chosen}."
     )
 
 

@@ -35,8 +35,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from amu_experiments import store
+from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
-from amu_experiments.analysis.tables import final_values, times_to
 from amu_experiments.overrides import Composer, conf_dir
 from amu_experiments.plan import prepare
 from amu_experiments.training import train_missing

@@ -1,0 +1,306 @@
+"""Comparisons: results with the same task settings, in order and with labels; their criteria and metrics."""
+
+import functools
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from amu_experiments.analysis.text import printable, setting_text
+from amu_experiments.store import Result, UnusableError, are_times, common_columns, with_columns
+from amu_experiments.tasks import criteria_of
+
+CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
+"""Order of rows by cell; other cells follow by name."""
+
+PAPER = {"gradient": "truncated", "output": "neuron"}
+"""The AMU of the paper; a row with these settings is preferred as the reference."""
+
+PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
+"""Settings that change what a number means; if rows differ in one, every label states it."""
+
+TUNED = ("training.learning_rate", "model.initial_range", "model.forget_bias")
+"""Settings that tuning changes; a label states them only if rows would have the same label without them."""
+
+HIGHER_IS_BETTER = ("accuracy", "right", "correct")
+"""Words in the names of metrics for which higher is better; for every other metric, lower is better."""
+
+LONGEST_NAME = 120
+"""Longest name of a comparison in characters; files are named after it."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results with the same task settings; no two rows have the same label.
+
+    Rows are sorted by cell, in the order of `CELLS`. Rows of one cell are sorted by their number of trials, the most
+    first; then by the settings of the paper (`PAPER`); then by how little their settings differ from the other rows of
+    the cell. The first row is the reference of all tests if it is an AMU.
+    """
+
+    name: str
+    results: list[Result]
+    labels: list[str]
+
+    @property
+    def task(self) -> dict:
+        return self.results[0].config["task"]
+
+    @property
+    def reference(self) -> int | None:
+        """The row that every other row is tested against; None without an AMU."""
+        return 0 if self.results[0].config["model"]["cell"] == "amu" else None
+
+    @functools.cached_property
+    def cap(self) -> int:
+        """The largest budget of any row, in sequences."""
+        return max(map(budget, self.results))
+
+    @functools.cached_property
+    def criteria(self) -> list[str]:
+        """The criteria for which every row has times."""
+        first, *others = map(criteria, self.results)
+        return [name for name in first if all(name in other for other in others)]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether any trial diverged."""
+        return any((result.trials["status"] == "diverged").any() for result in self.results)
+
+    @functools.cached_property
+    def earliest(self) -> float:
+        """Sequences until the first trial met a criterion; infinity if none did."""
+        rows = range(len(self.results))
+        met = [self.times(row, criterion) for criterion in self.criteria for row in rows]
+        return min((times[solved].min() for times, solved in met if solved.any()), default=np.inf)
+
+    def times(self, row: int, criterion: str) -> tuple[np.ndarray, np.ndarray]:
+        """Times of a row's trials to a criterion, `times` (R,) and `solved` (R,), for the functions of statistics.py.
+
+        A trial that did not meet the criterion is censored after the sequences it has seen. A diverged trial would
+        never meet it, so it is censored at the cap of the comparison.
+        """
+        return times_to(self.results[row], criterion, self.cap)
+
+
+def compare(results: list[Result], left_out: list[UnusableError | OSError] | None = None) -> list[Comparison]:
+    """Groups results into comparisons: results with equal task settings are compared.
+
+    Rows of a comparison may differ in every other setting. A label states each setting in which rows of its model
+    differ, and each setting of `PROTOCOL` in which any rows differ. It states settings of `TUNED` only if needed.
+
+    Args:
+        results: results from the store.
+        left_out: if given, a result without the criteria and metrics of most results of its task is left out, and the
+            list receives an error that names it. Otherwise all results of a task must have the same ones.
+
+    Returns:
+        Comparisons in the natural order of their names (T50 before T100).
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(json.dumps(result.config["task"], sort_keys=True), []).append(result)
+    if left_out is not None:
+        alike = {task: _with_the_same_columns(group, left_out) for task, group in groups.items()}
+        groups = {task: group for task, group in alike.items() if group}
+    names = _names([group[0] for group in groups.values()])
+    comparisons = []
+    for name, group in zip(names, groups.values(), strict=True):
+        labels = _labels(group)
+        rows = sorted(range(len(group)), key=lambda row: _row_order(group, row, labels[row]))
+        comparisons.append(Comparison(name, [group[row] for row in rows], [labels[row] for row in rows]))
+    return sorted(comparisons, key=lambda comparison: _natural(comparison.name))
+
+
+def _with_the_same_columns(results: list[Result], left_out: list) -> list[Result]:
+    """The results with all columns that most results have, without any further columns."""
+    trials = common_columns([list(result.trials) for result in results])
+    history = common_columns([list(result.history) for result in results])
+    same = []
+    for result in results:
+        try:
+            tables = {
+                "trials": with_columns(result.trials, trials, result.folder, "trials.csv", left_out),
+                "history": with_columns(result.history, history, result.folder, "history.csv", left_out),
+            }
+            same.append(replace(result, **tables))
+        except UnusableError as error:
+            left_out.append(error)
+    return same
+
+
+def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested settings as one level: {"task": {"T": 100}} becomes {"task.T": 100}."""
+    level = {}
+    for key, value in settings.items():
+        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return level
+
+
+def _row_order(results: list[Result], row: int, label: str) -> tuple:
+    """Sort key of a row, as the class Comparison describes it."""
+    cell = results[row].config["model"]["cell"]
+    rank = CELLS.index(cell) if cell in CELLS else len(CELLS)
+    own = _settings(results[row])
+    of_cell = [_settings(result) for result in results if result.config["model"]["cell"] == cell]
+    differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
+    unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
+    return rank, cell, -len(results[row].trials), unlike_paper, differences, _natural(label)
+
+
+def _settings(result: Result) -> dict[str, object]:
+    return flat({part: result.config[part] for part in ("model", "training")})
+
+
+def _labels(results: list[Result]) -> list[str]:
+    """A label for each result: its model, and the settings that `compare` describes; the identity if need be."""
+    settings = [_settings(result) for result in results]
+
+    def differs(key: str, row: int) -> bool:
+        alike = [
+            other
+            for result, other in zip(results, settings, strict=True)
+            if key in PROTOCOL or result.model == results[row].model
+        ]
+        return any(other.get(key) != settings[row][key] for other in alike)
+
+    def label(row: int, left_out: Collection[str] = ()) -> str:
+        own = {key: value for key, value in settings[row].items() if key not in left_out and differs(key, row)}
+        stated = ", ".join(f"{printable(leaf(key))}={setting_text(value)}" for key, value in own.items())
+        return f"{results[row].model} ({stated})" if stated else results[row].model
+
+    short = [label(row, left_out=TUNED) for row in range(len(results))]
+    labels = [short[row] if short.count(short[row]) == 1 else label(row) for row in range(len(results))]
+    return [
+        own if labels.count(own) == 1 else f"{own} [{result.task}/{result.identity}]"
+        for own, result in zip(labels, results, strict=True)
+    ]
+
+
+def _names(results: list[Result]) -> list[str]:
+    """A readable name for the task settings of each result: two_sequence-noise_free-T100-N3.
+
+    The name has the task, its variant or form, and its sizes, which are the settings named by one letter (T, N). If
+    several would have the same name, the settings in which they differ are added; a word is added without its key.
+    Files have these names: they consist of letters, digits, dots, underscores and hyphens, have at most `LONGEST_NAME`
+    characters before a hash, and differ even where case is ignored.
+    """
+    names = []
+    for result in results:
+        task = result.config["task"]
+        variants = [str(task[key]) for key in ("variant", "form") if key in task]
+        sizes = [f"{key}{value}" for key, value in task.items() if len(key) == 1]
+        names.append("-".join([result.task, *variants, *sizes]))
+    settings = [flat(result.config["task"]) for result in results]
+    full_names = []
+    for name, own in zip(names, settings, strict=True):
+        others = [other for twin, other in zip(names, settings, strict=True) if twin == name]
+        extra = [
+            value if isinstance(value, str) and value.isidentifier() else f"{leaf(key)}{setting_text(value)}"
+            for key, value in own.items()
+            if any(other.get(key) != value for other in others)
+        ]
+        full_names.append(re.sub(r"[^A-Za-z0-9_.-]", "", "-".join([name, *extra])))
+    counts = Counter(name.lower() for name in full_names)
+    return [
+        name
+        if counts[name.lower()] == 1 and len(name) <= LONGEST_NAME
+        else f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(own).encode(errors='replace')).hexdigest()[:6]}"
+        for name, own in zip(full_names, settings, strict=True)
+    ]
+
+
+def leaf(key: str) -> str:
+    """The last part of a dotted name."""
+    return key.rpartition(".")[2]
+
+
+def _natural(text: str) -> list:
+    """Sort key that puts T50 before T100."""
+    parts = re.split(r"([0-9]+)", text)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if place % 2 else part for place, part in enumerate(parts)]
+
+
+# Criteria and metrics ------------------------------------------------------------------------------------------------
+
+
+def criteria(result: Result) -> list[str]:
+    """Names of the criteria for which a result has times: columns <criterion>_sequences."""
+    suffix, trials = "_sequences", result.trials
+    columns = [name for name in trials if name.endswith(suffix) and are_times(trials[name], trials["sequences"])]
+    return [column.removesuffix(suffix) for column in columns]
+
+
+def condition(task: Mapping, criterion: str) -> str:
+    """A criterion with its condition from the task's configuration: "st1: wrong == 0"."""
+    try:
+        sections = criteria_of(task)
+        parts = sections.get(criterion) if isinstance(sections, Mapping) else None
+    except (ValueError, AttributeError):  # a configuration that this version rejects
+        parts = None
+    parts = parts if isinstance(parts, Mapping) else {}
+    asked = " and ".join(f"{printable(metric)} {printable(bound)}" for metric, bound in parts.items())
+    return f"{printable(criterion)}: {asked}" if asked else printable(criterion)
+
+
+def budget(result: Result) -> int:
+    """The most sequences that a trial was allowed to see, or has seen if that is more."""
+    return max(result.config["training"]["max_sequences"], int(result.trials["sequences"].max()))
+
+
+def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Times to a criterion in sequences (R,) and whether it was met (R,).
+
+    A diverged trial is censored at `cap` even if it met the criterion before: a diverged network solves nothing.
+    """
+    met = result.trials[f"{criterion}_sequences"].to_numpy(float)
+    diverged = (result.trials["status"] == "diverged").to_numpy()
+    solved = ~np.isnan(met) & ~diverged
+    watched = np.where(diverged, cap, result.trials["sequences"])
+    return np.where(solved, met, watched), solved
+
+
+def final_values(result: Result, metric: str) -> np.ndarray:
+    """A metric after training (R,); worst of all, an infinity, for a trial that diverged or has no number."""
+    values = result.trials[metric].to_numpy(float)
+    return np.where((result.trials["status"] == "diverged") | np.isnan(values), worst_value(metric), values)
+
+
+def worst_value(metric: str) -> float:
+    """An infinity that is worse than any value of the metric."""
+    return -np.inf if higher_is_better(metric) else np.inf
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a higher value is better, by the name of the metric."""
+    return any(word in metric.split("_") for word in HIGHER_IS_BETTER)
+
+
+def final_metrics(result: Result) -> list[str]:
+    """Names of the metrics after training that have a number for at least one trial."""
+    known = {"trial", "status", "sequences", "seconds", "parameters"}
+    return [
+        column
+        for column in result.trials
+        if column not in known and not column.endswith("_sequences") and result.trials[column].notna().any()
+    ]
+
+
+def ended_before(comparison: Comparison) -> list[str]:
+    """A note for each criterion that trials did not meet because another criterion had ended them."""
+    notes = []
+    for criterion in comparison.criteria:
+        ended = sum(
+            int(((result.trials["status"] == "solved") & result.trials[f"{criterion}_sequences"].isna()).sum())
+            for result in comparison.results
+        )
+        if ended:
+            notes.append(
+                f"Trials ended by another criterion before {printable(criterion)} was met: {ended}. They count as "
+                f"censored, but they might have met {printable(criterion)} later, so its curve, median and p are rough."
+            )
+    return notes
