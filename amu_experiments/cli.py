@@ -22,6 +22,7 @@ from hydra.version import setbase
 from omegaconf import DictConfig
 
 from amu_experiments.config import check, in_a_line, plain
+from amu_experiments.console import say, unheard
 from amu_experiments.interrupts import stop_on_signals
 from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import (
@@ -35,7 +36,6 @@ from amu_experiments.overrides import (
     forced,
     load_all,
 )
-from amu_experiments.progress import say, unheard
 
 COMPLETION = re.compile("(install|uninstall)=(bash|fish|zsh)")
 

@@ -33,7 +33,7 @@ class Network(nn.Module):
         self.readout_weight = nn.Parameter(torch.empty(cell.trials, output_size, cell.hidden_size))
         self.readout_bias = nn.Parameter(torch.empty(cell.trials, output_size)) if cell.readout_bias else None
         flat = torch.cat([p.detach().flatten(1) for p in self._ordered()], dim=1)
-        self.hold(flat.to(device))
+        self.load_flat(flat.to(device))
 
     def _ordered(self) -> list[nn.Parameter]:
         names = self.cell.shapes(1, 1, **self.cell.options)
@@ -42,7 +42,7 @@ class Network(nn.Module):
     def _readout(self) -> list[nn.Parameter]:
         return [p for p in (self.readout_weight, self.readout_bias) if p is not None]
 
-    def hold(self, flat: Tensor) -> None:
+    def load_flat(self, flat: Tensor) -> None:
         """Take this tensor (R, P) as the parameters; R may differ from what it was."""
         self.flat = flat
         self.cell.trials = flat.shape[0]
@@ -152,7 +152,7 @@ def count_parameters(model: dict, task: Task, units: int) -> int:
     return _counted(_smallest(model, task), task, units)
 
 
-def settled(model: dict, task: Task) -> dict:
+def resolved(model: dict, task: Task) -> dict:
     """The model's configuration with nothing left open: what depends on the answers, and the number of units.
 
     Raises ValueError for an option that its cell does not have, or cannot be made with.
@@ -162,7 +162,7 @@ def settled(model: dict, task: Task) -> dict:
     for name in cell_options(model):
         if known is not None and name not in known:
             raise ValueError(f"model.{name} is no option of {model['cell']}, which has {', '.join(known)}")
-    model = model | kind.settled(cell_options(model), task.squash)
+    model = model | kind.resolved(cell_options(model), task.squash)
     return model | {"units": match_units(model, task)}
 
 

@@ -161,7 +161,7 @@ class Stack:
                 if state.met[r, c] < 0 and criterion.met(measured):
                     state.met[r, c] = self.sequences
         values = np.array([[measured[name] for name in self.metric_names] for measured in metrics])
-        self._keep_best(values)
+        self._select_best(values)
         self.seconds += time.monotonic() - began
         rows = np.empty((len(values), 5 + values.shape[1]))
         rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 5:] = state.trial, self.sequences, self.seconds, values
@@ -190,7 +190,7 @@ class Stack:
             measured.append({"loss": float(losses.mean())} | self.task.measure(outputs, one))
         return measured
 
-    def _keep_best(self, values: np.ndarray) -> None:
+    def _select_best(self, values: np.ndarray) -> None:
         state, better = self.state, np.ones(len(values), bool)
         if self.training["select"] == "best":
             metric, end = self.task.select
@@ -219,23 +219,23 @@ class Stack:
             values[:, C + M :] = self._test(ended)
         self.records.results.append(rows)
         self.records.weights.append((ended.flat if status == "diverged" else ended.best).cpu().numpy())
-        self._keep(np.flatnonzero(~which))
+        self._select(np.flatnonzero(~which))
 
     def _test(self, ended: TrialState) -> np.ndarray:
         """Test metrics of trials, a row each, with the weights that `training.select` says."""
-        self.network.hold(ended.best)
+        self.network.load_flat(ended.best)
         metrics = self._measure(self.task.test(ended.trial.tolist()))
-        self.network.hold(self.state.flat)
+        self.network.load_flat(self.state.flat)
         return np.array([[each[name] for name in ("loss", *self.task.metrics)] for each in metrics])
 
-    def _keep(self, index: np.ndarray) -> None:
-        self.task.keep(index)
+    def _select(self, index: np.ndarray) -> None:
+        self.task.select_trials(index)
         self.validation = self.validation.take(index)
-        self._hold(self.state.take(index))
+        self._set_state(self.state.take(index))
 
-    def _hold(self, state: TrialState) -> None:
+    def _set_state(self, state: TrialState) -> None:
         self.state = state
-        self.network.hold(state.flat)
+        self.network.load_flat(state.flat)
         self.optimizer.moments = state.moments
 
     # Tables -----------------------------------------------------------------------------------------------------
@@ -294,13 +294,13 @@ class Stack:
         except Exception as error:  # bytes of any kind can make it stumble in any way
             raise ValueError(f"cannot be read as a checkpoint ({type(error).__name__})") from error
         arrays = self._checked(self._converted(kept))
-        self._keep(np.flatnonzero(np.isin(self.trials, arrays["trial"])))
+        self._select(np.flatnonzero(np.isin(self.trials, arrays["trial"])))
         for name, ours in vars(self.state).items():
             value = arrays.pop(name)
             # Copied into memory that torch aligns, as in a run that was not interrupted.
             value = torch.tensor(value, device=ours.device) if isinstance(ours, Tensor) else value
             setattr(self.state, name, value)
-        self._hold(self.state)
+        self._set_state(self.state)
         self.records = Records(**{name: [rows] for name, rows in arrays.items()})
         self.sequences, self.seconds = kept["sequences"], kept["seconds"]
         self.optimizer.updates = self.sequences // self.batch_size

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from amu_experiments import numerics, store
+from amu_experiments.console import Progress, say
 from amu_experiments.interrupts import postponed_signals
 from amu_experiments.options import ConfigurationError
 from amu_experiments.plan import Run, prepare
-from amu_experiments.progress import Progress, say
 from amu_experiments.stack import Stack
 
 SECONDS_BETWEEN_LOOKS = 0.5

@@ -407,7 +407,7 @@ def test_a_store_that_cannot_be_written_can_be_read(disk, config, tmp_path):
     assert again.end() == 0
     assert "All 2 trials asked for exist already: nothing to train." in again.told
     more = Command(tmp_path / "more", command, *lines(folder, {"seed": 2}))
-    refused(more, folder, ["Read-only file system", "Permission denied", "File too large", "not to be written to"])
+    refused(more, folder, ["Read-only file system", "Permission denied", "File too large", "cannot be written to"])
     assert before.items() <= contents(folder).items()
     if not own and os.geteuid() != 0:
         for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):

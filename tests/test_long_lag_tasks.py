@@ -75,7 +75,7 @@ def test_a_trials_stream_depends_on_its_number_and_the_position_only(name):
     expected = rows(small(name, [7]).train_batch(0, 520))
     shared = small(name, [3, 7])
     assert sum((rows(shared.train_batch(at, 130), trial=1) for at in (0, 130, 260, 390)), []) == expected
-    shared.keep([1])
+    shared.select_trials([1])
     assert rows(shared.train_batch(200, 100)) == expected[200:300]
     assert rows(shared.validation()) == rows(small(name, [7]).validation())
     assert rows(shared.test()) == rows(small(name, [7]).test())

@@ -68,7 +68,7 @@ def test_a_trials_stream_depends_on_its_number_and_the_position_only(kind):
         assert sum(pieces, []) == expected
 
     check()
-    shared.keep([1, 2])
+    shared.select_trials([1, 2])
     assert shared.trials == [7, 5]
     assert rows(shared.train_batch(200, 300)) == expected[200:500]
     assert rows(shared.validation()) == rows(make(kind, [7]).validation())

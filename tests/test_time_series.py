@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 
 from amu_experiments.analysis.tables import compare
 from amu_experiments.config import definition, identity, task_folder
+from amu_experiments.console import say
 from amu_experiments.overrides import load as composed
 from amu_experiments.plan import prepare
-from amu_experiments.progress import say
 from amu_experiments.store import folder_of, read_config, read_results
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.time_series import load, split_off
@@ -175,7 +175,7 @@ def test_other_data_in_the_same_place_are_another_run(tmp_path):
     assert prepare(config).folder != folder_of(first)
     assert prepare(first).config == first  # the data are here still
     elsewhere = first | {"task": first["task"] | {"contents": "data_0123456789ab"}}
-    with pytest.raises(ValueError, match="holds other data now than data_0123456789ab$"):
+    with pytest.raises(ValueError, match="now contains other data than data_0123456789ab$"):
         prepare(elsewhere)
 
 
@@ -193,8 +193,8 @@ ONE_CHANNEL = "@univariate true\n@equalLength false\n@classLabel true a b\n@data
 """Series stand on lines 5 and on."""
 
 UNFIT = [
-    ({"train": []}, "Own_TRAIN.ts: holds no series"),
-    ({"test": []}, "Own_TEST.ts: holds no series"),
+    ({"train": []}, "Own_TRAIN.ts: contains no series"),
+    ({"test": []}, "Own_TEST.ts: contains no series"),
     ({"train": [*GOOD, "1,NaN:5,5:a"]}, r"Own_TRAIN.ts, line 11: a missing value \(NaN\); fill it in"),
     ({"test": ["1,?:5,5:a"]}, r"Own_TEST.ts, line 7: a missing value \(\?\); fill it in"),
     ({"train": [*GOOD, ":5,5:a"]}, r"Own_TRAIN.ts, line 11: a missing value \(nothing\)"),
@@ -208,24 +208,30 @@ UNFIT = [
     ({"train": [*GOOD, "", "# 1", "1,2:5,5:d"]}, "Own_TRAIN.ts, line 13: is of class d; @classLabel names a, b, c"),
     (
         {"train": [*GOOD, "1,2:5,5"]},
-        "Own_TRAIN.ts, line 11: ends with 5,5, where its class belongs; @classLabel names a, b, c, and",
+        "Own_TRAIN.ts, line 11: ends with 5,5 in place of its class; @classLabel names a, b, c, and",
     ),
-    ({"train": [*GOOD, "1,2:a"]}, "Own_TRAIN.ts, line 11: 1 channel, where the first series has 2"),
-    ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts, line 11: one value; 2 to 100,000 can be learned from"),
-    ({"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]}, "Own_TEST.ts, line 7: 100,001 values; 2 to"),
+    ({"train": [*GOOD, "1,2:a"]}, "Own_TRAIN.ts, line 11: 1 channel, but the first series has 2"),
+    ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts, line 11: 1 value; a series must have 2 to 100,000 values"),
+    (
+        {"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]},
+        "Own_TEST.ts, line 7: 100,001 values; a series must have 2 to 100,000",
+    ),
     (
         {"test": ["1,2:5,1e29:a"], "train": [*GOOD, "1,2:5,5.0000001:a"]},
         "channel 2 has a value .* standard deviations from its mean",
     ),
-    ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts, line 11: a value of -1e31, above 1e\+30 in size"),
-    ({"test": ["1,2:c"], "header": ONE_CHANNEL.replace("a b", "a b c")}, "Own_TRAIN.ts, line 5: 2 channels; for more"),
-    ({"test": ["1,2:5,5:c"]}, "no training series is of the test part's class c"),
+    ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts, line 11: the value -1e31 is above 1e\+30 in size"),
+    (
+        {"test": ["1,2:c"], "header": ONE_CHANNEL.replace("a b", "a b c")},
+        "Own_TRAIN.ts, line 5: 2 channels; with more than one",
+    ),
+    ({"test": ["1,2:5,5:c"]}, "no training series has the class c of the test part"),
     ({"train": GOOD[:2]}, "every training series is of class a"),
     ({"train": GOOD[1:3]}, "no class has two training series"),
 ]
 
 ODD_HEADERS = [
-    ("@problemName\n" + HEADER, "line 1: nothing stands behind @problemName"),
+    ("@problemName\n" + HEADER, "line 1: @problemName has no value"),
     (HEADER.replace("timeStamps false", "timeStamps true"), "line 2: series with time stamps are not supported"),
     (HEADER.replace("true a b c", "false"), "has no class labels"),
     (
@@ -234,10 +240,10 @@ ODD_HEADERS = [
     ),
     (HEADER.replace("true a b c", "true"), "line 5: true must be true and then the class labels"),
     (HEADER.replace("true a b c", "a b c"), "line 5: a b c must be true and then the class labels"),
-    (HEADER.replace("@data\n", ""), "line 6: 1,2,3:5,5,5:a does not begin with @, as all lines above @data do"),
+    (HEADER.replace("@data\n", ""), "line 6: 1,2,3:5,5,5:a does not begin with @, as every line above @data must"),
     ("", "line 1: 1,2,3:5,5,5:a does not begin with @"),
     ("1,1:1,1:a\n" + HEADER, "line 1: 1,1:1,1:a does not begin with @"),
-    (HEADER.replace("@data", "@data 3"), "line 6: 3 stands behind @data"),
+    (HEADER.replace("@data", "@data 3"), "line 6: 3 follows @data; series begin on the next line"),
     (
         HEADER.replace("@classLabel true a b c", "@targetLabel true"),
         "line 5: @targetLabel true asks for regression, which",
@@ -251,24 +257,24 @@ ODD_HEADERS = [
     (HEADER.replace("univariate false", "univariate no"), "line 3: @univariate no must be true or false"),
     (
         HEADER.replace("univariate false", "univariate true"),
-        "line 7: 2 channels; for more than one .* @univariate false",
+        "line 7: 2 channels; with more than one, .* @univariate false",
     ),
     (
         HEADER.replace("@univariate false\n", ""),
-        "line 6: 2 channels; for more than one the header must say @univariate",
+        "line 6: 2 channels; with more than one, the header must say @univariate",
     ),
-    (HEADER.replace("@data", "@dimensions 3\n@data"), "line 8: 2 channels, where @dimensions says 3"),
+    (HEADER.replace("@data", "@dimensions 3\n@data"), "line 8: 2 channels, but @dimensions says 3"),
     (HEADER.replace("@data", "@dimension two\n@data"), "line 6: @dimension two must be a whole number"),
     (
         HEADER.replace("@data", "@classLabel true a b\n@data"),
-        "line 6: @classLabel stands here again, with something else",
+        "line 6: @classLabel is repeated with another value",
     ),
     (
         HEADER.replace("@equalLength false\n", ""),
-        "line 7: 2 values, where the first series has 3; where lengths differ, the header must say @equalLength false",
+        "line 7: 2 values, but the first series has 3; if lengths differ, the header must say @equalLength false",
     ),
-    (HEADER.replace("@equalLength false", "@equalLength true"), "line 8: 2 values, where the first series has 3"),
-    (HEADER.replace("@equalLength false", "@seriesLength 4"), "line 7: 3 values, where @seriesLength says 4"),
+    (HEADER.replace("@equalLength false", "@equalLength true"), "line 8: 2 values, but the first series has 3"),
+    (HEADER.replace("@equalLength false", "@seriesLength 4"), "line 7: 3 values, but @seriesLength says 4"),
 ]
 
 
@@ -313,7 +319,9 @@ def test_files_that_are_no_use_are_refused_in_one_line(tmp_path, files, message)
 )
 def test_what_is_no_decimal_number_is_refused_with_its_line(tmp_path, value):
     file = write(tmp_path, header=ONE_CHANNEL, train=["1,2:a", f"1,{value},3:b"], test=["1,2:a"])
-    with pytest.raises(ValueError, match="Own_TRAIN.ts, line 6: .* is no number, as 12, -0.5 and 1e-3 are; ") as error:
+    with pytest.raises(
+        ValueError, match="Own_TRAIN.ts, line 6: .* is not a number such as 12, -0.5 or 1e-3; "
+    ) as error:
         task(path=file)
     shown = str(error.value)
     assert (value if value.isprintable() else ascii(value))[:50] in shown
@@ -324,7 +332,7 @@ def test_what_is_no_decimal_number_is_refused_with_its_line(tmp_path, value):
 @pytest.mark.parametrize("value", ["1e400", "-1e400", "1" + "0" * 400])
 def test_a_number_beyond_single_precision_is_refused_as_it_is_written(tmp_path, value):
     file = write(tmp_path, header=ONE_CHANNEL, train=["1,2:a", f"1,{value}:b"], test=["1,2:a"])
-    with pytest.raises(ValueError, match=f"Own_TRAIN.ts, line 6: a value of {value[:50]}"):
+    with pytest.raises(ValueError, match=f"Own_TRAIN.ts, line 6: the value {value[:50]}"):
         task(path=file)
 
 
@@ -385,10 +393,10 @@ def test_labels_are_taken_as_they_are_written(tmp_path, names, order):
 @pytest.mark.parametrize(
     ("written", "hint"),
     [
-        ("RUN", r"is of class RUN; @classLabel names Run, walk \(labels are taken as written, and Run is another\)"),
+        ("RUN", r"is of class RUN; @classLabel names Run, walk \(labels must match exactly; did you mean Run\?\)"),
         (
             "\uff32un",
-            r"is of class \uff32un; @classLabel names Run, walk \(labels are taken as written, and Run is another",
+            r"is of class \uff32un; @classLabel names Run, walk \(labels must match exactly; did you mean Run\?\)",
         ),
         ("Run\u200b", r"is of class 'Run\\u200b'; @classLabel names Run, walk"),
         ("Run.", "is of class Run.; @classLabel names Run, walk, and a line is"),
@@ -512,7 +520,7 @@ def test_a_run_that_is_kept_does_not_tell_where_its_data_were(elsewhere):
         for cwd in (elsewhere / "d3", elsewhere)
     ]
     assert [run.returncode for run in runs] == [0, 1]
-    assert "Own_TRAIN.ts: not in the current folder, where the data of a kept run have to be" in runs[1].stderr
+    assert "Own_TRAIN.ts: not in the current folder, where the data of a stored run must be" in runs[1].stderr
 
 
 def test_names_in_any_script_name_their_folder(elsewhere, place_of):
@@ -593,7 +601,7 @@ def test_files_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match="Own_TEST.ts: there is no such file"):
         task(path=file)
     (tmp_path / "Own_TRAIN.ts").rename(tmp_path / "x.ts")
-    with pytest.raises(ValueError, match="must hold one file NAME_TRAIN.ts .found: none"):
+    with pytest.raises(ValueError, match="must contain one file NAME_TRAIN.ts .found: none"):
         task(path=str(tmp_path))
 
 
@@ -619,7 +627,7 @@ def test_without_a_connection_the_shipped_sets_are_named(monkeypatch):
         raise ValueError(f"Could not download files for {name}:\n<urlopen error>")
 
     monkeypatch.setattr(aeon.datasets, "load_classification", unreachable)
-    with pytest.raises(ValueError, match="task.name=Beef could not be had .*JapaneseVowels") as error:
+    with pytest.raises(ValueError, match="task.name=Beef could not be downloaded .*JapaneseVowels") as error:
         task(name="Beef")
     assert "\n" not in str(error.value)
 
@@ -649,12 +657,12 @@ def test_other_sets_come_from_aeon(downloads):
 def test_other_sets_that_aeon_misreads_are_refused(downloads):
     downloads("a", "b", "b")
     with pytest.raises(
-        ValueError, match="task.name=Beef .train.: aeon merges classes that differ in case, or in nan and"
+        ValueError, match="task.name=Beef .train.: aeon merges classes that differ only in case, or in nan and"
     ):
         task(name="Beef")
     downloads("a", "nan", "?")
     with pytest.raises(
-        ValueError, match="task.name=Beef .train.: aeon merges classes that differ in case, or in nan and"
+        ValueError, match="task.name=Beef .train.: aeon merges classes that differ only in case, or in nan and"
     ):
         task(name="Beef")
     downloads("a", "b", last=np.nan)

@@ -233,7 +233,7 @@ def test_the_best_weights_on_validation_are_the_ones_kept(tmp_path):
     assert result.trials.set_index("trial")["loss"].tolist() == pytest.approx(best.tolist(), rel=1e-6)
     stack = Stack(prepare(config_of(tmp_path, *settings)))
     weights = store.read_weights(result.folder)
-    stack.network.hold(torch.from_numpy(np.stack([weights[trial] for trial in range(3)])))
+    stack.network.load_flat(torch.from_numpy(np.stack([weights[trial] for trial in range(3)])))
     inputs, lengths, targets = to_torch(stack.validation, "cpu")
     losses, _ = loss_and_error(stack.network(inputs, lengths, every=False), targets, lengths, stack.task)
     assert losses.mean(dim=1).tolist() == pytest.approx(best.tolist(), rel=1e-5)

@@ -23,8 +23,8 @@ from amu_experiments.analysis.notices import notices
 from amu_experiments.analysis.page import Section, render, studies
 from amu_experiments.analysis.tables import Comparison, Table, compare, markdown, printable, tables
 from amu_experiments.config import in_a_line
+from amu_experiments.console import say, unheard
 from amu_experiments.overrides import conf_dir
-from amu_experiments.progress import say, unheard
 from amu_experiments.store import UnusableError, read_provenances, read_results, remove_partial, unfinished, write_text
 
 PARTS = ("tables", "figures")

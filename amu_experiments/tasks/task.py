@@ -187,18 +187,18 @@ class Task:
         and of what was asked for before.
         """
         with ThreadPoolExecutor(self.threads) as pool:
-            return stack(list(pool.map(lambda trial: self._train_one(trial, first, count), self.trials)))
+            return stack_trials(list(pool.map(lambda trial: self._train_one(trial, first, count), self.trials)))
 
     def validation(self) -> Sequences:
         """Every trial's validation sequences, with a trial axis."""
-        return stack([self._split(trial, "validation") for trial in self.trials])
+        return stack_trials([self._split(trial, "validation") for trial in self.trials])
 
     def test(self, trials: Iterable[int] | None = None) -> Sequences:
         """Test sequences of these trials (by default of all in the stack), with a trial axis."""
         trials = self.trials if trials is None else trials
-        return stack([self._split(trial, "test") for trial in trials])
+        return stack_trials([self._split(trial, "test") for trial in trials])
 
-    def keep(self, index: Sequence[int]) -> None:
+    def select_trials(self, index: Sequence[int]) -> None:
         """Keep the trials at these places of the stack and forget the others."""
         self.trials = [self.trials[i] for i in index]
         self._blocks = {trial: block for trial, block in self._blocks.items() if trial in self.trials}
@@ -256,7 +256,7 @@ def join(pieces: list[Sequences]) -> Sequences:
     )
 
 
-def stack(trials: list[Sequences]) -> Sequences:
+def stack_trials(trials: list[Sequences]) -> Sequences:
     """Equally many sequences of every trial, with a leading trial axis; as many steps as the longest has."""
     lengths = np.stack([trial.lengths for trial in trials])
     steps = int(lengths.max())
