@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM and SIGHUP do: to the command at any time, and to training, which first ends its step."""
+"""Ctrl-C, SIGTERM and SIGHUP: they stop the command at any time, and training at the end of its step."""
 
 import signal
 import threading
@@ -11,14 +11,14 @@ from amu_experiments.console import say
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SECONDS_TO_END = 0.5
-"""After a signal, the command gets a second KeyboardInterrupt: an import may lose the first."""
+"""Time between a signal's KeyboardInterrupt and the next one: an import may lose the first."""
 
 SECONDS_TO_STOP = 1.2
 """Grace period after a signal; a step of training that needs longer is abandoned."""
 
 
 def stop_on_signals() -> Callable[[], None]:
-    """Let each signal raise KeyboardInterrupt, again and again until the function that is returned is called."""
+    """Let each signal raise KeyboardInterrupt, again and again. Returns the function that ends the repetition."""
     handled = _handled()
 
     def stop(number, frame):
@@ -35,20 +35,20 @@ def stop_on_signals() -> Callable[[], None]:
 
 @contextmanager
 def postponed_signals() -> Iterator[list[int]]:
-    """Yield a list that becomes non-empty on a signal, which otherwise does nothing for SECONDS_TO_STOP.
+    """Yield a list that gets an entry at the first signal, which does nothing else for SECONDS_TO_STOP.
 
-    A step that takes longer, such as compiling, gets a KeyboardInterrupt. A second signal acts at once.
+    A step that takes longer, such as compiling, then gets a KeyboardInterrupt. A second signal acts at once.
     """
     interrupted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # the program around this one handles signals
+        yield interrupted  # the calling program handles signals
         return
     before = _handled()
 
     def note(number, frame):
         interrupted.append(number)
         restore()
-        # Again and again: native code may lose the exception.
+        # Repeated, since native code may lose the exception.
         signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP, SECONDS_TO_END)
 
     def restore():
@@ -62,13 +62,15 @@ def postponed_signals() -> Iterator[list[int]]:
         yield interrupted
     except KeyboardInterrupt:
         _stop_alarm()
-        say("Stopped in the middle of a step; the same command goes on from the last checkpoint, if there is one.")
+        say(
+            "Stopped in the middle of a step; run the same command to resume from the last checkpoint, if there is one."
+        )
         raise
     except Exception as error:
         if not interrupted:
             raise
         _stop_alarm()
-        say(f"Stopped, and besides: {in_a_line(error)}")
+        say(f"Stopped, with an error: {in_a_line(error)}")
         raise KeyboardInterrupt from error
     finally:
         restore()
@@ -77,7 +79,7 @@ def postponed_signals() -> Iterator[list[int]]:
 
 
 def _handled() -> dict:
-    """The signals and their handlers, without the ignored ones: nohup and a shell's & ask to ignore them."""
+    """The signals and their handlers, without ignored signals: nohup and a shell's & have signals ignored."""
     handlers = {each: signal.getsignal(each) for each in SIGNALS}
     return {each: handler for each, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 

@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -34,7 +35,7 @@ from commands import (
     wait_until,
 )
 
-from amu_experiments import store, training
+from amu_experiments import numerics, store, training
 from amu_experiments.analysis.report import main as report
 from amu_experiments.analysis.tables import compare, criteria_table, metrics_table, run_table
 from amu_experiments.config import ConfigurationError
@@ -192,14 +193,14 @@ def test_the_command_is_killed_then_stopped_then_goes_on_to_the_end(tmp_path, nu
                 out, err = process.communicate(timeout=60)
         assert process.returncode == (-which if which == signal.SIGKILL else 130)
         if which != signal.SIGKILL:
-            assert "sequences; the same command goes on from there." in out
+            assert "sequences; run the same command to resume." in out
             assert err == "amu-run: interrupted\n"
     here = prepare(load(*lines(tmp_path, settings))).config
     whole, parts = (here | {"results_dir": str(folder)} for folder in folders)
     training.run(whole)
     last = Command(tmp_path / "out", train, parts)
     assert last.end() == 0
-    assert "Going on from the checkpoint at" in last.told
+    assert "Resuming from the checkpoint at" in last.told
     assert kept(whole) == kept(parts)
 
 
@@ -210,7 +211,7 @@ def test_a_step_that_takes_long_does_not_keep_a_run_from_stopping(endless, tmp_p
     with in_time():
         command.signal(number_of_signal)
         assert command.end() == 130
-    assert "the same command goes on from the last checkpoint" in command.told
+    assert "run the same command to resume from the last checkpoint" in command.told
 
 
 @pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -241,7 +242,7 @@ def test_a_run_whose_reader_ends_with_it_stops_and_is_not_begun_again(tmp_path):
         assert process.stderr.read() == b"amu-run: interrupted\n"
 
 
-def test_a_checkpoint_goes_on_with_the_backend_that_made_it(endless, tmp_path, capsys):
+def test_a_checkpoint_resumes_only_with_the_backend_that_made_it(endless, tmp_path, capsys):
     here = endless | {"results_dir": str(tmp_path), "backend": "torch"}
     command = Command(tmp_path / "out", interruptible, here)
     wait_until(lambda: checkpoints(tmp_path))
@@ -249,9 +250,62 @@ def test_a_checkpoint_goes_on_with_the_backend_that_made_it(endless, tmp_path, c
     assert command.end() == 130
     before = contents(tmp_path)
     other = here | {"backend": "fused"}
-    with pytest.raises(ConfigurationError, match=r"this is fused here, and .* was made with torch; go on with"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"backend=fused: this is fused here, and .* was computed with torch; resume with backend=torch",
+    ):
         training.run(other)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("choice", "made_with", "remedy"),
+    [
+        ("portable", "AVX512, products as MKL chooses", "resume with instructions=native"),
+        ("portable", "znver4", "resume with instructions=native"),
+        ("native", "generic", "resume with instructions=portable"),
+        ("portable", "generic", "resume on the machine that wrote it"),
+        ("native", "znver4", "resume on the machine that wrote it"),
+    ],
+)
+def test_a_checkpoint_resumes_only_with_the_instructions_that_made_it(pristine, tmp_path, choice, made_with, remedy):
+    here = pristine | {"results_dir": str(tmp_path / "runs"), "seed": 2, "instructions": choice}
+    path = rewritten(here, pristine, instructions=made_with)
+    before = contents(tmp_path)
+    used = numerics.used("torch")["instructions"]
+    refused = (
+        f"instructions={choice}: this is {used} here, and {path} was computed with {made_with}; {remedy}, or "
+        "delete the checkpoint to start again"
+    )
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(refused)}$"):
+        training.run(here)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+def test_instructions_belong_to_the_choice_that_gives_them(backend):
+    """The tests compute with the portable ones."""
+    assert numerics.choice_of(numerics.used(backend)["instructions"]) == "portable"
+
+
+def test_a_checkpoint_without_instructions_is_read(pristine, whole, tmp_path, capsys):
+    here = pristine | {"results_dir": str(tmp_path / "runs"), "seed": 2}
+    rewritten(here, pristine, instructions=None)
+    training.run(here)
+    assert "Resuming from the checkpoint at 35 sequences." in capsys.readouterr().out
+    assert kept(here) == only(whole, [0, 1, 2, 3])
+
+
+def rewritten(here, pristine, instructions):
+    """A copy of `pristine` whose checkpoint names other instructions, or none; the checkpoint's path."""
+    shutil.copytree(pristine["results_dir"], here["results_dir"])
+    path = store.stack_folder(store.folder_of(here), [2, 3])
+    checkpoint = torch.load(io.BytesIO(store.read_checkpoint(path)), weights_only=True)
+    del checkpoint["instructions"]
+    file = io.BytesIO()
+    torch.save(checkpoint | ({"instructions": instructions} if instructions else {}), file)
+    store.write_checkpoint(path, file.getvalue())
+    return path / "checkpoint.pt"
 
 
 # Many processes -----------------------------------------------------------------------------------------------------
@@ -286,7 +340,7 @@ def test_trials_that_another_process_trains_are_waited_for_and_all_others_traine
     assert aside.end() == 130
 
     waiting = command("waiting", [0, 1])
-    wait_until(lambda: "trials-0-1 is being trained by another process: waiting for it." in waiting.told)
+    wait_until(lambda: "Another process is training trials-0-1; waiting for it." in waiting.told)
     with in_time():
         waiting.signal(signal.SIGINT)
         assert waiting.end() == 130
@@ -300,7 +354,7 @@ def test_trials_that_another_process_trains_are_waited_for_and_all_others_traine
     heir = command("heir", [0, 1])
     wait_until(lambda: "waiting for it" in heir.told)
     first.signal(signal.SIGKILL)
-    wait_until(lambda: "Going on from the checkpoint" in heir.told)
+    wait_until(lambda: "Resuming from the checkpoint" in heir.told)
     heir.signal(signal.SIGTERM)
     assert heir.end() == 130
 
@@ -405,7 +459,7 @@ def test_a_store_that_cannot_be_written_can_be_read(disk, config, tmp_path):
     assert report(["--results-dir", str(folder), "--out", str(tmp_path / "out"), "--only", "tables"]) == 0
     again = Command(tmp_path / "again", run, *lines(folder))
     assert again.end() == 0
-    assert "All 2 trials asked for exist already: nothing to train." in again.told
+    assert "All 2 requested trials already exist: nothing to train." in again.told
     more = Command(tmp_path / "more", command, *lines(folder, {"seed": 2}))
     refused(more, folder, ["Read-only file system", "Permission denied", "File too large", "cannot be written to"])
     assert before.items() <= contents(folder).items()
@@ -566,10 +620,13 @@ def test_a_checkpoint_with_a_field_of_another_kind_or_shape_is_refused_by_its_na
     stack, kept = unsealed(pristine)
     for name, value in kept.items():
         for strange in altered(value, kept["sequences"]):
+            if name == "instructions" and isinstance(strange, str | None):
+                continue  # any name may be that of instructions, and older checkpoints have none
             with pytest.raises(ValueError, match=rf"not a checkpoint of these trials \(.*{name}.*\)"):
                 loaded(stack, kept | {name: strange})
-        with pytest.raises(ValueError, match="not a checkpoint of this version"):
-            loaded(stack, {other: kept[other] for other in kept.keys() - {name}})
+        if name != "instructions":
+            with pytest.raises(ValueError, match="not a checkpoint of this version"):
+                loaded(stack, {other: kept[other] for other in kept.keys() - {name}})
     with pytest.raises(ValueError, match="not a checkpoint of this version"):
         loaded(stack, kept | {"more": 1})
     assert stack.sequences == 0
@@ -631,7 +688,7 @@ def test_a_checkpoint_in_the_layout_before_this_one_is_gone_on_from(config, tmp_
         torch.save(before, file)
         store.write_checkpoint(store.stack_folder(folder, [2, 3]), file.getvalue())
     training.run(here)
-    assert "Going on from the checkpoint" in capsys.readouterr().out
+    assert "Resuming from the checkpoint" in capsys.readouterr().out
     assert kept(here) == kept(here | {"results_dir": str(tmp_path / "whole")})
 
 

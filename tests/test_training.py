@@ -73,7 +73,7 @@ def test_asked_again_nothing_is_trained_and_asked_for_more_only_the_rest(tmp_pat
     assert "nothing to train" in capsys.readouterr().out
     pd.testing.assert_frame_equal(first.trials, again.trials)
     more = run(tmp_path, "trials=4")
-    assert "2 of 4 trials exist already; training 2" in capsys.readouterr().out
+    assert "2 of 4 trials already exist; training 2" in capsys.readouterr().out
     run(tmp_path, "seed=8", "trials=1")
     run(tmp_path, "seed=1", "trials=9")
     assert trained == [[2, 3], [8], [4, 5, 6, 7], [9]]
@@ -124,10 +124,10 @@ def test_interrupted_and_started_again_gives_the_rows_of_an_uninterrupted_run(
     monkeypatch.setattr(Stack, "learn", learn_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts")
-    assert "the same command goes on from there" in capsys.readouterr().out
+    assert "run the same command to resume" in capsys.readouterr().out
     monkeypatch.setattr(Stack, "learn", learn)
     resumed = run(tmp_path / "parts")
-    assert "Going on from the checkpoint" in capsys.readouterr().out
+    assert "Resuming from the checkpoint" in capsys.readouterr().out
     assert_same(whole, resumed)
     assert not list((tmp_path / "parts").rglob("checkpoint*"))
     for trial, weights in store.read_weights(whole.folder).items():
