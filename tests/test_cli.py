@@ -169,7 +169,7 @@ UNFIT = {
     f"results_dir={'x' * 300}": "not the name of a folder (File name too long)",
     "device=cuda": "device=cuda: not available here",
     "task.N=12": "task.N=12: must be at most task.T=11",
-    "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two numbers",
+    "task.targets.noise_free=[0,0.5,1]": "task.targets.noise_free=[0.0, 0.5, 1.0]: must be two different numbers",
     "model=lstm97 model.block_size=2 model.units=3": "model.units=3: must be a multiple of 2",
     "model.units=1000000": "TiB of RAM",
     "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts, line 6: a missing value (nan); fill it in",

@@ -616,7 +616,7 @@ def test_exactly_one_of_name_and_path_is_wanted():
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_or_the_shipped_names():
-    with pytest.raises(ValueError, match="task.name=Gunpoint is no .*did you mean GunPoint"):
+    with pytest.raises(ValueError, match="task.name=Gunpoint is not a .*did you mean GunPoint"):
         task(name="Gunpoint")
     with pytest.raises(ValueError, match="shipped with aeon: .*GunPoint.*JapaneseVowels"):
         task(name="qqqq")

@@ -205,7 +205,7 @@ def _by_name(name: str) -> DataSet:
     if name not in tsc_zenodo:
         near = difflib.get_close_matches(str(name), {*shipped, *tsc_zenodo}, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped with aeon: {', '.join(shipped)}"
-        raise ValueError(f"task.name={name} is no classification data set that aeon knows; {hint}")
+        raise ValueError(f"task.name={name} is not a classification data set of the archive; {hint}")
     try:
         loaded = {
             split: load_classification(name, split, load_no_missing=True, return_metadata=True)
