@@ -21,10 +21,10 @@ class CopyMemory(Task):
         read    c  a  d  _  _  _  _  |  _  _  _
         answer  _  _  _  _  _  _  _  _  c  a  d
 
-    With `remembered` = 10 and `symbols` = 8, a sequence has T + 20 steps. The best answer without memory gives all
-    symbols the same probability at each of the last ten steps. Its cross-entropy, the mean over all steps, is
+    With `remembered` = 10 and `symbols` = 8, a sequence has T + 20 steps. A network that remembers nothing can at best
+    give all symbols the same probability at each of the last ten steps. Its cross-entropy, the mean over all steps, is
     10 ln 8 / (T + 20), its accuracy 1/8. Some authors repeat the delimiter to the end, which shows when to answer;
-    here, as in the source, it comes once.
+    here, as in the source, the delimiter comes once.
 
     Inputs are one-hot: the symbols, the blank, the delimiter. Targets are one-hot: the symbols, the blank.
 

@@ -244,7 +244,7 @@ def _by_path(path: str | Path) -> DataSet:
 
 
 _by_contents: dict[tuple[str, str], DataSet] = {}
-"""All data read by this process, by NAME and digest: a run keeps its data, even if the files change."""
+"""All data read by this process, by NAME and digest: a run has the same data to its end, even if the files change."""
 
 
 def _pair(path: str | Path) -> tuple[Path, Path]:
