@@ -18,9 +18,9 @@ try:
     from contextlib import nullcontext, suppress
     from typing import TYPE_CHECKING
 
+    from amu_experiments.console import say, unheard
     from amu_experiments.interrupts import stop_on_signals
     from amu_experiments.options import ConfigurationError, in_a_line, one_line, spell
-    from amu_experiments.progress import say, unheard
 except KeyboardInterrupt:
     os.write(2, b"interrupted\n")
     os._exit(130)

@@ -1,17 +1,17 @@
-"""What Ctrl-C, SIGTERM and SIGHUP do: to the command at any time, and to training, which first ends its step."""
+"""Ctrl-C, SIGTERM and SIGHUP: they stop the command at any time, and training at the end of its step."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from amu_experiments.console import say
 from amu_experiments.options import in_a_line
-from amu_experiments.progress import say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SECONDS_TO_END = 0.5
-"""After a signal, the command gets a second KeyboardInterrupt: an import may lose the first."""
+"""Time between a signal's KeyboardInterrupt and the next one: an import may lose the first."""
 
 SECONDS_TO_STOP = 1.2
 """Grace period after a signal; a step of training that needs longer is abandoned."""
@@ -45,20 +45,20 @@ def stop_on_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def postponed_signals() -> Iterator[list[int]]:
-    """Yield a list that becomes non-empty on a signal, which otherwise does nothing for SECONDS_TO_STOP.
+    """Yield a list that gets an entry at the first signal, which does nothing else for SECONDS_TO_STOP.
 
-    A step that takes longer, such as compiling, gets a KeyboardInterrupt. A second signal acts at once.
+    A step that takes longer, such as compiling, then gets a KeyboardInterrupt. A second signal acts at once.
     """
     interrupted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # the program around this one handles signals
+        yield interrupted  # the calling program handles signals
         return
     before = _handled()
 
     def note(number, frame):
         interrupted.append(number)
         restore()
-        # Again and again: native code may lose the exception.
+        # Repeated, since native code may lose the exception.
         signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP, SECONDS_TO_END)
 
     def restore():
@@ -72,13 +72,15 @@ def postponed_signals() -> Iterator[list[int]]:
         yield interrupted
     except KeyboardInterrupt:
         _stop_alarm()
-        say("Stopped in the middle of a step; the same command goes on from the last checkpoint, if there is one.")
+        say(
+            "Stopped in the middle of a step; run the same command to resume from the last checkpoint, if there is one."
+        )
         raise
     except Exception as error:
         if not interrupted:
             raise
         _stop_alarm()
-        say(f"Stopped, and besides: {in_a_line(error)}")
+        say(f"Stopped, with an error: {in_a_line(error)}")
         raise KeyboardInterrupt from error
     finally:
         restore()
@@ -87,7 +89,7 @@ def postponed_signals() -> Iterator[list[int]]:
 
 
 def _handled() -> dict:
-    """The signals and their handlers, without the ignored ones: nohup and a shell's & ask to ignore them."""
+    """The signals and their handlers, without ignored signals: nohup and a shell's & have signals ignored."""
     handlers = {each: signal.getsignal(each) for each in SIGNALS}
     return {each: handler for each, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 

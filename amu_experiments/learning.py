@@ -1,7 +1,7 @@
-"""Learning from a stretch of sequences: loss, gradient, clipping and optimiser, each trial by itself.
+"""Learning from a stretch of sequences: loss, gradient, clipping and optimiser, separately for each trial.
 
-`learn` has two ways to compute the same thing: the compiled driver of kernels.py, and plain torch, which works for
-every cell on every device and is what the compiled one is tested against.
+`learn` has two implementations of the same computation: the compiled driver of kernels.py, and plain torch. Torch works
+for every cell on every device; tests compare the compiled driver with it.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from amu_experiments.tasks.task import Sequences, Task
 class Optimizer:
     """Adam, RMSprop or SGD with momentum on a stack of flat parameters (R, P), as torch.optim defines them.
 
-    moments: (R, 2P): first the running mean of gradients, or the momentum; then that of their squares.
-    updates: how many were made.
+    moments: (R, 2P): first the running mean of the gradients, or the momentum; then the running mean of their squares.
+    updates: number of updates so far.
     """
 
     kind: str
@@ -50,12 +50,13 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Learned:
-    """What was seen while learning from n sequences in n / batch updates.
+    """Measurements while learning from n sequences in n / batch updates.
 
-    losses: (R, n) each sequence's loss; errors: (R, n) the largest absolute error of its outputs; norms:
-    (R, n / batch) the gradient's norm before clipping; updates: (R,) how many updates were made, fewer than
-    n / batch where a loss or a gradient was not finite: that trial has diverged, its parameters are those before
-    the update, and its later entries are meaningless.
+    losses: (R, n) loss of each sequence, before the update.
+    errors: (R, n) largest absolute error of its outputs.
+    norms: (R, n / batch) norm of the gradient before clipping.
+    updates: (R,) number of updates made. It is less than n / batch if a loss or gradient was not finite. Such a trial
+        has diverged: its parameters are from before that update, and its later entries have no meaning.
     """
 
     losses: np.ndarray
@@ -67,8 +68,8 @@ class Learned:
 def learn(network: Network, optimizer: Optimizer, task: Task, sequences: Sequences, batch_size: int) -> Learned:
     """Update every trial on consecutive batches of its sequences (R, n, ...); n is a multiple of batch_size.
 
-    How a stream is cut into calls changes no number. In torch a trial's roundings depend on how many trials are
-    computed at once, so learning there ends with the update in which a trial diverges; the caller takes it out.
+    How a stream is cut into calls changes no number. In torch, rounding depends on the number of trials computed
+    together. So learning in torch stops at the update in which a trial diverges, and the caller takes that trial out.
     """
     R, n = sequences.lengths.shape
     learned = Learned(
@@ -141,9 +142,9 @@ def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
 def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """Each sequence's loss and largest absolute output error, both (R, B), from the readout (R, B, T or 1, O).
 
-    The loss of an answer is the squared error summed over outputs, or the cross-entropy of the softmax with target
-    probabilities; a sequence's is the mean over its answers. With half_squared_error it is half the squared error,
-    summed over outputs and answers.
+    The loss of an answer is the squared error summed over outputs, or the cross-entropy between the target
+    probabilities and the softmax. The loss of a sequence is the mean over its answers. With half_squared_error it is
+    half the squared error, summed over outputs and answers.
     """
     answers = lengths_RB if task.answer == "every" else torch.ones_like(lengths_RB)
     counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)

@@ -65,7 +65,7 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
     trained = torch.tensor(np.array([weights[trial] for trial in trials])).double()
     curves, values = [], []
     for phase, flat in {"start": start, "trained": trained}.items():
-        network.hold(flat)
+        network.load_flat(flat)
         for flow in _flows(network.cell):
             norms = error_flow(network, task, few, flow == "truncated")
             curve, longest = _curves(norms, few.lengths)

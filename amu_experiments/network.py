@@ -1,4 +1,4 @@
-"""A network is a cell and a linear readout, for a stack of trials whose parameters lie in one flat tensor."""
+"""A network: a cell and a linear readout, for a stack of trials. All parameters are parts of one flat tensor."""
 
 import inspect
 from bisect import bisect_right
@@ -13,18 +13,18 @@ from amu_experiments.cells.cell import Cell
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
 STEPS_AT_ONCE = 2**23
-"""Time steps that one call of the compiled scans predicts, for all trials: some tenths of a second without a look at
-signals."""
+"""Most time steps of one call of the compiled scans in prediction, for all trials together: some tenths of a second,
+during which signals wait."""
 
 _NOT_CELL_OPTIONS = ("cell", "units", "parameters")
 _OF_A_LAYER = ("trials", "batch_first", "backend")
 
 
 class Network(nn.Module):
-    """Cell and readout of R trials, whose parameters are all views of `flat` (R, P).
+    """Cell and readout of R trials. All their parameters are views of `flat` (R, P).
 
-    One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A) and,
-    unless the cell goes without, its bias (O,). Trials leave the stack by dropping their rows.
+    One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A), and
+    its bias (O,) unless the cell has no readout bias. A trial leaves the stack when its row is dropped.
     """
 
     def __init__(self, cell: Cell, output_size: int, device: str = "cpu"):
@@ -33,7 +33,7 @@ class Network(nn.Module):
         self.readout_weight = nn.Parameter(torch.empty(cell.trials, output_size, cell.hidden_size))
         self.readout_bias = nn.Parameter(torch.empty(cell.trials, output_size)) if cell.readout_bias else None
         flat = torch.cat([p.detach().flatten(1) for p in self._ordered()], dim=1)
-        self.hold(flat.to(device))
+        self.load_flat(flat.to(device))
 
     def _ordered(self) -> list[nn.Parameter]:
         names = self.cell.shapes(1, 1, **self.cell.options)
@@ -42,8 +42,8 @@ class Network(nn.Module):
     def _readout(self) -> list[nn.Parameter]:
         return [p for p in (self.readout_weight, self.readout_bias) if p is not None]
 
-    def hold(self, flat: Tensor) -> None:
-        """Take this tensor (R, P) as the parameters; R may differ from what it was."""
+    def load_flat(self, flat: Tensor) -> None:
+        """Use this tensor (R, P) as the parameters; R may differ from the present number of trials."""
         self.flat = flat
         self.cell.trials = flat.shape[0]
         parameters = self._ordered()
@@ -56,7 +56,7 @@ class Network(nn.Module):
         return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self._ordered())], dim=1)
 
     def initialise(self, trials: Sequence[int]) -> None:
-        """Draw every trial's initial parameters, from its seed alone."""
+        """Draw the initial parameters of every trial from its own seed."""
         generators = [random_generator(trial, "weights") for trial in trials]
         self.cell.initialise(generators)
         bound = self.cell.readout_range()
@@ -79,7 +79,7 @@ class Network(nn.Module):
         return net if self.readout_bias is None else net + self.readout_bias[:, None, None]
 
     def predict(self, sequences: Sequences, every: bool, chunk: int = 512) -> np.ndarray:
-        """The readout before squashing, as `forward` gives it, of all sequences (R, B, ...), without gradients."""
+        """The readout of all sequences (R, B, ...) before squashing, in the shape of `forward`, without gradients."""
         R, B, T, _ = sequences.inputs.shape
         size = self.readout_weight.shape[1]
         outputs = np.zeros((R, B, T if every else 1, size), np.float32)
@@ -103,18 +103,18 @@ class Network(nn.Module):
 
     @property
     def backend(self) -> str:
-        """What it really runs in: "fused" or "torch"."""
+        """The backend that computes this network: "fused" or "torch"."""
         return "torch" if self.scans() is None else "fused"
 
     def scans(self):
-        """The compiled drivers, or None where this network runs in torch."""
+        """The compiled drivers, or None if this network runs in torch."""
         return self.cell.fused_scans("training") if self.flat.device.type == "cpu" else None
 
 
 def to_torch(sequences: Sequences, device) -> tuple[Tensor, Tensor, Tensor]:
     """The sequences as tensors: inputs (R, T, B, I), lengths (R, B), targets (R, B, T or 1, O).
 
-    They are copied into memory that torch aligns: how a product of matrices is rounded may depend on the alignment.
+    The tensors are copies, which torch aligns: alignment may change how a product of matrices is rounded.
     """
     arrays = (sequences.inputs, sequences.lengths, sequences.targets)
     inputs, lengths, targets = (torch.tensor(array, device=device) for array in arrays)
@@ -122,7 +122,7 @@ def to_torch(sequences: Sequences, device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def squashed(net: np.ndarray, squash: str) -> np.ndarray:
-    """Outputs (..., O) from the readout: unchanged, logistic, or softmax over the outputs."""
+    """Outputs (..., O) from the readout: unchanged, or its logistic function, or its softmax."""
     if squash == "linear":
         return net
     with np.errstate(over="ignore"):
@@ -133,12 +133,12 @@ def squashed(net: np.ndarray, squash: str) -> np.ndarray:
 
 
 def cell_options(model: dict) -> dict:
-    """The part of a model's configuration that its cell is made with."""
+    """The part of a model's configuration that its cell takes as options."""
     return {key: value for key, value in model.items() if key not in _NOT_CELL_OPTIONS}
 
 
 def build(model: dict, task: Task, backend: str, device: str) -> Network:
-    """The network that a configuration describes (its `units` already a number), for a task's stack of trials."""
+    """The network of a configuration, whose `units` must be a number, for the stack of trials of a task."""
     cell = cell_class(model["cell"])(
         task.input_size, model["units"], trials=len(task.trials), backend=backend, **cell_options(model)
     )
@@ -148,26 +148,26 @@ def build(model: dict, task: Task, backend: str, device: str) -> Network:
 
 
 def count_parameters(model: dict, task: Task, units: int) -> int:
-    """Parameters of one trial of this model, readout included."""
+    """Number of parameters of one trial of this model, readout included."""
     return _counted(_smallest(model, task), task, units)
 
 
-def settled(model: dict, task: Task) -> dict:
-    """The model's configuration with nothing left open: what depends on the answers, and the number of units.
+def resolved(model: dict, task: Task) -> dict:
+    """The model's configuration with its number of units, and with options such as "auto" replaced by their values.
 
-    Raises ValueError for an option that its cell does not have, or cannot be made with.
+    Raises ValueError for an option that its cell does not have, or a value that its cell does not allow.
     """
     kind = cell_class(model["cell"])
     known = _options(kind)
     for name in cell_options(model):
         if known is not None and name not in known:
-            raise ValueError(f"model.{name} is no option of {model['cell']}, which has {', '.join(known)}")
-    model = model | kind.settled(cell_options(model), task.squash)
+            raise ValueError(f"model.{name} is not an option of {model['cell']}, which has {', '.join(known)}")
+    model = model | kind.resolved(cell_options(model), task.squash)
     return model | {"units": match_units(model, task)}
 
 
 def _options(kind: type[Cell]) -> list[str] | None:
-    """What a configuration may set of this cell, by the arguments that it takes; None: anything."""
+    """The options of this cell, from the arguments that it takes; None if it takes any option."""
     functions = (kind.__init__, kind.shapes, Cell.__init__)
     arguments = [argument for function in functions for argument in inspect.signature(function).parameters.values()]
     if any(argument.kind == argument.VAR_KEYWORD for argument in inspect.signature(kind.shapes).parameters.values()):
@@ -177,17 +177,17 @@ def _options(kind: type[Cell]) -> list[str] | None:
 
 
 def match_units(model: dict, task: Task) -> int:
-    """The number of units: as configured, or the one whose count comes nearest to `parameters` (the fewer, if tied).
+    """The number of units: as configured, or the number whose parameter count is nearest to `parameters`.
 
-    Raises ValueError where the cell cannot be made with these options, or not with so many units.
+    If two are equally near, the smaller one. Raises ValueError if the cell does not allow its options or units.
     """
     cell = _smallest(model, task)
     step, units, wanted = cell.hidden_size, model.get("units"), model.get("parameters")
     if units is not None:
         if units % step:
-            raise ValueError(f"model.units={units}: must be a multiple of {step}, which is one block of this cell")
+            raise ValueError(f"model.units={units}: must be a multiple of {step}, the block size of this cell")
         return units
-    # Every unit has a parameter at least, so that there are never more units than parameters.
+    # Every unit has at least one parameter, so there are never more units than parameters.
     most = bisect_right(range(step, step * wanted + 1, step), wanted, key=lambda n: _counted(cell, task, n))
     units = step * max(most, 1)
     over = _counted(cell, task, units + step) - wanted
@@ -196,11 +196,11 @@ def match_units(model: dict, task: Task) -> int:
 
 
 def _smallest(model: dict, task: Task) -> Cell:
-    """The cell with as few units as it can have: enough to count the parameters of a large one without making it."""
+    """The cell with the fewest units that it allows: it counts the parameters of a larger cell without creating it."""
     kind, options = cell_class(model["cell"]), cell_options(model)
     return kind(task.input_size, kind.unit_step(**options), trials=1, backend="torch", **options)
 
 
 def _counted(cell: Cell, task: Task, units: int) -> int:
-    """Parameters of one trial of a cell like this one with so many units, and of its readout."""
+    """Number of parameters of one trial, with this cell at this number of units, and of the readout."""
     return cell.count(task.input_size, units, **cell.options) + task.output_size * (units + cell.readout_bias)

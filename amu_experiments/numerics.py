@@ -1,9 +1,10 @@
-"""Which processor instructions compute a run's numbers, so that the same command gives the same numbers everywhere.
+"""Processor instructions that compute a run: with the same instructions, a command gives the same numbers everywhere.
 
 Compilers and libraries choose instructions by the processor they find, and each choice rounds differently.
 `instructions=portable` fixes one set: x86-64-v3 (AVX2 and FMA, processors since 2013 to 2015) on x86, the baseline of
 64-bit ARM elsewhere. `instructions=native` leaves the choice to numba, torch and MKL, which may be faster.
-Nothing here imports numba or torch: what they read when they start must be set before.
+This module does not import numba or torch at its top: they read environment variables when they are imported, and
+`fix` must set these first.
 """
 
 import os
@@ -12,40 +13,39 @@ import platform
 from amu_experiments.options import ConfigurationError
 
 VERSION = 3
-"""Of the arithmetic of the compiled scans; counted up when the same run comes to give other digits.
+"""Version of the arithmetic of the compiled scans. Increase it if the same run would give other digits.
 
-1: compiled for the processor at hand, exp and log of the C library. 2: fixed instructions, our own exp and log.
+1: compiled for the processor of the machine, exp and log of the C library. 2: fixed instructions, our own exp and log.
 3: steps and adjoints derived from the cells' torch form.
 """
 
 PORTABLE = {"x86_64": "x86-64-v3", "amd64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
-"""The compiler's name of the portable processor, by platform.machine()."""
+"""The compiler's name for the portable processor, by platform.machine()."""
 
 FEATURES = {"x86-64-v3": "", "generic": "+neon"}
-"""What the compiler may use beside what the processor's name says; numba would add what it finds."""
+"""Features that the compiler may use in addition; without this setting, numba adds the features of the machine."""
 
 _LIBRARIES = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own loops
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",  # products of matrices: the only branch that is the same on every maker's processors
+    "MKL_CBWR": "COMPATIBLE",  # products of matrices: the only code path that is the same for all makers' processors
 }
-"""Environment variables that fix the instructions of torch's libraries on x86, each read once."""
-
+"""Environment variables that fix the instructions of torch's libraries on x86; each is read once."""
 
 _fixed: str | None = None
-"""The choice of this process."""
+"""The choice of this process, once made."""
 
 
 def fix(instructions: str) -> None:
     """Set the instructions of this process and its children: "portable" or "native".
 
-    Call this before numba or torch is imported: they decide once, when they start. ConfigurationError where this
-    process has made the other choice already.
+    Call this before numba or torch is imported: they choose once, at import. Raises ConfigurationError if this process
+    has already made the other choice.
     """
     global _fixed
     if _fixed not in (None, instructions):
         raise ConfigurationError(
-            f"instructions={instructions}: this process computes with {_fixed}; give each choice a command of its own"
+            f"instructions={instructions}: this process already computes with {_fixed}; use one command for each"
         )
     _fixed = instructions
     name = portable_name()
@@ -67,7 +67,7 @@ def fix_numba() -> None:
 
 
 def used(backend: str) -> dict:
-    """What computes the numbers of a backend ("fused" or "torch") in this process: version and instructions."""
+    """The version and the instructions that a backend ("fused" or "torch") computes with in this process."""
     if backend == "fused":
         from numba.core.registry import cpu_target
 
@@ -79,14 +79,20 @@ def used(backend: str) -> dict:
     return {"version": VERSION, "instructions": f"{torch.backends.cpu.get_cpu_capability()}, products {products}"}
 
 
+def choice_of(instructions: str) -> str:
+    """The choice, "portable" or "native", that gives instructions which `used` names so."""
+    torch_portable = f"AVX2, products {_LIBRARIES['MKL_CBWR']}"
+    return "portable" if instructions in (*PORTABLE.values(), torch_portable) else "native"
+
+
 def portable_name() -> str | None:
-    """The portable processor here, or None where there is none, or where this one lacks its instructions."""
+    """The portable processor of this machine's kind; None if there is none, or this machine lacks its instructions."""
     name = PORTABLE.get(platform.machine().lower())
     if name != "x86-64-v3":
         return name
     try:
         with open("/proc/cpuinfo") as file:
             flags = next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:  # not Linux: the x86 processors of macOS all have them
+    except OSError:  # not Linux: all x86 processors of macOS have them
         return name
     return name if {"avx2", "fma", "bmi2"} <= set(flags) else None

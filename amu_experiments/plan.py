@@ -1,4 +1,4 @@
-"""From a configuration to a run: device, data, units, memory and place are checked before anything is written."""
+"""From a configuration to a run: device, data, units, RAM and folder are checked before anything is written."""
 
 import os
 import tempfile
@@ -9,10 +9,16 @@ from pathlib import Path
 import torch
 
 from amu_experiments import store
-from amu_experiments.memory import check_memory
-from amu_experiments.network import count_parameters, settled
+from amu_experiments.network import count_parameters, resolved
 from amu_experiments.options import ConfigurationError, in_a_line, spell
 from amu_experiments.tasks import make_task
+from amu_experiments.tasks.task import Task
+
+BYTES = 4
+"""Of a number in single precision."""
+
+COPIES = 6
+"""Of the parameters in RAM: themselves, the optimiser's two moments, the best, and two while these are made."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Run:
     """Trials of a configuration that can be trained here.
 
     config: complete, with the number of units and, for data given by path, their digest.
-    folder: where the trials of this configuration are kept.
+    folder: contains the results of all trials of this configuration.
     trials: their numbers, ascending.
     """
 
@@ -34,9 +40,9 @@ def wanted_trials(config: Mapping) -> list[int]:
 
 
 def prepare(config: dict) -> Run:
-    """The run that a configuration asks for, with this process set up for it.
+    """The run of a configuration; also sets the number of threads of this process.
 
-    Raises ConfigurationError for mistakes that only the data or the machine show. Nothing is written.
+    Raises ConfigurationError if the data or this machine do not allow the run. Writes nothing.
     """
     try:
         config = _resolved(config)
@@ -55,35 +61,35 @@ def _resolved(config: dict) -> dict:
 
         set_threads(threads)
     task = make_task(config["task"], [0])
-    model = settled(config["model"], task)
+    model = resolved(config["model"], task)
     config = config | {"model": model, "task": config["task"] | task.contents}
     config |= {"results_dir": str(_results_folder(config))}
-    check_memory(config, task, count_parameters(model, task, model["units"]))
+    _check_ram(config, task, count_parameters(model, task, model["units"]))
     return config
 
 
 def _check_device(device: str, backend: str) -> None:
-    """ValueError if this machine does not have the device, or the backend does not run on it."""
+    """ValueError if the device is not available, or the backend does not run on it."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:200]
-        raise ValueError(f"device={device}: not available here ({reason}); take device=cpu") from None
+        raise ValueError(f"device={device}: not available here ({reason}); use device=cpu") from None
     if backend == "fused":
-        raise ValueError(f"backend=fused runs on the CPU only; device={device} takes torch or auto")
+        raise ValueError(f"backend=fused runs only on the CPU; with device={device} use torch or auto")
 
 
 def _results_folder(config: dict) -> Path:
-    """The folder of results, ~ expanded; ValueError if it cannot be made, or must be written to and cannot."""
+    """The folder of results, ~ expanded; ValueError if it cannot be made, or cannot be written to and lacks trials."""
     results_dir = config["results_dir"]
     try:
         folder = Path(results_dir).expanduser()
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"results_dir={spell(results_dir)}: no name for a folder ({reason})") from None
+        raise ValueError(f"results_dir={spell(results_dir)}: not the name of a folder ({reason})") from None
     if not nearest.is_dir():
-        raise ValueError(f"results_dir={spell(results_dir)}: {nearest} is a file; give a folder, which may be new")
+        raise ValueError(f"results_dir={spell(results_dir)}: {nearest} is a file; give a folder (a new one is made)")
     try:
         with tempfile.TemporaryFile(dir=nearest):
             return folder
@@ -91,6 +97,59 @@ def _results_folder(config: dict) -> Path:
         reason = error.strerror
     found = store.finished_trials(store.folder_of(config | {"results_dir": folder}))
     if not found.issuperset(wanted_trials(config)):
-        told = f"{nearest} is not to be written to ({reason}); give another folder"
-        raise ValueError(f"results_dir={spell(results_dir)}: {told}")
+        raise ValueError(
+            f"results_dir={spell(results_dir)}: {nearest} cannot be written to ({reason}); give another folder"
+        )
     return folder
+
+
+# RAM ----------------------------------------------------------------------------------------------------------
+
+
+def _check_ram(config: Mapping, task: Task, parameters: int) -> None:
+    """ValueError, with both figures and the settings that decide them, if the run needs more RAM than is free.
+
+    config: complete, with the number of units; parameters: of one trial. This is a lower bound: a run that passes may
+    still be too large, but a run that is refused is too large for certain.
+    """
+    trials, units = config["trials"], config["model"]["units"]
+    networks = trials * parameters * COPIES * BYTES
+    # Most sequences of a trial are in RAM at the test, or in training with large batches. Those of a split are drawn
+    # trial by trial and then copied into one array of all trials; so is a batch.
+    sequences = task.training_size + task.validation_size + 2 * max(task.test_size, config["training"]["batch_size"])
+    steps, width = task.steps or 1, task.input_size + (task.output_size if task.answer == "every" else 0)
+    data = trials * (sequences * steps * width + task.window) * BYTES
+    free = free_ram()
+    if networks + data <= free:
+        return
+    if networks > data:
+        cause = f"trials={trials}, model.units={units} ({parameters:,} parameters in each network)"
+        less = "fewer trials or units"
+    else:
+        shape = f"{sequences:,} sequences of {steps:,} steps of {width:,} numbers in each"
+        cause = f"trials={trials} and the settings of task and training.batch_size ({shape})"
+        less = "fewer trials, or fewer or shorter sequences"
+    raise ValueError(f"{cause} need at least {_size(networks + data)} of RAM, and {_size(free)} are free; use {less}")
+
+
+def free_ram() -> int:
+    """Bytes that this process can still take: the system's free RAM, or less if its control group allows less."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        return min(free, int(limit) - int(used))
+    except (OSError, ValueError):  # no control group, or one without a limit
+        return free
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if count < 1024 or unit == "PiB":
+            break
+        count /= 1024
+    return f"{count:,.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Trials trained together: their state, what is recorded of them, and their checkpoint."""
+"""A stack, trials trained together: its state, its records and its checkpoint."""
 
 import io
 import time
@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from amu_experiments import numerics
 from amu_experiments.learning import Optimizer, learn, loss_and_error
 from amu_experiments.network import build, squashed
 from amu_experiments.plan import Run
@@ -16,10 +17,10 @@ from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
 
 BYTES_AT_ONCE = 64 * 2**20
-"""Of training inputs, for all trials of a stretch."""
+"""Most bytes of training inputs in a stretch, for all trials together."""
 
 STATUSES = ("finished", "solved", "diverged")
-"""How a trial ends; records give the place in this tuple."""
+"""How a trial can end. Records have the index in this tuple."""
 
 
 @dataclass
@@ -27,12 +28,12 @@ class TrialState:
     """Arrays with a row for each trial that is still in training, in ascending order.
 
     trial: (R,) numbers of the trials.
-    flat: (R, P) parameters, the tensor of the network; moments: (R, 2P) the optimiser's.
-    best: (R, P) the parameters that training.select chose so far; best_value: (R,) their value, lower is better;
+    flat: (R, P) parameters of the network; moments: (R, 2P) of the optimiser.
+    best: (R, P) parameters selected so far by training.select; best_value: (R,) their value, lower is better;
         metrics: (R, M) their validation metrics.
-    met: (R, C) sequences after which each criterion was met, -1 if it was not yet.
+    met: (R, C) sequences after which each criterion was met, -1 if not met yet.
     window: (R, W) output errors of the latest training sequences, oldest first.
-    losses: (R, n) of the sequences, norms: (R, n / batch) of the updates since the last evaluation.
+    losses: (R, n) of the n sequences since the last evaluation; norms: (R, n / batch) of their gradients.
     """
 
     trial: np.ndarray
@@ -53,12 +54,11 @@ class TrialState:
 
 @dataclass
 class Records:
-    """Rows that are kept for good, in pieces that are joined at the end: small enough for a million evaluations.
+    """Rows of the final tables, in pieces that are joined at the end: small enough for a million evaluations.
 
     history: pieces (rows, 5 + M) of float64: trial, sequences, seconds, training loss, gradient norm, metrics.
-    results: pieces (rows, columns of trials.csv) of float64, nan where there is no value; status as its place in
-        STATUSES.
-    weights: pieces (rows, P) of float32: the parameters that the trials in `results` were tested with, or diverged at.
+    results: pieces (rows, columns of trials.csv) of float64, nan for a missing value; status is an index in STATUSES.
+    weights: pieces (rows, P) of float32: the tested parameters of the trials in `results`; the last if diverged.
     """
 
     history: list[np.ndarray] = field(default_factory=list)
@@ -67,9 +67,9 @@ class Records:
 
 
 class Stack:
-    """Trials in training, and the records of the evaluations and of the trials that have ended.
+    """Trials in training, with records of their evaluations and of the trials that have ended.
 
-    Its parts are public for the loop: `learn`, then `evaluate` whenever `evaluation_is_due`, until none is `active`.
+    A training loop calls `learn`, and `evaluate` whenever `evaluation_is_due`, until no trial is `active`.
     """
 
     def __init__(self, run: Run):
@@ -118,16 +118,16 @@ class Stack:
 
     @property
     def solved(self) -> int:
-        """How many trials ended because they met the criterion that ends training."""
+        """Number of trials that ended because they met the criterion training.stop."""
         return sum(int((rows[:, 1] == STATUSES.index("solved")).sum()) for rows in self.records.results)
 
     # Learning ---------------------------------------------------------------------------------------------------
 
     def learn(self, most: int) -> int:
-        """Learn from the next sequences of each trial's stream, and return from how many.
+        """Learn from the next sequences of each trial's stream, and return their number.
 
-        These are at most `most`, but one batch at least, and none after the next evaluation. Only time depends on
-        `most`: how learning is cut into stretches changes no number.
+        This is at most `most`, at least one batch, and never goes past the next evaluation. `most` changes no result:
+        how learning is cut into stretches does not matter.
         """
         began, state = time.monotonic(), self.state
         fitting = BYTES_AT_ONCE // (self.validation.inputs[0, 0].nbytes * len(state.trial))
@@ -152,7 +152,7 @@ class Stack:
         return bool(self.active) and (self.sequences % self.evaluate_every == 0 or self.sequences == self.maximum)
 
     def evaluate(self) -> None:
-        """Look at the validation data: a history row for every trial, criteria, the best weights, who is done."""
+        """Evaluate on the validation data: add history rows, check criteria, select weights, end trials."""
         began, state = time.monotonic(), self.state
         metrics = self._measure(self.validation)
         for r, measured in enumerate(metrics):
@@ -161,7 +161,7 @@ class Stack:
                 if state.met[r, c] < 0 and criterion.met(measured):
                     state.met[r, c] = self.sequences
         values = np.array([[measured[name] for name in self.metric_names] for measured in metrics])
-        self._keep_best(values)
+        self._select_best(values)
         self.seconds += time.monotonic() - began
         rows = np.empty((len(values), 5 + values.shape[1]))
         rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 5:] = state.trial, self.sequences, self.seconds, values
@@ -178,7 +178,7 @@ class Stack:
             self._end(np.ones(len(self.active), bool), "finished", self.sequences)
 
     def _measure(self, sequences: Sequences) -> list[dict[str, float]]:
-        """The loss and the task's metrics, trial by trial, so that none depends on which others are there."""
+        """The loss and the task's metrics, computed trial by trial, so that no trial depends on the others."""
         net = self.network.predict(sequences, self.task.answer == "every")
         measured = []
         for r in range(len(net)):
@@ -190,7 +190,7 @@ class Stack:
             measured.append({"loss": float(losses.mean())} | self.task.measure(outputs, one))
         return measured
 
-    def _keep_best(self, values: np.ndarray) -> None:
+    def _select_best(self, values: np.ndarray) -> None:
         state, better = self.state, np.ones(len(values), bool)
         if self.training["select"] == "best":
             metric, end = self.task.select
@@ -200,10 +200,10 @@ class Stack:
         state.best[better] = state.flat[better]
         state.metrics[better] = values[better]
 
-    # Leaving ----------------------------------------------------------------------------------------------------
+    # Ending -----------------------------------------------------------------------------------------------------
 
     def _end(self, which: np.ndarray, status: str, sequences) -> None:
-        """Take trials out of the stack; a trial that did not diverge sees its test data, now and only now."""
+        """Take trials out of the stack. Unless it diverged, a trial is tested here, the only use of its test data."""
         if not which.any():
             return
         ended = self.state.take(np.flatnonzero(which))
@@ -219,23 +219,23 @@ class Stack:
             values[:, C + M :] = self._test(ended)
         self.records.results.append(rows)
         self.records.weights.append((ended.flat if status == "diverged" else ended.best).cpu().numpy())
-        self._keep(np.flatnonzero(~which))
+        self._select(np.flatnonzero(~which))
 
     def _test(self, ended: TrialState) -> np.ndarray:
-        """Test metrics of trials, a row each, with the weights that `training.select` says."""
-        self.network.hold(ended.best)
+        """Test metrics of trials, a row each, with their selected weights."""
+        self.network.load_flat(ended.best)
         metrics = self._measure(self.task.test(ended.trial.tolist()))
-        self.network.hold(self.state.flat)
+        self.network.load_flat(self.state.flat)
         return np.array([[each[name] for name in ("loss", *self.task.metrics)] for each in metrics])
 
-    def _keep(self, index: np.ndarray) -> None:
-        self.task.keep(index)
+    def _select(self, index: np.ndarray) -> None:
+        self.task.select_trials(index)
         self.validation = self.validation.take(index)
-        self._hold(self.state.take(index))
+        self._set_state(self.state.take(index))
 
-    def _hold(self, state: TrialState) -> None:
+    def _set_state(self, state: TrialState) -> None:
         self.state = state
-        self.network.hold(state.flat)
+        self.network.load_flat(state.flat)
         self.optimizer.moments = state.moments
 
     # Tables -----------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class Stack:
         return [*names, *self.met_names, *self.metric_names, *self.test_names]
 
     def _recorded(self) -> dict[str, np.ndarray]:
-        """The records, each in one piece."""
+        """The records, each as one array."""
         widths = {"history": len(self._history_columns()), "results": len(self._result_columns())}
         empty = {name: np.empty((0, width)) for name, width in widths.items()}
         empty["weights"] = np.empty((0, self.parameters), np.float32)
@@ -267,7 +267,7 @@ class Stack:
         return table.sort_values("trial", ignore_index=True)
 
     def weights_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """The trials (R,) and the flat parameters (R, P) that each was tested with, or diverged at."""
+        """The trials (R,) and their flat parameters (R, P): the tested ones, or the last if diverged."""
         recorded = self._recorded()
         trials = recorded["results"][:, 0].astype(int)
         order = trials.argsort()
@@ -276,64 +276,77 @@ class Stack:
     # Checkpoints ------------------------------------------------------------------------------------------------
 
     def dump(self) -> bytes:
-        """Everything that the rest of the training depends on; only while a trial is active."""
-        arrays = vars(self.state) | self._recorded()
-        kept = {name: torch.as_tensor(value) for name, value in arrays.items()}
-        kept |= {"sequences": self.sequences, "seconds": self.seconds, "backend": self.network.backend}
+        """A checkpoint: everything that the rest of the training depends on. At least one trial must be active."""
+        arrays, backend = vars(self.state) | self._recorded(), self.network.backend
+        checkpoint = {name: torch.as_tensor(value) for name, value in arrays.items()}
+        checkpoint |= {"sequences": self.sequences, "seconds": self.seconds, "backend": backend}
+        checkpoint |= numerics.used(backend)
         file = io.BytesIO()
-        torch.save(kept, file)
+        torch.save(checkpoint, file)
         return file.getvalue()
 
-    def load(self, data: bytes) -> str:
-        """Go on from what `dump` gave to a stack of the same run; the backend that it was made with.
+    def load(self, data: bytes) -> dict[str, str | None]:
+        """Set this stack, which must be new, to a checkpoint of the same run.
 
-        Raises ValueError for anything else, and leaves the stack, which must be new, as it was. No code in it is run.
+        Returns the checkpoint's "backend", and its "version" and "instructions" as in numerics.used; these two are None
+        in an older checkpoint, which does not name them. Raises ValueError for any other data, and leaves the stack unchanged. Never runs code in them.
         """
         try:
-            kept = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-        except Exception as error:  # bytes of any kind can make it stumble in any way
+            checkpoint = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        except Exception as error:  # damaged bytes raise errors of any kind
             raise ValueError(f"cannot be read as a checkpoint ({type(error).__name__})") from error
-        arrays = self._checked(self._converted(kept))
-        self._keep(np.flatnonzero(np.isin(self.trials, arrays["trial"])))
+        checkpoint = self._converted(checkpoint)
+        arrays = self._checked(checkpoint)
+        self._select(np.flatnonzero(np.isin(self.trials, arrays["trial"])))
         for name, ours in vars(self.state).items():
             value = arrays.pop(name)
-            # Copied into memory that torch aligns, as in a run that was not interrupted.
+            # A copy is aligned by torch, as in an uninterrupted run: alignment may change how products are rounded.
             value = torch.tensor(value, device=ours.device) if isinstance(ours, Tensor) else value
             setattr(self.state, name, value)
-        self._hold(self.state)
+        self._set_state(self.state)
         self.records = Records(**{name: [rows] for name, rows in arrays.items()})
-        self.sequences, self.seconds = kept["sequences"], kept["seconds"]
+        self.sequences, self.seconds = checkpoint["sequences"], checkpoint["seconds"]
         self.optimizer.updates = self.sequences // self.batch_size
-        return kept["backend"]
+        return {name: checkpoint[name] for name in ("backend", "version", "instructions")}
 
-    def _converted(self, kept):
-        """A checkpoint in the layout before TrialState, where results were dictionaries, in that of `dump`."""
-        if not isinstance(kept, dict) or "ended" not in kept:
-            return kept
+    def _converted(self, checkpoint):
+        """An older checkpoint in the layout of `dump`.
+
+        The first layout has results in dictionaries, and is from before TrialState. The second does not name its numerics.
+        """
+        if not isinstance(checkpoint, dict):
+            return checkpoint
+        if "ended" not in checkpoint:
+            return {"version": None, "instructions": None} | checkpoint
         try:
-            results = pd.DataFrame(kept["results"]).reindex(columns=self._result_columns())
+            results = pd.DataFrame(checkpoint["results"]).reindex(columns=self._result_columns())
             results["status"] = [STATUSES.index(status) for status in results["status"]]
             same = ("flat", "best", "best_value", "metrics", "met", "window", "losses", "norms", "history")
-            return {name: kept[name] for name in (*same, "sequences", "seconds")} | {
-                "trial": torch.tensor(kept["active"]),
-                "moments": kept["memory"],
+            return {name: checkpoint[name] for name in (*same, "sequences", "seconds")} | {
+                "trial": torch.tensor(checkpoint["active"]),
+                "moments": checkpoint["memory"],
                 "results": torch.from_numpy(results.to_numpy(float)),
-                "weights": torch.cat([torch.empty(0, self.parameters), *kept["weights"]]),
-                "backend": kept.get("backend", self.network.backend),
+                "weights": torch.cat([torch.empty(0, self.parameters), *checkpoint["weights"]]),
+                "backend": checkpoint.get("backend", self.network.backend),
+                "version": None,
+                "instructions": None,
             }
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError("not a checkpoint of this version") from error
 
-    def _checked(self, kept) -> dict[str, np.ndarray]:
-        """Copies of the arrays in a checkpoint; ValueError that names what cannot be of this run."""
+    def _checked(self, checkpoint) -> dict[str, np.ndarray]:
+        """Copies of the arrays in a checkpoint; ValueError names an entry that cannot be of this run."""
         ours = vars(self.state) | self._recorded()
-        if not isinstance(kept, dict) or kept.keys() != {*ours, "sequences", "seconds", "backend"}:
+        scalars = ("sequences", "seconds", "backend", "version", "instructions")
+        if not isinstance(checkpoint, dict) or checkpoint.keys() != {*ours, *scalars}:
             raise ValueError("not a checkpoint of this version")
-        sequences, seconds, backend = kept["sequences"], kept["seconds"], kept["backend"]
+        sequences, seconds, backend, version, instructions = (checkpoint[name] for name in scalars)
         _require(type(sequences) is int and 0 <= sequences < self.maximum, "sequences")
         _require(sequences % self.batch_size == 0, "sequences")
         _require(type(seconds) is float and 0 <= seconds < float("inf"), "seconds")
         _require(type(backend) is str and backend in ("fused", "torch"), "backend")
+        _require(version is None or (type(version) is int and 1 <= version < 10**6), "version")
+        _require(isinstance(instructions, str | None), "instructions")
 
         since = sequences % self.evaluate_every
         widths = {"losses": since, "norms": since // self.batch_size}
@@ -341,7 +354,9 @@ class Stack:
         arrays = {}
         for name, like in ours.items():
             width = (widths[name],) if name in widths else like.shape[1:]
-            arrays[name] = _array(kept[name], torch.as_tensor(like[:0]).dtype, width, rows.get(name, len(self.trials)))
+            arrays[name] = _array(
+                checkpoint[name], torch.as_tensor(like[:0]).dtype, width, rows.get(name, len(self.trials))
+            )
             _require(arrays[name] is not None, name)
 
         trial, results, history, met = (arrays[name] for name in ("trial", "results", "history", "met"))
@@ -358,12 +373,12 @@ class Stack:
         _require(np.isfinite(arrays["losses"]).all() and np.isfinite(arrays["norms"]).all(), "losses, norms")
         _require(np.isin(history[:, 0], self.trials).all(), "history")
         for number in self.trials:
-            # A trial that ended at an evaluation may have diverged just before it, and has no row of it then.
+            # A trial that diverged in the last update before an evaluation has no row of that evaluation.
             (end,) = ends[results[:, 0] == number] if number not in trial else (sequences,)
-            looks = history[history[:, 0] == number, 1]
+            evaluations = history[history[:, 0] == number, 1]
             least = (end - (number not in trial)) // self.evaluate_every
-            _require(least <= len(looks) <= end // self.evaluate_every, "history")
-            _require((looks == self.evaluate_every * np.arange(1, len(looks) + 1)).all(), "history")
+            _require(least <= len(evaluations) <= end // self.evaluate_every, "history")
+            _require((evaluations == self.evaluate_every * np.arange(1, len(evaluations) + 1)).all(), "history")
         return arrays
 
 
@@ -373,12 +388,12 @@ def _require(fact: bool, names: str) -> None:
 
 
 def _array(value, dtype: torch.dtype, width: tuple[int, ...], most: int) -> np.ndarray | None:
-    """A copy of a tensor that has this type, rows of this width and at most so many; None for anything else."""
+    """A copy of a tensor with this type, rows of this shape and at most `most` rows; None for anything else."""
     if type(value) is not Tensor or value.dtype != dtype or value.layout != torch.strided:
         return None
     if value.dim() != 1 + len(width) or tuple(value.shape[1:]) != tuple(width) or len(value) > most:
         return None
     try:
         return np.array(value.numpy(), order="C")
-    except (RuntimeError, TypeError):  # without memory of its own, or a view that numpy does not have
+    except (RuntimeError, TypeError):  # a tensor without storage, or a view that numpy lacks
         return None

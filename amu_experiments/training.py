@@ -1,7 +1,7 @@
-"""The loop: trains the missing trials of a run, one stack at a time, and keeps what happened.
+"""The training loop: trains the missing trials of a run, one stack at a time, and writes their results.
 
-It knows no model's and no task's name. A run that is interrupted at any point and started again gives the rows of an
-uninterrupted one.
+It knows no model and no task by name. A run may be interrupted at any point: started again, it gives the same rows as
+an uninterrupted run.
 """
 
 import importlib.metadata
@@ -16,45 +16,45 @@ from dataclasses import replace
 from pathlib import Path
 
 from amu_experiments import numerics, store
+from amu_experiments.console import Progress, say
 from amu_experiments.interrupts import postponed_signals
 from amu_experiments.options import ConfigurationError
 from amu_experiments.plan import Run, prepare
-from amu_experiments.progress import Progress, say
 from amu_experiments.stack import Stack
 
-SECONDS_BETWEEN_LOOKS = 0.5
-"""How long a stretch of learning may take: signals, the clock and the progress bar are looked at in between."""
+SECONDS_OF_A_STRETCH = 0.5
+"""Length of a stretch of learning; signals, the clock and the progress bar wait until it ends."""
 
 FIRST_STRETCH = 16
-"""Sequences of a trial; few, since nothing is known yet of its pace."""
+"""Sequences of each trial in the first stretch: few, since its speed is not known yet."""
 
 
 def run(config: dict) -> None:
-    """Train the missing ones of the trials asked for, and print a table of all of them."""
+    """Train the requested trials that are missing, and print a table of all requested trials."""
     run = prepare(config)
-    missing, asked = len(set(run.trials) - store.finished_trials(run.folder)), len(run.trials)
+    missing, requested = len(set(run.trials) - store.finished_trials(run.folder)), len(run.trials)
     if missing == 0:
-        say(f"All {asked} trials asked for exist already: nothing to train.")
-    elif missing < asked:
-        say(f"{asked - missing} of {asked} trials exist already; training {missing}.")
+        say(f"All {requested} requested trials already exist: nothing to train.")
+    elif missing < requested:
+        say(f"{requested - missing} of {requested} trials already exist; training {missing}.")
     try:
         result = train_missing(run)
     except OSError:
-        # The store cannot be put in order, but it has the trials.
+        # The store cannot be written to. All trials exist, so reading is enough.
         if missing:
             raise
         result = store.read_result(run.folder, left_out=[])
     from amu_experiments.analysis.tables import run_table
 
     say(run_table(result))
-    say(f"Kept in {run.folder}")
+    say(f"Results are in {run.folder}")
 
 
 def train_missing(run: Run) -> store.Result:
-    """Train those trials of a run that are missing, and return all that its configuration has.
+    """Train the missing trials of a run, and return all trials of its configuration.
 
-    However many processes ask for the same trials at a time, each trial is trained by one of them. Trials that another
-    process trains are waited for, after everything else.
+    If several processes request the same trials, one process trains each trial. The others train everything else first,
+    and then wait for it.
     """
     while True:
         with store.claim(run.folder, run.config, run.trials) as claim:
@@ -65,14 +65,14 @@ def train_missing(run: Run) -> store.Result:
                 continue
         if not claim.elsewhere:
             return store.read_result(run.folder)
-        say(f"{claim.elsewhere[0].name} is being trained by another process: waiting for it.")
+        say(f"Another process is training {claim.elsewhere[0].name}; waiting for it.")
         store.wait_for(claim.elsewhere[0])
 
 
 def train_stack(run: Run) -> None:
-    """Train the claimed trials of a run as one stack, from its checkpoint if there is one, and write the results.
+    """Train the claimed trials of a run as one stack, from its checkpoint if it has one, and write the results.
 
-    Raises OSError if a checkpoint cannot be written: training on would put ever more work at stake.
+    Raises OSError if a checkpoint cannot be written: without checkpoints, a failure would cost all the work.
     """
     path = store.stack_folder(run.folder, run.trials)
     with postponed_signals() as interrupted:
@@ -82,13 +82,13 @@ def train_stack(run: Run) -> None:
         train(stack, path, interrupted)
     if stack.active:
         store.write_checkpoint(path, stack.dump())
-        say(f"Stopped at {stack.sequences:,} sequences; the same command goes on from there.")
+        say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
     if interrupted:
         raise KeyboardInterrupt
 
 
 def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
-    """Train until no trial is left, and write the results; or until there is an entry in `interrupted`."""
+    """Train until every trial has ended, and write the results; return earlier if `interrupted` gets an entry."""
     every, saved = 60 * stack.training["checkpoint_minutes"], time.monotonic()
     title = f"{path.parents[2].name} {path.parents[1].name}"
     progress = Progress(title, len(stack.trials), stack.maximum, stack.sequences, stack.training["stop"])
@@ -97,11 +97,11 @@ def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
         while stack.active and not interrupted:
             began = time.monotonic()
             count = stack.learn(stretch)
-            stretch = int(count * SECONDS_BETWEEN_LOOKS / max(time.monotonic() - began, 1e-6))
+            stretch = int(count * SECONDS_OF_A_STRETCH / max(time.monotonic() - began, 1e-6))
             progress.advance(count, len(stack.active))
             if stack.evaluation_is_due():
                 stack.evaluate()
-                progress.tell(stack.sequences, stack.solved)
+                progress.report(stack.sequences, stack.solved)
             if stack.active and time.monotonic() - saved > every:
                 store.write_checkpoint(path, stack.dump())
                 saved = time.monotonic()
@@ -110,36 +110,55 @@ def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
 
 
 def resumed(run: Run, path: Path) -> Stack:
-    """A stack as its checkpoint has it, or at its beginning if there is none that can be used.
+    """The stack of a run, in the state of its checkpoint; a new stack if it has no valid checkpoint.
 
-    Raises ConfigurationError if the checkpoint was made with another backend, whose roundings differ.
+    Raises ConfigurationError if the checkpoint was computed with another backend or other instructions.
     """
     stack = Stack(run)
     checkpoint = path / "checkpoint.pt"
     if not checkpoint.exists():
         return stack
     try:
-        backend = stack.load(store.read_checkpoint(path))
+        made = stack.load(store.read_checkpoint(path))
     except ValueError as error:
-        say(f"Damaged: {checkpoint}: {error}; set aside as {store.set_aside(checkpoint).name}. Starting anew.")
+        say(f"Damaged: {checkpoint}: {error}; set aside as {store.set_aside(checkpoint).name}. Starting again.")
         return stack
-    if backend != stack.network.backend:
-        raise ConfigurationError(
-            f"backend={run.config['backend']}: this is {stack.network.backend} here, and {checkpoint} was made with "
-            f"{backend}; go on with backend={backend}, or remove the checkpoint to start anew"
-        )
-    say(f"Going on from the checkpoint at {stack.sequences:,} sequences.")
+    _check_numerics(checkpoint, run.config, stack.network.backend, made)
+    if made["version"] is None:
+        say("The checkpoint does not name its arithmetic: the steps before it may be rounded differently.")
+    say(f"Resuming from the checkpoint at {stack.sequences:,} sequences.")
     return stack
 
 
+def _check_numerics(checkpoint: Path, config: dict, backend: str, made: dict) -> None:
+    """ConfigurationError if the checkpoint's backend, instructions or version of the arithmetic round differently."""
+    if made["version"] not in (numerics.VERSION, None):
+        raise ConfigurationError(
+            f"{checkpoint} was computed with version {made['version']} of the arithmetic, and this is version "
+            f"{numerics.VERSION}; resume with the release that wrote it, or delete the checkpoint to start again"
+        )
+    here = {"backend": backend, "instructions": numerics.used(backend)["instructions"]}
+    if made["backend"] != backend:
+        option, needed = "backend", made["backend"]
+    elif made["instructions"] not in (here["instructions"], None):
+        option, needed = "instructions", numerics.choice_of(made["instructions"])
+    else:
+        return
+    remedy = f"resume with {option}={needed}" if needed != config[option] else "resume on the machine that wrote it"
+    raise ConfigurationError(
+        f"{option}={config[option]}: this is {here[option]} here, and {checkpoint} was computed with {made[option]}; "
+        f"{remedy}, or delete the checkpoint to start again"
+    )
+
+
 def provenance() -> dict:
-    """What a stack was made with; none of it changes a trial's identity."""
+    """The software, machine and command that train a stack; none of it is part of a run's identity."""
     packages = ("amu-experiments", "torch", "numpy", "numba", "hydra-core")
     try:
         folder = str(Path(__file__).parent)
         git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         commit = git.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or not in a checkout
+    except (OSError, subprocess.CalledProcessError):  # git is missing, or this is no checkout
         commit = None
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

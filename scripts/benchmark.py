@@ -197,7 +197,7 @@ def whole_run(sequences: int, turns: int) -> Iterator[Row]:
 
     def step_alone() -> None:
         # Start from the initial weights each time: repeated training on the same few sequences makes trials diverge.
-        stack.network.hold(initial.clone())
+        stack.network.load_flat(initial.clone())
         stack.optimizer.moments.zero_()
         stack.optimizer.updates = 0
         learned_whole(stack.network, stack.optimizer, stack.task, data, 1)

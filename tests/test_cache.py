@@ -1,4 +1,4 @@
-"""Compiled code on disk is never another function's, whatever was killed, damaged, full or written at the same time."""
+"""The cache never returns another function's code, whatever happens to processes, files or the disk."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from amu_experiments.scans.cache import CodeCache
 
 
 def adds(n: int):
-    """A compiled function that adds n: all have the same source and signature, and differ in what they capture."""
+    """A compiled function that adds n. All have the same source and signature, and differ only in the captured n."""
 
     @njit
     def add(x):
@@ -28,7 +28,7 @@ def adds(n: int):
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """cached(n): the function that adds n, compiled or loaded, and whether it had to be compiled."""
+    """cached(n): 1 + n from the function that adds n, and whether it had to be compiled."""
     monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
 
     def make(n: int):
@@ -68,7 +68,7 @@ def test_a_damaged_entry_is_compiled_anew(cached, damage):
 
 
 def test_a_writer_that_was_killed_leaves_no_entry(cached, monkeypatch):
-    """The entry appears by a rename: until then there is only a temporary file, which no one reads."""
+    """An entry is renamed from a temporary file, which no process reads."""
 
     def killed(*_):
         raise SystemExit("killed")
@@ -81,7 +81,7 @@ def test_a_writer_that_was_killed_leaves_no_entry(cached, monkeypatch):
     assert cached(1) == (2, True)
 
 
-def test_a_full_disk_keeps_nothing_and_stops_nothing(cached, monkeypatch):
+def test_on_a_full_disk_code_is_used_without_an_entry(cached, monkeypatch):
     written = Path.write_bytes
 
     def full(path, data):
@@ -97,8 +97,8 @@ def test_a_full_disk_keeps_nothing_and_stops_nothing(cached, monkeypatch):
     assert cached(1) == (2, True)
 
 
-def test_functions_that_are_saved_at_the_same_time_are_told_apart(cached, tmp_path, number):
-    """Threads save and load different functions of one source, by turns, into one folder."""
+def test_functions_that_are_saved_at_the_same_time_do_not_mix(cached, tmp_path, number):
+    """Threads save different functions with the same source to one folder at the same time, and load them."""
     rounds, functions = number(8, 125), 8
     barrier = threading.Barrier(functions)
 
@@ -119,7 +119,7 @@ def test_functions_that_are_saved_at_the_same_time_are_told_apart(cached, tmp_pa
         assert all(pool.map(work, range(functions)))
 
 
-def test_old_entries_make_room(cached, monkeypatch):
+def test_the_least_recently_used_entries_are_removed(cached, monkeypatch):
     monkeypatch.setattr("amu_experiments.scans.cache.MOST_ENTRIES", 2)
     for n in (1, 2):
         cached(n)
@@ -132,15 +132,15 @@ def test_old_entries_make_room(cached, monkeypatch):
     assert not set(oldest) & set(cached.entries())
 
 
-def test_a_cell_is_compiled_once_and_says_so_once():
-    """The process that compiles says it; the next one loads the code and says nothing."""
+def test_a_cell_is_compiled_once_with_one_message():
+    """The process that compiles prints a message; the next process loads the code and prints nothing."""
     RNN(2, 1, backend="fused")(torch.ones(2, 1, 2))
     program = "import torch; from amu_experiments import RNN; RNN(2, 1, backend='fused')(torch.ones(2, 1, 2))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
 
-def test_a_cell_that_has_to_be_compiled_says_how_long_it_took(tmp_path):
+def test_compiling_a_cell_prints_its_duration(tmp_path):
     program = "import torch; from amu_experiments import RNN; RNN(2, 1, backend='fused')(torch.ones(2, 1, 2))"
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)

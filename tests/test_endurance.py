@@ -1,4 +1,4 @@
-"""Long runs need no more memory at their end than at their beginning, and a large store is reported soon."""
+"""Long runs need no more RAM at their end than at their beginning, and a large store is reported quickly."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def noted(self):
 Stack.evaluate = noted
 sys.exit(cli.main(sys.argv[1:]))
 """
-"""amu-run, with the pages of memory in use told after every evaluation."""
+"""amu-run that prints the pages of RAM in use after every evaluation."""
 
 SMALL = ("task.T=11", "task.validation_size=20", "task.test_size=20", "model=rnn", "model.units=3")
 
@@ -38,7 +38,7 @@ RUNS = (
 )
 
 
-def test_memory_is_steady_from_a_tenth_of_a_run_to_its_end(long, tmp_path):
+def test_the_ram_in_use_is_steady_from_a_tenth_of_a_run_to_its_end(long, tmp_path):
     """A million sequences with --long, in each of three runs."""
     most = 1_000_000 if long else 5_000
     for number, settings in enumerate(RUNS if long else RUNS[:1]):
@@ -46,8 +46,8 @@ def test_memory_is_steady_from_a_tenth_of_a_run_to_its_end(long, tmp_path):
         settings += ("trials=2", "training.stop=null", f"training.max_sequences={most}", f"results_dir={folder}")
         command = [sys.executable, "-c", WATCHED, *settings, f"training.evaluate_every={most // 100}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        told = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("at ")]
-        pages = {int(sequences): int(count) for sequences, count in told}
+        printed = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("at ")]
+        pages = {int(sequences): int(count) for sequences, count in printed}
         assert len(pages) == 100
         assert pages[most] < 1.1 * pages[most // 10]
         (result,) = store.read_results(folder)
@@ -81,7 +81,7 @@ def fill(results_dir, tasks, models, rates):
                 store.finish_stack(stack, pd.DataFrame(history), pd.DataFrame(table), trials, weights)
 
 
-def test_a_large_store_is_reported_soon(long, tmp_path):
+def test_a_large_store_is_reported_quickly(long, tmp_path):
     """3,000 trials in a hundred configurations with --long, 120 in four without."""
     tasks = ["two_sequence", "adding", "embedded_reber", "temporal_order", "long_lag"][: 5 if long else 1]
     fill(tmp_path / "runs", tasks, ["amu", "lstm", "gru", "rnn"], [0.001, 0.003, 0.01, 0.03, 0.1][: 5 if long else 1])

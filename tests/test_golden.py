@@ -1,7 +1,7 @@
-"""Exact rows of small stacks: any change of the arithmetic shows here, and is renewed on purpose.
+"""Exact rows of small stacks. Any change of the arithmetic fails here; such a change must be on purpose.
 
-`python tests/test_golden.py` writes the rows anew. A commit that does so says why the numbers changed, and counts up
-numerics.VERSION if compiled ones did.
+`python tests/test_golden.py` writes new rows. A commit with new rows says why the numbers changed, and increases
+numerics.VERSION if numbers of the compiled backend changed.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ TASKS = {
 }
 STACKS = [f"{task} {cell} {backend}" for task in TASKS for cell in CELLS for backend in ("fused", "torch")]
 
-# Other processors, as the compiler, numpy and torch would find them.
+# Settings that make the compiler, numpy and torch believe in other processors.
 HOSTS = {
     "with AVX-512": {"NUMBA_CPU_NAME": "skylake-avx512", "ATEN_CPU_CAPABILITY": "avx512", "MKL_CBWR": "AVX512"},
     "of another maker": {"NUMBA_CPU_NAME": "znver3", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"},
@@ -59,7 +59,7 @@ def rows(stack: str) -> dict:
 
 
 def golden() -> dict:
-    """The kept rows for the portable processor here."""
+    """The expected rows for the portable processor of this machine."""
     return json.loads(ROWS.read_text())[numerics.portable_name()]
 
 

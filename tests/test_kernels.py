@@ -296,7 +296,7 @@ def test_trials_leave_a_network_by_dropping_their_rows():
     network = made_network("torch", [0, 1, 2])
     sequences = made_sequences([0, 1, 2], 4, Answers())
     whole = network.predict(sequences, False)
-    network.hold(network.flat[[2, 0]].clone())
+    network.load_flat(network.flat[[2, 0]].clone())
     part = Sequences(sequences.inputs[[2, 0]], sequences.lengths[[2, 0]], sequences.targets[[2, 0]])
     np.testing.assert_allclose(network.predict(part, False), whole[[2, 0]], rtol=1e-6)
     assert network.cell.weight_ih.shape[0] == 2

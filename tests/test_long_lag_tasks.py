@@ -48,7 +48,7 @@ def small(name, trials):
 
 
 def rows(sequences, trial=0):
-    """The sequences of one trial of a stack, each as the bytes of its own steps and targets."""
+    """The sequences of one trial of a stack, each as the bytes of its steps and its targets."""
     one = sequences.take(trial)
     return [
         (x[:length].tobytes(), y[:length].tobytes())
@@ -57,7 +57,7 @@ def rows(sequences, trial=0):
 
 
 def symbols_of(sequences, row):
-    """The numbers of the symbols that a sequence of one trial has, by its own length."""
+    """The numbers of the symbols of one sequence of one trial, without padding."""
     steps = sequences.inputs[row, : sequences.lengths[row]]
     assert (steps.sum(axis=-1) == 1).all()
     return steps.argmax(axis=-1).tolist()
@@ -71,18 +71,18 @@ def criteria_met(kind, metrics):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_trials_stream_depends_on_its_number_and_the_position_only(name):
+def test_a_trials_stream_depends_only_on_its_number_and_the_position(name):
     expected = rows(small(name, [7]).train_batch(0, 520))
     shared = small(name, [3, 7])
     assert sum((rows(shared.train_batch(at, 130), trial=1) for at in (0, 130, 260, 390)), []) == expected
-    shared.keep([1])
+    shared.select_trials([1])
     assert rows(shared.train_batch(200, 100)) == expected[200:300]
     assert rows(shared.validation()) == rows(small(name, [7]).validation())
     assert rows(shared.test()) == rows(small(name, [7]).test())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_lies_past_the_end_of_a_sequence_is_zero_and_no_step_is_wasted(name):
+def test_padding_is_zero_and_no_longer_than_needed(name):
     kind = small(name, range(2))
     data = kind.train_batch(0, 40)
     assert data.inputs.dtype == data.targets.dtype == np.float32
@@ -180,7 +180,7 @@ def test_multiplication_is_as_hochreiter_and_schmidhuber_describe_it():
 def test_always_answering_one_quarter_has_a_mean_squared_error_of_7_144ths():
     kind = task("multiplication", test_size=20_000)
     data = kind.test().take(0)
-    inside = data.inputs[:, 0, 1] != 1  # the product of two uniform values, as no marked value is set to 1
+    inside = data.inputs[:, 0, 1] != 1  # no marked value is set to 1, so both are uniform
     data = data.take(inside)
     assert kind.measure(np.full_like(data.targets, 0.25), data)["mse"] == pytest.approx(7 / 144, rel=0.03)
 
@@ -320,10 +320,10 @@ def test_2c_has_q_distractors_or_more_between_the_class_and_the_trigger(p, q):
         assert told == (x if data.targets[row, 0, 0] == 1 else y)
         assert len(distractors) >= q
         assert max(distractors) < p
-    # The last symbol is not read, so it is missing from the lengths here.
+    # The last symbol is a target and not an input, so lengths do not include it.
     symbols = data.lengths + 1
     assert symbols.min() == q + 4
-    assert symbols.mean() == pytest.approx(q + 13, abs=5 * (90 / 1500) ** 0.5)  # a geometric number varies by 90
+    assert symbols.mean() == pytest.approx(q + 13, abs=5 * (90 / 1500) ** 0.5)  # the variance of k is 90
     assert np.mean(symbols == q + 4) == pytest.approx(0.1, abs=0.04)
     assert data.targets[:, 0].mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.07)
     assert np.bincount(data.inputs[:, 2 : q + 2].argmax(-1).ravel(), minlength=p).min() > 0.8 * 1500 * q / p
@@ -337,7 +337,7 @@ def test_2c_has_q_distractors_or_more_between_the_class_and_the_trigger(p, q):
         ("long_lag_2a", 40, 0.26, False),
         ("long_lag_2b", -1, 0.24, True),
         ("long_lag_2b", -1, 0.26, False),
-        ("long_lag_2b", 40, 0.26, True),  # what nobody can foretell does not count
+        ("long_lag_2b", 40, 0.26, True),  # unpredictable symbols do not count
         ("long_lag", -1, 0.19, True),
         ("long_lag", -1, 0.21, False),
     ],
@@ -375,23 +375,23 @@ def test_copy_memory_is_as_arjovsky_shah_and_bengio_describe_it(T):
 
 
 @pytest.mark.parametrize("T", [50, 100])
-def test_the_loss_without_memory_is_10_ln_8_over_t_plus_20_and_one_symbol_in_eight_is_right(T):
+def test_remembering_nothing_has_a_loss_of_10_ln_8_over_t_plus_20_and_an_accuracy_of_one_eighth(T):
     kind = task("copy_memory", T=T)
     data = kind.validation().take(0)
     net = np.full((T + 20, 9), -1e4, np.float32)  # before the softmax
-    net[: T + 10, 8] = 0  # the blank for certain
-    net[T + 10 :, :8] = 0  # all symbols alike
+    net[: T + 10, 8] = 0  # the blank with probability 1
+    net[T + 10 :, :8] = 0  # all symbols equally
     arrays = (np.broadcast_to(net, data.targets.shape), data.targets, data.lengths)
     losses, _ = loss_and_error(*(torch.tensor(array)[None] for array in arrays), kind)
     assert losses.numpy() == pytest.approx(10 * np.log(8) / (T + 20), rel=1e-5)
     assert kind.measure(arrays[0], data)["accuracy"] == pytest.approx(1 / 8, abs=0.03)
 
 
-def test_accuracy_is_that_of_the_remembered_symbols_alone():
+def test_accuracy_counts_only_the_remembered_symbols():
     kind = task("copy_memory", T=5)
     data = kind.validation().take(0)
     outputs = data.targets.copy()
-    outputs[:, :15] = 0  # the blanks are not asked about
+    outputs[:, :15] = 0  # blanks do not count
     assert kind.measure(outputs, data) == {"accuracy": 1, "sequences_right": 1}
     outputs[:64, 15] = np.roll(outputs[:64, 15], 1, axis=-1)
     metrics = kind.measure(outputs, data)

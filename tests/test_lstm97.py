@@ -118,7 +118,7 @@ def test_truncated_gradient_is_that_of_1997(units, block_size):
     torch.manual_seed(0)
     cell = LSTM97(3, units, trials=1, block_size=block_size, biases="all", initial_range=1.0, backend="torch")
     network = Network(cell, 2)
-    network.hold(torch.randn(network.flat.shape, dtype=torch.double))
+    network.load_flat(torch.randn(network.flat.shape, dtype=torch.double))
     x, targets = torch.randn(1, 12, 1, 3, dtype=torch.double), torch.rand(1, 1, 12, 2, dtype=torch.double)
     lengths = torch.tensor([[12]])
     task = Answers("every", "half_squared_error", "logistic")

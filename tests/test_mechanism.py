@@ -45,7 +45,7 @@ class Linear(Cell):
 def linear(*u: float) -> Network:
     """One unit, w = 1, b = 0, a readout of 1, and a trial for each u."""
     network = Network(Linear(1, 1, trials=len(u), backend="torch"), 1)
-    network.hold(torch.tensor([[1.0, each, 0.0, 1.0, 0.0] for each in u]).double())
+    network.load_flat(torch.tensor([[1.0, each, 0.0, 1.0, 0.0] for each in u]).double())
     return network
 
 
@@ -62,7 +62,7 @@ def sequences(values: list[list[float]], trials: int = 1, answers: str = "last")
 def random_network(cell: Cell, outputs: int = 1, trials: int = 2) -> Network:
     network = Network(cell, outputs)
     network.initialise(range(trials))
-    network.hold(network.flat.double())
+    network.load_flat(network.flat.double())
     return network
 
 
@@ -240,7 +240,7 @@ def test_conflict_does_not_depend_on_how_many_trials_are_looked_at_together(monk
 def test_a_memory_driven_by_the_biases_alone_grows_by_their_product():
     network = Network(AMU(1, 1, trials=1, backend="torch"), 1)
     # W, U, b, v of three neurons, then the readout.
-    network.hold(torch.tensor([[0.0] * 3 + [0.0] * 9 + [0.5, 1.0, -1.0] + [0.0] * 3 + [1.0, 0.0]]).double())
+    network.load_flat(torch.tensor([[0.0] * 3 + [0.0] * 9 + [0.5, 1.0, -1.0] + [0.0] * 3 + [1.0, 0.0]]).double())
     memory, output = traces(network, sequences([[1, 2, 3, 4]]))
     grown = math.tanh(0.5) * math.tanh(1.0) * math.tanh(-1.0)
     assert memory[0, 0, :, 0] == pytest.approx([grown, 2 * grown, 3 * grown, 4 * grown])

@@ -1,4 +1,4 @@
-"""What stands after a sequence's end, and how much of it, changes nothing: for every cell, backend and task."""
+"""Padding after a sequence's end changes no number, for every cell, backend and task."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ CELLS = {
 
 
 def padded(sequences: Sequences, more: int, fill: float, every: bool) -> Sequences:
-    """The same sequences with `more` steps of padding, and `fill` in all of the padding there is."""
+    """The same sequences with `more` further steps of padding, and `fill` in all padding."""
     inputs, targets = (np.pad(a, [(0, 0), (0, 0), (0, more), (0, 0)]) for a in (sequences.inputs, sequences.targets))
     past = np.arange(inputs.shape[2]) >= sequences.lengths[..., None]
     inputs[past] = fill
@@ -36,7 +36,7 @@ def padded(sequences: Sequences, more: int, fill: float, every: bool) -> Sequenc
 
 
 def numbers(network: Network, sequences: Sequences, task) -> list[np.ndarray]:
-    """Outputs where they count, each sequence's loss, and the gradient."""
+    """Outputs of answered steps, the loss and error of each sequence, and the gradient."""
     inputs, lengths, targets = to_torch(sequences, "cpu")
     every = task.answer == "every"
     net = network(inputs, lengths, every)

@@ -43,7 +43,7 @@ def make(kind, trials):
 
 
 def rows(sequences, trial=0):
-    """The sequences of one trial of a stack, each as the bytes of its own steps and targets."""
+    """The sequences of one trial of a stack, each as the bytes of its steps and its targets."""
     one = sequences.take(trial)
     return [
         (x[:length].tobytes(), y[:length].tobytes())
@@ -55,7 +55,7 @@ def rows(sequences, trial=0):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trials_stream_depends_on_its_number_and_the_position_only(kind):
+def test_a_trials_stream_depends_only_on_its_number_and_the_position(kind):
     total = 2 * BLOCK + 50
     expected = rows(make(kind, [7]).train_batch(0, total))
     shared = make(kind, [3, 7, 5])
@@ -68,7 +68,7 @@ def test_a_trials_stream_depends_on_its_number_and_the_position_only(kind):
         assert sum(pieces, []) == expected
 
     check()
-    shared.keep([1, 2])
+    shared.select_trials([1, 2])
     assert shared.trials == [7, 5]
     assert rows(shared.train_batch(200, 300)) == expected[200:500]
     assert rows(shared.validation()) == rows(make(kind, [7]).validation())
@@ -77,7 +77,7 @@ def test_a_trials_stream_depends_on_its_number_and_the_position_only(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_lies_past_the_end_of_a_sequence_is_zero_and_no_step_is_wasted(kind):
+def test_padding_is_zero_and_no_longer_than_needed(kind):
     data = make(kind, range(3)).train_batch(0, 40)
     assert data.inputs.dtype == data.targets.dtype == np.float32
     assert data.lengths.dtype == np.int64
@@ -97,7 +97,7 @@ def test_training_validation_and_test_data_are_different_sequences(kind):
     assert len(set(sum(streams, []))) == 500 + 256 + 2560
 
 
-def test_a_finite_training_set_is_gone_through_whole_and_in_a_new_order():
+def test_every_pass_has_the_whole_training_set_in_a_new_order():
     reber = task("embedded_reber")
     passes = [rows(reber.train_batch(256 * number, 256)) for number in range(3)]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
@@ -119,15 +119,15 @@ def test_a_criterion_is_met_when_all_its_conditions_hold():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"a": {"mse": "0.01"}}, "a.mse='0.01' is no condition; write a comparison"),
-        ({"a": {"mse": "~ 0.01"}}, "is no condition"),
-        ({"a": {"mse": "< small"}}, "is no condition"),
-        ({"a": {"accuracy": "> 0.9"}}, "'accuracy', which is no metric of this task; it has loss, mse"),
+        ({"a": {"mse": "0.01"}}, "a.mse='0.01' is not a condition; give a comparison"),
+        ({"a": {"mse": "~ 0.01"}}, "is not a condition"),
+        ({"a": {"mse": "< small"}}, "is not a condition"),
+        ({"a": {"accuracy": "> 0.9"}}, "'accuracy', which is not a metric of this task; it has loss, mse"),
         ({"a": "mse < 0.01"}, "has no conditions"),
         ({"a": {}}, "has no conditions"),
     ],
 )
-def test_a_criterion_that_cannot_be_read_is_an_error_that_says_why(section, message):
+def test_a_malformed_criterion_is_an_error_with_its_cause(section, message):
     with pytest.raises(ValueError, match="task.criteria: .*" + re.escape(message)):
         read_criteria(section, ("mse",))
 
@@ -144,7 +144,7 @@ def test_a_criterion_that_cannot_be_read_is_an_error_that_says_why(section, mess
         ("adding_1997", {}, "solved l97"),
     ],
 )
-def test_every_variant_has_its_criteria_and_the_one_that_stops_it(name, changes, names):
+def test_every_variant_has_its_criteria_and_stops_at_one(name, changes, names):
     criteria = [criterion.name for criterion in task(name, **changes).criteria]
     assert criteria == names.split()
     assert configuration(name)["training"]["stop"] in criteria
@@ -159,7 +159,8 @@ def test_every_variant_has_its_criteria_and_the_one_that_stops_it(name, changes,
             "task.problem: 'addng' is no task; choose one of adding, copy_memory, embedded_reber",
         ),
         ("adding", {"problem": "task"}, "task.problem: 'task' is no task"),
-        ("adding", {"t": 50}, "task.t is no option of adding, which has form, T,"),
+        ("adding", {"problem": "series_files"}, "task.problem: 'series_files' is no task"),
+        ("adding", {"t": 50}, "task.t is not an option of adding, which has form, T,"),
         ("adding", {"form": "old"}, "task.form=old: must be one of modern, 1997"),
         ("adding", {"form": "1997", "T": 10}, "task.T=10: must be at least 11 with task.form=1997"),
         ("adding", {"T": 10.5}, "task.T=10.5: must be a whole number from 2 to 1000000"),
@@ -169,7 +170,11 @@ def test_every_variant_has_its_criteria_and_the_one_that_stops_it(name, changes,
             "task.squash=logistic cannot reach the targets of task.form=modern",
         ),
         ("two_sequence", {"T": 2}, "task.N=3: must be at most task.T=2"),
-        ("two_sequence", {"targets": {"noise_free": [0.0]}}, "task.targets.noise_free=[0.0]: must be two numbers"),
+        (
+            "two_sequence",
+            {"targets": {"noise_free": [0.0]}},
+            "task.targets.noise_free=[0.0]: must be two different numbers",
+        ),
         ("two_sequence", {"variant": "noisy"}, "task.variant=noisy: must be one of noise_free, noisy_input"),
         ("two_sequence", {"variance": -0.2}, "task.variance=-0.2: must be a number above 0"),
         ("two_sequence", {"criteria": {"a": {}}}, "task.criteria has no section for noise_free; it has a"),
@@ -199,7 +204,7 @@ EMBEDDED = re.compile(f"B([TP]){_REBER}\\1E")
 
 
 def decode(sequences):
-    """The strings behind one trial's sequences."""
+    """The strings of one trial's sequences."""
     strings = []
     for x, y, length in zip(sequences.inputs, sequences.targets, sequences.lengths, strict=True):
         symbols = [*x[:length].argmax(-1), y[length - 1].argmax()]
@@ -242,13 +247,13 @@ def test_worked_strings_are_predictable_throughout(string):
     assert EMBEDDED.fullmatch(string)
 
 
-def test_drawn_strings_are_those_of_the_grammar_at_its_probabilities():
+def test_drawn_strings_follow_the_grammar_and_its_probabilities():
     rng = np.random.default_rng(0)
     strings = [draw_string(rng) for _ in range(4000)]
     assert all(EMBEDDED.fullmatch(string) for string in strings)
     assert all(string[1] == string[-2] for string in strings)
     assert min(map(len, strings)) == 9
-    # Four binary choices lead to each of the two shortest Reber strings in each branch.
+    # Each of the two shortest Reber strings in each branch takes four binary choices.
     for string, probability in {"BTBTXSETE": 1 / 16, "BPBPVVEPE": 1 / 16, "BPBTXSEPE": 1 / 16}.items():
         assert strings.count(string) / 4000 == pytest.approx(probability, abs=5 * (1 / 16 / 4000) ** 0.5)
     assert np.mean([string[1] == "T" for string in strings]) == pytest.approx(0.5, abs=0.04)
@@ -270,7 +275,7 @@ def test_no_test_string_is_a_training_string():
 
 
 def reber_outputs(wrong=()):
-    """Metrics and criteria met of outputs that are right except at (string, position from its end)."""
+    """Metrics, and criteria met, of outputs that are wrong only at these (string, position from its end)."""
     reber = task("embedded_reber")
     data = reber.validation().take(0)
     outputs = np.random.default_rng(0).random(data.targets.shape)
@@ -290,7 +295,7 @@ def test_a_position_is_right_when_the_legal_symbols_are_the_most_active():
 
 
 def test_the_criteria_differ_in_the_strings_and_positions_that_count():
-    metrics, met = reber_outputs(wrong=[(5, 1), (5, 2), (9, 2)])  # the embedding's two answers, test strings
+    metrics, met = reber_outputs(wrong=[(5, 1), (5, 2), (9, 2)])  # the last two answers of test strings
     assert met == ["rc"]
     assert metrics["wrong_positions"] == 3
     assert metrics["strings_right"] == 254 / 256
@@ -391,7 +396,7 @@ def test_two_sequence_metrics_of_a_worked_example():
     assert metrics["largest_error"] == pytest.approx(0.6)
     assert metrics["mean_error"] == pytest.approx(0.25)
     assert metrics["wrong"] == 2  # errors 0.6 and 0.3 are not below 0.2
-    assert metrics["accuracy"] == 0.75  # 0.3 is still nearer to 0 than to 1
+    assert metrics["accuracy"] == 0.75  # 0.3 is nearer to 0 than to 1
 
 
 # Adding problem ---------------------------------------------------------------------------------------------
@@ -433,7 +438,7 @@ def test_adding_of_1997_is_as_hochreiter_and_schmidhuber_describe_it():
     first_marked = marked[:, 0]
     assert (marks[~first_marked, 0] == -1).all()
     assert (values[first_marked, 0] == 0).all()
-    # The first of ten with probability 0.1, else the first of the 49 that are not marked yet.
+    # As the first of ten with probability 0.1, or else as the first of 49 unmarked pairs.
     assert first_marked.mean() == pytest.approx(0.1 + 0.9 / 49, abs=0.02)
     inner = marks.copy()
     inner[rows_, 0] = inner[rows_, last] = 0

@@ -1,4 +1,4 @@
-"""Real data: that it is loaded, split and scaled as it should be, and refused where it cannot be used."""
+"""Real data: reading, splitting and scaling, and errors for unusable files."""
 
 import hashlib
 import io
@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 
 from amu_experiments.analysis.comparison import compare
 from amu_experiments.config import definition, identity, task_folder
+from amu_experiments.console import say
 from amu_experiments.overrides import load as composed
 from amu_experiments.plan import prepare
-from amu_experiments.progress import say
 from amu_experiments.store import folder_of, read_config, read_results
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.time_series import load, split_off
@@ -35,7 +35,7 @@ def task(config="time_series", trials=(0,), **changes):
     return make_task({**options, **changes}, trials)
 
 
-# What the archive's own description says of the sets.
+# From the archive's description of the sets.
 @pytest.mark.parametrize(
     ("config", "train", "test", "shortest", "longest", "channels", "classes"),
     [
@@ -85,7 +85,7 @@ def test_validation_is_a_stratified_share_of_the_training_series():
     ("sizes", "split"),
     [([10, 10], [2, 2]), ([12, 3], [2, 1]), ([2, 40], [1, 8]), ([1, 5], [0, 1]), ([2, 2], [1, 1])],
 )
-def test_every_class_keeps_training_series_and_gives_one_where_it_can(sizes, split):
+def test_every_class_has_training_series_and_validation_series_if_it_has_two(sizes, split):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     kept, given = split_off(labels, 0.2, np.random.default_rng(0))
     assert np.bincount(labels[given], minlength=len(sizes)).tolist() == split
@@ -106,13 +106,13 @@ def test_channels_are_scaled_by_the_training_part_only():
     real = {name: _real(part.inputs, part.lengths) for name, part in sets.items()}
     assert real["train"].mean(0) == pytest.approx(np.zeros(12), abs=1e-5)
     assert real["train"].std(0) == pytest.approx(np.ones(12), abs=1e-5)
-    # One and the same line carries the raw values of the test part to the scaled ones.
+    # One linear function maps the raw values of the test part to the scaled values.
     before = _real(raw["test"].series, raw["test"].lengths)
     for channel in range(12):
         slope, offset = np.polyfit(before[:, channel], real["test"][:, channel], 1)
         assert before[:, channel] * slope + offset == pytest.approx(real["test"][:, channel], abs=1e-4)
     assert np.abs(real["test"].mean(0)).max() > 0.01
-    # No test series is among those that were learned from or validated on.
+    # No test series is in the training or validation data.
     inside = {part.inputs[i, :7].tobytes() for part in (sets["train"], sets["validation"]) for i in range(len(part))}
     assert not inside & {series[:7].tobytes() for series in sets["test"].inputs}
 
@@ -157,7 +157,7 @@ def test_a_pair_of_files_is_read_with_its_unequal_lengths(tmp_path, whole_folder
     test = kind.test().take(0)
     assert test.lengths.tolist() == [3, 2, 4, 2]
     assert test.targets.argmax(-1).ravel().tolist() == [0, 0, 1, 1]
-    assert not test.inputs[:, :, 1].any()  # a channel that is always 5 is only shifted
+    assert not test.inputs[:, :, 1].any()  # a constant channel is only shifted
     training = kind.sets(np.random.default_rng(0))["train"]
     assert np.isfinite(training.inputs).all()
     assert len(training) == 2
@@ -173,13 +173,13 @@ def test_other_data_in_the_same_place_are_another_run(tmp_path):
     assert prepare(config).folder == folder_of(first)
     write(tmp_path, test=GOOD[::-1])
     assert prepare(config).folder != folder_of(first)
-    assert prepare(first).config == first  # the data are here still
+    assert prepare(first).config == first  # the data are still in this process
     elsewhere = first | {"task": first["task"] | {"contents": "data_0123456789ab"}}
-    with pytest.raises(ValueError, match="holds other data now than data_0123456789ab$"):
+    with pytest.raises(ValueError, match="now contains other data than data_0123456789ab$"):
         prepare(elsewhere)
 
 
-def test_empty_lines_comments_and_blanks_around_things_do_not_count(tmp_path):
+def test_empty_lines_comments_and_extra_blanks_are_ignored(tmp_path):
     plain = write(tmp_path)
     (tmp_path / "loose").mkdir()
     loose = [GOOD[0].replace(":", " : ").replace(",", " , "), "", *GOOD[1:3], "# 1,2:5,5:a", f"{GOOD[3]} ", "", ""]
@@ -190,11 +190,11 @@ def test_empty_lines_comments_and_blanks_around_things_do_not_count(tmp_path):
 
 
 ONE_CHANNEL = "@univariate true\n@equalLength false\n@classLabel true a b\n@data\n"
-"""Series stand on lines 5 and on."""
+"""Series start on line 5."""
 
 UNFIT = [
-    ({"train": []}, "Own_TRAIN.ts: holds no series"),
-    ({"test": []}, "Own_TEST.ts: holds no series"),
+    ({"train": []}, "Own_TRAIN.ts: contains no series"),
+    ({"test": []}, "Own_TEST.ts: contains no series"),
     ({"train": [*GOOD, "1,NaN:5,5:a"]}, r"Own_TRAIN.ts, line 11: a missing value \(NaN\); fill it in"),
     ({"test": ["1,?:5,5:a"]}, r"Own_TEST.ts, line 7: a missing value \(\?\); fill it in"),
     ({"train": [*GOOD, ":5,5:a"]}, r"Own_TRAIN.ts, line 11: a missing value \(nothing\)"),
@@ -208,24 +208,30 @@ UNFIT = [
     ({"train": [*GOOD, "", "# 1", "1,2:5,5:d"]}, "Own_TRAIN.ts, line 13: is of class d; @classLabel names a, b, c"),
     (
         {"train": [*GOOD, "1,2:5,5"]},
-        "Own_TRAIN.ts, line 11: ends with 5,5, where its class belongs; @classLabel names a, b, c, and",
+        "Own_TRAIN.ts, line 11: ends with 5,5 in place of its class; @classLabel names a, b, c, and",
     ),
-    ({"train": [*GOOD, "1,2:a"]}, "Own_TRAIN.ts, line 11: 1 channel, where the first series has 2"),
-    ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts, line 11: one value; 2 to 100,000 can be learned from"),
-    ({"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]}, "Own_TEST.ts, line 7: 100,001 values; 2 to"),
+    ({"train": [*GOOD, "1,2:a"]}, "Own_TRAIN.ts, line 11: 1 channel, but the first series has 2"),
+    ({"train": [*GOOD, "7:5:a"]}, "Own_TRAIN.ts, line 11: 1 value; a series must have 2 to 100,000 values"),
+    (
+        {"test": ["7," * 100_000 + "7:" + "5," * 100_000 + "5:a"]},
+        "Own_TEST.ts, line 7: 100,001 values; a series must have 2 to 100,000",
+    ),
     (
         {"test": ["1,2:5,1e29:a"], "train": [*GOOD, "1,2:5,5.0000001:a"]},
         "channel 2 has a value .* standard deviations from its mean",
     ),
-    ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts, line 11: a value of -1e31, above 1e\+30 in size"),
-    ({"test": ["1,2:c"], "header": ONE_CHANNEL.replace("a b", "a b c")}, "Own_TRAIN.ts, line 5: 2 channels; for more"),
-    ({"test": ["1,2:5,5:c"]}, "no training series is of the test part's class c"),
+    ({"test": [*GOOD, "-1e31,2:5,5:a"]}, r"Own_TEST.ts, line 11: the value -1e31 is above 1e\+30 in size"),
+    (
+        {"test": ["1,2:c"], "header": ONE_CHANNEL.replace("a b", "a b c")},
+        "Own_TRAIN.ts, line 5: 2 channels; with more than one",
+    ),
+    ({"test": ["1,2:5,5:c"]}, "no training series has the class c of the test part"),
     ({"train": GOOD[:2]}, "every training series is of class a"),
     ({"train": GOOD[1:3]}, "no class has two training series"),
 ]
 
 ODD_HEADERS = [
-    ("@problemName\n" + HEADER, "line 1: nothing stands behind @problemName"),
+    ("@problemName\n" + HEADER, "line 1: @problemName has no value"),
     (HEADER.replace("timeStamps false", "timeStamps true"), "line 2: series with time stamps are not supported"),
     (HEADER.replace("true a b c", "false"), "has no class labels"),
     (
@@ -234,10 +240,10 @@ ODD_HEADERS = [
     ),
     (HEADER.replace("true a b c", "true"), "line 5: true must be true and then the class labels"),
     (HEADER.replace("true a b c", "a b c"), "line 5: a b c must be true and then the class labels"),
-    (HEADER.replace("@data\n", ""), "line 6: 1,2,3:5,5,5:a does not begin with @, as all lines above @data do"),
+    (HEADER.replace("@data\n", ""), "line 6: 1,2,3:5,5,5:a does not begin with @, as every line above @data must"),
     ("", "line 1: 1,2,3:5,5,5:a does not begin with @"),
     ("1,1:1,1:a\n" + HEADER, "line 1: 1,1:1,1:a does not begin with @"),
-    (HEADER.replace("@data", "@data 3"), "line 6: 3 stands behind @data"),
+    (HEADER.replace("@data", "@data 3"), "line 6: 3 follows @data; series begin on the next line"),
     (
         HEADER.replace("@classLabel true a b c", "@targetLabel true"),
         "line 5: @targetLabel true asks for regression, which",
@@ -251,24 +257,24 @@ ODD_HEADERS = [
     (HEADER.replace("univariate false", "univariate no"), "line 3: @univariate no must be true or false"),
     (
         HEADER.replace("univariate false", "univariate true"),
-        "line 7: 2 channels; for more than one .* @univariate false",
+        "line 7: 2 channels; with more than one, .* @univariate false",
     ),
     (
         HEADER.replace("@univariate false\n", ""),
-        "line 6: 2 channels; for more than one the header must say @univariate",
+        "line 6: 2 channels; with more than one, the header must say @univariate",
     ),
-    (HEADER.replace("@data", "@dimensions 3\n@data"), "line 8: 2 channels, where @dimensions says 3"),
+    (HEADER.replace("@data", "@dimensions 3\n@data"), "line 8: 2 channels, but @dimensions says 3"),
     (HEADER.replace("@data", "@dimension two\n@data"), "line 6: @dimension two must be a whole number"),
     (
         HEADER.replace("@data", "@classLabel true a b\n@data"),
-        "line 6: @classLabel stands here again, with something else",
+        "line 6: @classLabel is repeated with another value",
     ),
     (
         HEADER.replace("@equalLength false\n", ""),
-        "line 7: 2 values, where the first series has 3; where lengths differ, the header must say @equalLength false",
+        "line 7: 2 values, but the first series has 3; if lengths differ, the header must say @equalLength false",
     ),
-    (HEADER.replace("@equalLength false", "@equalLength true"), "line 8: 2 values, where the first series has 3"),
-    (HEADER.replace("@equalLength false", "@seriesLength 4"), "line 7: 3 values, where @seriesLength says 4"),
+    (HEADER.replace("@equalLength false", "@equalLength true"), "line 8: 2 values, but the first series has 3"),
+    (HEADER.replace("@equalLength false", "@seriesLength 4"), "line 7: 3 values, but @seriesLength says 4"),
 ]
 
 
@@ -276,7 +282,7 @@ ODD_HEADERS = [
     ("files", "message"),
     [*UNFIT, *(({"header": header}, f"Own_TRAIN.ts(: |, ){message}") for header, message in ODD_HEADERS)],
 )
-def test_files_that_are_no_use_are_refused_in_one_line(tmp_path, files, message):
+def test_unusable_files_are_refused_in_one_line(tmp_path, files, message):
     file = write(tmp_path, **files)
     with pytest.raises(ValueError, match=message) as error:
         task(path=file)
@@ -311,9 +317,11 @@ def test_files_that_are_no_use_are_refused_in_one_line(tmp_path, files, message)
         *("(0", "true", "NA", "null", "-nan", "1+1", "--1", ".", "e5", "1\0", "9" * 50 + "x" * 100_000),
     ],
 )
-def test_what_is_no_decimal_number_is_refused_with_its_line(tmp_path, value):
+def test_a_value_that_is_not_a_decimal_number_is_refused_with_its_line(tmp_path, value):
     file = write(tmp_path, header=ONE_CHANNEL, train=["1,2:a", f"1,{value},3:b"], test=["1,2:a"])
-    with pytest.raises(ValueError, match="Own_TRAIN.ts, line 6: .* is no number, as 12, -0.5 and 1e-3 are; ") as error:
+    with pytest.raises(
+        ValueError, match="Own_TRAIN.ts, line 6: .* is not a number such as 12, -0.5 or 1e-3; "
+    ) as error:
         task(path=file)
     shown = str(error.value)
     assert (value if value.isprintable() else ascii(value))[:50] in shown
@@ -324,7 +332,7 @@ def test_what_is_no_decimal_number_is_refused_with_its_line(tmp_path, value):
 @pytest.mark.parametrize("value", ["1e400", "-1e400", "1" + "0" * 400])
 def test_a_number_beyond_single_precision_is_refused_as_it_is_written(tmp_path, value):
     file = write(tmp_path, header=ONE_CHANNEL, train=["1,2:a", f"1,{value}:b"], test=["1,2:a"])
-    with pytest.raises(ValueError, match=f"Own_TRAIN.ts, line 6: a value of {value[:50]}"):
+    with pytest.raises(ValueError, match=f"Own_TRAIN.ts, line 6: the value {value[:50]}"):
         task(path=file)
 
 
@@ -371,7 +379,7 @@ def folder(root, name):
         ("a,b a", ["a", "a,b"]),
     ],
 )
-def test_labels_are_taken_as_they_are_written(tmp_path, names, order):
+def test_different_labels_are_different_classes(tmp_path, names, order):
     header = f"@univariate true\n@equalLength true\n@classLabel true {names}\n@data\n"
     lines = [f"{number},1:{name}" for number, name in enumerate(names.split()) for _ in range(2)]
     kind = task(path=write(tmp_path, header=header, train=lines, test=lines))
@@ -385,17 +393,17 @@ def test_labels_are_taken_as_they_are_written(tmp_path, names, order):
 @pytest.mark.parametrize(
     ("written", "hint"),
     [
-        ("RUN", r"is of class RUN; @classLabel names Run, walk \(labels are taken as written, and Run is another\)"),
+        ("RUN", r"is of class RUN; @classLabel names Run, walk \(labels must match exactly; did you mean Run\?\)"),
         (
             "\uff32un",
-            r"is of class \uff32un; @classLabel names Run, walk \(labels are taken as written, and Run is another",
+            r"is of class \uff32un; @classLabel names Run, walk \(labels must match exactly; did you mean Run\?\)",
         ),
         ("Run\u200b", r"is of class 'Run\\u200b'; @classLabel names Run, walk"),
         ("Run.", "is of class Run.; @classLabel names Run, walk, and a line is"),
         ("fast run", "is of class fast run; @classLabel names Run, walk, and a line is"),
     ],
 )
-def test_a_label_must_be_written_as_in_the_header(tmp_path, written, hint):
+def test_a_label_must_match_the_header_exactly(tmp_path, written, hint):
     header = ONE_CHANNEL.replace("a b", "Run walk")
     good = ["1,2:Run", "1,3:Run", "2,2:walk"]
     file = write(tmp_path, header=header, train=good, test=[*good, f"1,2:{written}"])
@@ -411,7 +419,7 @@ def test_sets_that_come_with_aeon_have_the_labels_of_their_files():
     assert np.bincount(truth).tolist() == [10] * 4
 
 
-# What was read and drawn when all was read by aeon: inputs and targets of trials 0 and 3, in all three parts.
+# Checksums from when aeon read all files: inputs and targets of trials 0 and 3, in all three parts.
 SUMS = {
     "JapaneseVowels": "bb2c310ad4b2cee3",
     "GunPoint": "fe3f78a9f9f310d7",
@@ -444,7 +452,7 @@ BASE = ("task=time_series", "model=rnn", "backend=torch", "model.units=2", "resu
 
 @pytest.fixture(scope="module")
 def place_of():
-    """Where results of a small network on the data at a path are kept."""
+    """A function from the path of data to the results folder of a small network on them."""
     base = composed(*BASE, "task.path=anywhere")
     return lambda path: prepare(base | {"task": base["task"] | {"path": str(path)}}).folder
 
@@ -457,7 +465,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_data_set_is_one_wherever_it_is_and_however_its_path_is_written(elsewhere, place_of, monkeypatch):
+def test_a_data_set_has_one_identity_at_every_path(elsewhere, place_of, monkeypatch):
     here = elsewhere
     (here / "folder_link").symlink_to(here / "d3")
     (here / "link_TRAIN.ts").symlink_to("d3/Own_TRAIN.ts")
@@ -498,21 +506,21 @@ def test_another_name_or_other_data_are_another_set(elsewhere, place_of):
     assert len(set(places)) == 3
 
 
-def test_a_run_that_is_kept_does_not_tell_where_its_data_were(elsewhere):
+def test_a_stored_run_does_not_contain_the_path_of_its_data(elsewhere):
     config = prepare(composed("task=time_series", "task.path=d3", "model=rnn", "backend=torch", "model.units=2")).config
     kept = definition(config)
     assert (kept["task"]["name"], kept["task"]["path"]) == ("Own", None)
     assert str(elsewhere) not in repr(kept)
     assert identity(kept) == identity(config)
     assert task_folder(kept) == task_folder(config) == "own"
-    # A task made from what is kept finds its data in the current folder, in another process too.
+    # A task made from a stored configuration finds its data in the current folder, in another process too.
     make = "import sys, json; from amu_experiments.tasks import make_task; make_task(json.loads(sys.argv[1]), [0])"
     runs = [
         subprocess.run([sys.executable, "-c", make, json.dumps(kept["task"])], cwd=cwd, capture_output=True, text=True)
         for cwd in (elsewhere / "d3", elsewhere)
     ]
     assert [run.returncode for run in runs] == [0, 1]
-    assert "Own_TRAIN.ts: not in the current folder, where the data of a kept run have to be" in runs[1].stderr
+    assert "Own_TRAIN.ts: not in the current folder, where the data of a stored run must be" in runs[1].stderr
 
 
 def test_names_in_any_script_name_their_folder(elsewhere, place_of):
@@ -526,7 +534,7 @@ def test_names_in_any_script_name_their_folder(elsewhere, place_of):
         for part in ("TRAIN", "TEST"):
             (folder(elsewhere, name) / f"{name}_{part}.ts").write_bytes((elsewhere / f"d3/Own_{part}.ts").read_bytes())
     assert [place_of(name).parts[1] for name in names] == [name.lower() for name in names]
-    # The same name, decomposed as some file systems keep it.
+    # The same name, decomposed as by some file systems.
     decomposed = unicodedata.normalize("NFD", names[2])
     for part in ("TRAIN", "TEST"):
         (folder(elsewhere, "d5") / f"{decomposed}_{part}.ts").write_bytes(
@@ -543,12 +551,12 @@ def test_rows_of_one_data_set_stand_in_one_table(elsewhere):
     assert (comparison.name, result.trials["trial"].tolist()) == ("own", [0, 1, 2])
 
 
-def test_a_line_can_be_written_where_letters_are_ascii(monkeypatch):
-    """As it is where a folder is named in another script and the terminal has none."""
+def test_a_line_can_be_printed_on_an_ascii_terminal(monkeypatch):
+    """A folder's name may have letters that the terminal lacks."""
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
-    say("Kept in kept/größe")
-    assert written.getvalue() == rb"Kept in kept/gr\xf6\xdfe" + b"\n"
+    say("Results are in kept/größe")
+    assert written.getvalue() == rb"Results are in kept/gr\xf6\xdfe" + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -566,8 +574,8 @@ def test_sets_of_the_archive_have_the_identities_that_they_had(name, kept):
     assert run.folder == Path(f"results/runs/{name}/rnn/{kept}")
 
 
-def test_a_configuration_kept_with_a_path_is_still_read(tmp_path):
-    """One from before names and digests stood for data."""
+def test_a_stored_configuration_with_a_path_is_still_read(tmp_path):
+    """Older configurations have a path in place of name and digest."""
     kept = folder(tmp_path, "own/rnn/50fda70195db")
     config = yaml.safe_load("""
         schema_version: 1
@@ -593,7 +601,7 @@ def test_files_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match="Own_TEST.ts: there is no such file"):
         task(path=file)
     (tmp_path / "Own_TRAIN.ts").rename(tmp_path / "x.ts")
-    with pytest.raises(ValueError, match="must hold one file NAME_TRAIN.ts .found: none"):
+    with pytest.raises(ValueError, match="must contain one file NAME_TRAIN.ts .found: none"):
         task(path=str(tmp_path))
 
 
@@ -608,7 +616,7 @@ def test_exactly_one_of_name_and_path_is_wanted():
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_or_the_shipped_names():
-    with pytest.raises(ValueError, match="task.name=Gunpoint is no .*did you mean GunPoint"):
+    with pytest.raises(ValueError, match="task.name=Gunpoint is not a .*did you mean GunPoint"):
         task(name="Gunpoint")
     with pytest.raises(ValueError, match="shipped with aeon: .*GunPoint.*JapaneseVowels"):
         task(name="qqqq")
@@ -619,14 +627,14 @@ def test_without_a_connection_the_shipped_sets_are_named(monkeypatch):
         raise ValueError(f"Could not download files for {name}:\n<urlopen error>")
 
     monkeypatch.setattr(aeon.datasets, "load_classification", unreachable)
-    with pytest.raises(ValueError, match="task.name=Beef could not be had .*JapaneseVowels") as error:
+    with pytest.raises(ValueError, match="task.name=Beef could not be downloaded .*JapaneseVowels") as error:
         task(name="Beef")
     assert "\n" not in str(error.value)
 
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """Have aeon find these series for any set, the classes of its header being those given."""
+    """Let aeon return these series for any set, with the given classes in the header."""
 
     def prepared(*named, last=1.0):
         series = {"train": np.arange(24.0).reshape(4, 1, 6), "test": np.full((2, 1, 6), last)}
@@ -649,12 +657,12 @@ def test_other_sets_come_from_aeon(downloads):
 def test_other_sets_that_aeon_misreads_are_refused(downloads):
     downloads("a", "b", "b")
     with pytest.raises(
-        ValueError, match="task.name=Beef .train.: aeon merges classes that differ in case, or in nan and"
+        ValueError, match="task.name=Beef .train.: aeon merges classes that differ only in case, or in nan and"
     ):
         task(name="Beef")
     downloads("a", "nan", "?")
     with pytest.raises(
-        ValueError, match="task.name=Beef .train.: aeon merges classes that differ in case, or in nan and"
+        ValueError, match="task.name=Beef .train.: aeon merges classes that differ only in case, or in nan and"
     ):
         task(name="Beef")
     downloads("a", "b", last=np.nan)

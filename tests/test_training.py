@@ -1,4 +1,4 @@
-"""Whole runs: what is kept, what is trained again, and what a trial's rows depend on."""
+"""Whole runs: their results, the trials that are trained again, and independence of a trial's rows."""
 
 import signal
 from dataclasses import replace
@@ -79,7 +79,7 @@ def test_the_same_command_gives_the_same_files(tmp_path):
     assert [set(result.trials["trial"]) for result in results] == [{0, 1, 2}] * 2
 
 
-def test_asked_again_nothing_is_trained_and_asked_for_more_only_the_rest(tmp_path, capsys, monkeypatch):
+def test_only_missing_trials_are_trained(tmp_path, capsys, monkeypatch):
     first = run(tmp_path, "trials=2")
     trained = []
     original = training.train_stack
@@ -93,7 +93,7 @@ def test_asked_again_nothing_is_trained_and_asked_for_more_only_the_rest(tmp_pat
     assert "nothing to train" in capsys.readouterr().out
     pd.testing.assert_frame_equal(first.trials, again.trials)
     more = run(tmp_path, "trials=4")
-    assert "2 of 4 trials exist already; training 2" in capsys.readouterr().out
+    assert "2 of 4 trials already exist; training 2" in capsys.readouterr().out
     run(tmp_path, "seed=8", "trials=1")
     run(tmp_path, "seed=1", "trials=9")
     assert trained == [[2, 3], [8], [4, 5, 6, 7], [9]]
@@ -101,8 +101,8 @@ def test_asked_again_nothing_is_trained_and_asked_for_more_only_the_rest(tmp_pat
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])
-def test_a_trial_alone_is_the_trial_of_a_stack(tmp_path, backend):
-    """To the bit for the compiled scans; in torch the size of a product may decide the order of its sums."""
+def test_a_trial_trained_alone_equals_the_trial_in_a_stack(tmp_path, backend):
+    """Equal to the bit for the compiled scans; in torch the size of a product may change the order of its sums."""
     settings = (f"backend={backend}", "training.learning_rate=0.02")
     stack = run(tmp_path / "stack", *settings, "trials=10")
     alone = run(tmp_path / "alone", *settings, "trials=1", "seed=7")
@@ -157,10 +157,10 @@ def test_interrupted_and_started_again_gives_the_rows_of_an_uninterrupted_run(
     monkeypatch.setattr(Stack, "learn", learn_and_be_interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts")
-    assert "the same command goes on from there" in capsys.readouterr().out
+    assert "run the same command to resume" in capsys.readouterr().out
     monkeypatch.setattr(Stack, "learn", learn)
     resumed = run(tmp_path / "parts")
-    assert "Going on from the checkpoint" in capsys.readouterr().out
+    assert "Resuming from the checkpoint" in capsys.readouterr().out
     assert_same(whole, resumed)
     assert not list((tmp_path / "parts").rglob("checkpoint*"))
     for trial, weights in store.read_weights(whole.folder).items():
@@ -168,7 +168,7 @@ def test_interrupted_and_started_again_gives_the_rows_of_an_uninterrupted_run(
 
 
 WILD = ("training.optimizer=sgd", "training.learning_rate=0.46", "training.clip_norm=null", "training.stop=null")
-"""A rate that some trials of SMALL survive."""
+"""A learning rate at which some trials of SMALL diverge."""
 
 STREAMS = {
     "unequal lengths": ("task=embedded_reber", "task.strings=6"),
@@ -176,7 +176,7 @@ STREAMS = {
     "diverging trials": (*WILD, "task.T=11", "training.max_sequences=60"),
     "latest errors": ("task=adding_1997", "task.T=11", "training.select=best"),
 }
-"""Where the stretches of learning might matter: padding, batches, trials that leave, and what is kept of the latest."""
+"""Streams in which stretches of learning might matter: padding, batches, ending trials, and the latest errors."""
 
 
 @pytest.mark.parametrize(
@@ -204,12 +204,12 @@ def test_no_number_depends_on_how_learning_is_cut_into_stretches_or_interrupted(
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
-    """Six trials that go on long enough for some to solve the task."""
+    """Six trials that are long enough for some to solve the task."""
     settings = ("backend=fused", "training.max_sequences=4000", "training.learning_rate=0.02")
     return run(tmp_path_factory.mktemp("longer"), "trials=6", *settings)
 
 
-def test_a_trial_that_meets_the_stop_criterion_leaves_and_is_tested(longer):
+def test_a_trial_that_meets_the_stop_criterion_ends_and_is_tested(longer):
     solved = longer.trials[longer.trials["status"] == "solved"]
     assert len(solved) > 0
     assert (solved["sequences"] == solved["st2_sequences"]).all()
@@ -227,8 +227,8 @@ def test_a_criterion_is_recorded_at_the_first_row_where_it_holds(longer):
         assert recorded == met.iloc[0] if len(met) else np.isnan(recorded)
 
 
-def test_diverged_trials_are_recorded_and_the_others_go_on_as_if_nothing_had_happened(tmp_path):
-    """Some trials survive a high rate without clipping; none of them depends on those that do not, to the bit."""
+def test_diverged_trials_are_recorded_and_do_not_change_the_others(tmp_path):
+    """At a high learning rate without clipping some trials diverge; the others are the same as alone, to the bit."""
     result = run(tmp_path / "stack", *WILD, "trials=6", "backend=fused")
     status = result.trials.groupby("status")
     diverged, finished = (status.get_group(name) for name in ("diverged", "finished"))
@@ -243,7 +243,7 @@ def test_diverged_trials_are_recorded_and_the_others_go_on_as_if_nothing_had_hap
         assert_same(result, alone, trials=[trial])
 
 
-def test_the_best_weights_on_validation_are_the_ones_kept(tmp_path):
+def test_the_best_weights_on_validation_are_selected(tmp_path):
     settings = ("trials=3", "training.select=best", "training.learning_rate=0.3", "training.stop=null")
     result = run(tmp_path, *settings)
     best = result.history.groupby("trial")["loss"].min()
@@ -251,13 +251,13 @@ def test_the_best_weights_on_validation_are_the_ones_kept(tmp_path):
     assert result.trials.set_index("trial")["loss"].tolist() == pytest.approx(best.tolist(), rel=1e-6)
     stack = Stack(prepare(config_of(tmp_path, *settings)))
     weights = store.read_weights(result.folder)
-    stack.network.hold(torch.from_numpy(np.stack([weights[trial] for trial in range(3)])))
+    stack.network.load_flat(torch.from_numpy(np.stack([weights[trial] for trial in range(3)])))
     inputs, lengths, targets = to_torch(stack.validation, "cpu")
     losses, _ = loss_and_error(stack.network(inputs, lengths, every=False), targets, lengths, stack.task)
     assert losses.mean(dim=1).tolist() == pytest.approx(best.tolist(), rel=1e-5)
 
 
-def test_a_checkpoint_is_written_by_time(tmp_path, monkeypatch):
+def test_checkpoints_are_written_at_intervals(tmp_path, monkeypatch):
     written = []
     write = store.write_bytes
     monkeypatch.setattr(store, "write_bytes", lambda path, data: written.append(path.name) or write(path, data))
@@ -277,7 +277,7 @@ def test_all_columns_that_scripts_rely_on(tmp_path):
 
 def test_matched_sizes_come_as_near_as_units_allow(tmp_path):
     """An LSTM of 3 units with one input and one output has 4 * 3 * (1 + 3 + 1) + 3 + 1 = 64 parameters, one of
-    4 units 101: 82 lies nearer to 64 (by 18 against 19), 83 nearer to 101."""
+    4 units 101: 82 is nearer to 64 (18 against 19), 83 nearer to 101."""
     for wanted, units in ((82, 3), (83, 4), (1, 1)):
         config = config_of(tmp_path, "model=lstm", "model.units=null", f"model.parameters={wanted}")
         assert prepare(config).config["model"]["units"] == units
@@ -290,7 +290,7 @@ def test_matched_sizes_come_as_near_as_units_allow(tmp_path):
         (("device=cuda:7",), "device=cuda:7"),
     ],
 )
-def test_mistakes_that_only_a_look_can_find(tmp_path, overrides, words):
+def test_mistakes_that_only_data_or_machine_show(tmp_path, overrides, words):
     kept = [line for line in SMALL if not line.startswith("task.") or "task=time_series" not in overrides]
     chosen = {line.partition("=")[0]: line for line in (*kept, *overrides, f"results_dir={tmp_path}/runs")}
     with pytest.raises(ConfigurationError, match=words):

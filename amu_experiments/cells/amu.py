@@ -80,7 +80,7 @@ class AMU(Cell):
         }
 
     @classmethod
-    def settled(cls, options, squash):
+    def resolved(cls, options, squash):
         """output="auto": the memory where the answers are numbers, which it can hold unsquashed, else the neuron."""
         if options.get("output") != "auto":
             return options

@@ -124,7 +124,7 @@ class Cell(nn.Module):
         raise TypeError(f"{type(self).__name__} must define step()")
 
     @classmethod
-    def settled(cls, options: dict, squash: str) -> dict:
+    def resolved(cls, options: dict, squash: str) -> dict:
         """The cell's configured options with those that depend on how the network answers ("linear": numbers;
         "logistic", "softmax": probabilities) put in place."""
         return options

@@ -1,9 +1,9 @@
-"""Compiled code on disk. Every entry is verified before it is used.
+"""A cache of compiled code on disk. Every entry is verified before it is used.
 
-An entry is one file, named after the SHA-256 of everything that decides what the code does: the sources, the sizes,
-the types of the arguments, the processor it is for and the versions of the compiler. The file repeats that key, and
-a checksum of its contents. A file that is cut, damaged or of another key is a miss, so the code is compiled anew. An
-entry appears by renaming a complete file; processes that write at the same time cannot mix their code.
+An entry is one file. Its name is the SHA-256 of everything the code depends on: the sources, the sizes, the types of
+the arguments, the processor and the versions of the compiler. The file repeats this key, and has a checksum of its
+contents. A file that is cut, damaged or has another key is a miss, and the code is compiled again. An entry is written
+to a temporary file, which is then renamed, so processes that write at the same time cannot mix their code.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 FORMAT = b"amu_experiments compiled code 1\n"
 
 MOST_ENTRIES = 600
-"""Of a folder; beyond it, the entries that were used longest ago are removed."""
+"""Most entries in a folder; the least recently used are removed."""
 
 SECONDS_OF_A_WRITE = 3600
-"""A temporary file older than this has no writer any more."""
+"""The writer of a temporary file that is older than this has ended."""
 
 
 class CodeCache:
@@ -35,14 +35,14 @@ class CodeCache:
 
     Args:
         function: the Python function that is compiled.
-        key: everything the code depends on beside its signature and the machine (sources, sizes, settings).
-        missed: called when an entry is not there, just before numba compiles.
+        key: everything the code depends on (sources, sizes, settings), except its signature and the machine.
+        missed: called if there is no entry, just before numba compiles.
 
-    Raises RuntimeError where numba finds no folder for a cache.
+    Raises RuntimeError if numba finds no folder for a cache.
     """
 
     def __init__(self, function: Callable, key: str, missed: Callable[[], None] = lambda: None):
-        # Numba looks for a folder that can be written to: NUMBA_CACHE_DIR, __pycache__, or one in the home folder.
+        # Numba looks for a writable folder: NUMBA_CACHE_DIR, __pycache__, or one in the home folder.
         located = FunctionCache(function)
         self.cache_path = located.cache_path
         self._folder = Path(located.cache_path)
@@ -64,7 +64,7 @@ class CodeCache:
         return None
 
     def save_overload(self, signature, compiled) -> None:
-        """Write an entry; where that is not possible, this process uses the code all the same."""
+        """Write an entry; if that fails, this process uses the code without an entry."""
         if not self._results.check_cachable(compiled):
             return
         key = self._digest(signature, compiled.target_context)
@@ -80,7 +80,7 @@ class CodeCache:
             _remove_old(self._folder)
 
     def flush(self) -> None:
-        """Part of numba's interface: entries never become stale, since their key changes instead."""
+        """Does nothing: numba requires it, but entries never become stale, since other code has another key."""
 
     def _digest(self, signature, target) -> str:
         parts = (
@@ -100,7 +100,7 @@ def _head(key: str, payload: bytes) -> bytes:
 
 
 def _verified(data: bytes, key: str) -> bytes | None:
-    """What an entry holds, if the file is whole and belongs to this key."""
+    """The payload of an entry, or None if the file is damaged or belongs to another key."""
     size = len(FORMAT) + len(_head(key, b""))
     payload = data[size:]
     return payload if data[:size] == FORMAT + _head(key, payload) else None

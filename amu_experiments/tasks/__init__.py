@@ -1,4 +1,4 @@
-"""The problems, one module each; `make_task` finds the one that a configuration names."""
+"""The problems, one module each; `make_task` finds the problem that a configuration names."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -14,10 +14,10 @@ def task_class(problem: str) -> type[Task]:
 
 
 def make_task(options: Mapping, trials: Iterable[int]) -> Task:
-    """The task that the section `task` of a configuration describes, for the trials with these numbers.
+    """The task of the section `task` of a configuration, for the trials with these numbers.
 
-    Raises ValueError, naming the key and what would be accepted, for an unknown problem, an option that the
-    problem does not have, lacks, or cannot work with.
+    Raises ValueError, which names the key and the accepted values, for an unknown problem, an unknown or missing
+    option, or a value that is not allowed.
     """
     options = dict(options)
     problem = options.pop("problem", None)
@@ -28,7 +28,7 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     known = {k: v for k, v in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "trials")}
     for name in options:
         if name not in known:
-            raise ValueError(f"task.{name} is no option of {problem}, which has {', '.join(known)}")
+            raise ValueError(f"task.{name} is not an option of {problem}, which has {', '.join(known)}")
     for name, argument in known.items():
         if name not in options and argument.default is argument.empty:
             raise ValueError(f"task.{name} is missing: {problem} needs {', '.join(known)}")
@@ -38,7 +38,7 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
 
 
 def criteria_of(options: Mapping) -> Mapping:
-    """The criteria {name: {metric: condition}} that count with a task's options; ValueError where they are missing.
+    """The criteria {name: {metric: condition}} that apply with a task's options; ValueError if they are missing.
 
     All that stand in `criteria` count for a problem that has been removed. They also count for a problem MODULE.CLASS:
     results may come from others, and reading them must not run code from the current folder.

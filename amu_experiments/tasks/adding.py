@@ -1,7 +1,7 @@
-"""The adding problem: the sum of the two marked values of a long sequence is to be told at its end.
+"""The adding problem: output the sum of the two marked values at the end of a long sequence.
 
-Hochreiter & Schmidhuber 1997, section 5.4 (experiment 4), and the simpler form that is common today (Le,
-Jaitly & Hinton 2015; Arjovsky, Shah & Bengio 2016).
+Hochreiter & Schmidhuber 1997, section 5.4 (experiment 4), and the simpler form that is common today (Le, Jaitly &
+Hinton 2015; Arjovsky, Shah & Bengio 2016).
 """
 
 from collections.abc import Mapping
@@ -14,27 +14,24 @@ from amu_experiments.tasks.task import Sequences, Task, check_section, read_crit
 
 
 class Adding(Task):
-    """Two inputs, a value and a mark; the answer at the last step depends on the two values marked with 1.
+    """Two inputs, a value and a mark; the answer at the last step depends on the two values with mark 1.
 
-    form `modern`: T steps, values uniform in [0, 1], one mark in each half of the sequence, the rest 0; the
-    target is the sum of the two values. Always answering 1 has a mean squared error of 1/6. A worked sequence
-    (T = 6):
+    form `modern`: T steps, values uniform in [0, 1], one mark in each half of the sequence, the others 0. The target is
+    the sum of the two values. The constant answer 1 has a mean squared error of 1/6. A worked sequence (T = 6):
 
         value  0.83  0.21  0.57  0.05  0.94  0.30
         mark   0     1     0     0     0     1      -> 0.21 + 0.30 = 0.51
 
-    form `1997`: T to T + T/10 steps, values uniform in [-1, 1]; X1 is one of the first ten pairs, X2 one of
-    the first T/2 - 1 pairs still unmarked. The marks are 1 there, -1 at the first and the last pair, 0
-    elsewhere; if the first pair is one of the two marked, its mark is 1 and its value set to 0 (the source
-    has "X1 set to zero", without saying what happens where that pair is X2). The target is 0.5 + (X1 + X2)/4,
-    in [0, 1].
+    form `1997`: T to T + T/10 steps, values uniform in [-1, 1]. X1 is one of the first ten pairs, X2 one of the first
+    T/2 - 1 pairs still unmarked. The marks are 1 there, -1 at the first and the last pair, 0 elsewhere. If the first
+    pair is X1 or X2, its mark is 1 and its value is set to 0. (The source has "X1 set to zero", and does not say what
+    happens if that pair is X2.) The target is 0.5 + (X1 + X2)/4, in [0, 1].
 
     Metrics, from the error at the last step:
         mse, mean_error, largest_error   mean squared, mean absolute and largest absolute error
         wrong                            sequences with an absolute error of at least `tolerance`
-    and in the 1997 form, over the latest `window` training sequences, each answered before it was learned
-    from:
-        train_error, train_wrong         mean absolute error; sequences with one of at least `tolerance`
+    and in the 1997 form, over the latest `window` training sequences, each answered before its update:
+        train_error, train_wrong         mean absolute error; sequences with an error of at least `tolerance`
     """
 
     input_size = 2
@@ -58,7 +55,7 @@ class Adding(Task):
         super().__init__(trials)
         self.form = form
         self.T = T
-        # The first ten pairs can be marked, and the last one never is.
+        # Any of the first ten pairs may be marked, and the last pair never is.
         if form == "1997" and T < 11:
             raise ValueError(f"task.T={T}: must be at least 11 with task.form=1997")
         self.steps = self.T + (self.T // 10 if self.form == "1997" else 0)
@@ -112,14 +109,14 @@ class Adding(Task):
 def marked_pairs(rng: np.random.Generator, count: int, T: int, low: float, neutral: float) -> tuple:
     """Sequences of value and mark in the form of 1997, and the values of the two marked pairs.
 
-    Values are uniform in [low, 1]; that of a marked first pair is `neutral`. Returns inputs (B, T + T/10, 2),
+    Values are uniform in [low, 1]; the value of a marked first pair is `neutral`. Returns inputs (B, T + T/10, 2),
     lengths (B,), X1 (B,) and X2 (B,).
     """
     rows, longest = np.arange(count), T + T // 10
     lengths = rng.integers(T, longest, size=count, endpoint=True)
     first = rng.integers(0, 10, count)
     second = rng.integers(0, T // 2 - 1, count)
-    second += second >= first  # counted among the pairs that are still unmarked
+    second += second >= first  # its index among the unmarked pairs
     inputs = np.zeros((count, longest, 2), np.float32)
     inputs[:, :, 0] = (1 - low) * rng.random((count, longest), dtype=np.float32) + low
     inputs[:, T:, 0] *= np.arange(T, longest) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""Copy memory: ten symbols are read, and told again in their order after a long blank.
+"""Copy memory: read ten symbols, and output them in the same order after many blanks.
 
 Arjovsky, Shah & Bengio 2016, section 4.1, after Hochreiter & Schmidhuber 1997.
 """
@@ -13,24 +13,24 @@ from amu_experiments.tasks.task import Sequences, Task, one_hot, read_criteria
 
 
 class CopyMemory(Task):
-    """Symbols to remember, T - 1 blanks, a delimiter, and as many blanks again as there are symbols to tell.
+    """Symbols to remember, then T - 1 blanks, a delimiter, and one blank for each remembered symbol.
 
-    The answer to every step is the blank, except to the last ones: to these it is the remembered symbols. A worked
-    sequence with 3 of 4 symbols and T = 5 (blank _, delimiter |):
+    The answer is the blank at every step but the last ones, and the remembered symbols at these. A worked sequence with
+    3 of 4 symbols and T = 5 (blank _, delimiter |):
 
         read    c  a  d  _  _  _  _  |  _  _  _
         answer  _  _  _  _  _  _  _  _  c  a  d
 
-    With `remembered` = 10 of `symbols` = 8, T + 20 steps. A network without memory can do no better than to answer
-    each of the last ten steps with all symbols alike: its cross-entropy, the mean over all steps, is
-    10 ln 8 / (T + 20), and its accuracy 1/8. Some authors go on reading delimiters to the end, which says when to
-    answer; here, as in the source, the delimiter comes once.
+    With `remembered` = 10 and `symbols` = 8, a sequence has T + 20 steps. A network that remembers nothing can at best
+    give all symbols the same probability at each of the last ten steps. Its cross-entropy, the mean over all steps, is
+    10 ln 8 / (T + 20), its accuracy 1/8. Some authors repeat the delimiter to the end, which shows when to answer;
+    here, as in the source, the delimiter comes once.
 
     Inputs are one-hot: the symbols, the blank, the delimiter. Targets are one-hot: the symbols, the blank.
 
     Metrics:
-        accuracy          share of the remembered symbols whose own output is the most active when they are due
-        sequences_right   share of sequences with all of these right
+        accuracy          share of remembered symbols whose output is the most active at the step of their answer
+        sequences_right   share of sequences with all remembered symbols right
     """
 
     answer = "every"

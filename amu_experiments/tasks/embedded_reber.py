@@ -1,7 +1,7 @@
 """The embedded Reber grammar: predict the next symbol of a string, and remember its second symbol to the end.
 
-Hochreiter & Schmidhuber 1997, section 5.1, after Fahlman 1991 and Smith & Zipser 1989. The criteria rc and
-erc are those of the third-party reimplementation WilliamRo/tframe, there labelled "AMU, 2018".
+Hochreiter & Schmidhuber 1997, section 5.1, after Fahlman 1991 and Smith & Zipser 1989. The criteria rc and erc are
+from the third-party reimplementation WilliamRo/tframe, which labels them "AMU, 2018".
 """
 
 from collections.abc import Container, Mapping
@@ -15,13 +15,13 @@ from amu_experiments.tasks.task import Sequences, Task, one_hot, read_criteria
 SYMBOLS = "BTPSXVE"
 
 REBER = ({"T": 1, "P": 2}, {"S": 1, "X": 3}, {"T": 2, "V": 4}, {"X": 2, "S": 5}, {"P": 3, "V": 5}, {"E": 6})
-"""The Reber grammar after its B: for each node, the symbols that may follow and the nodes they lead to."""
+"""The Reber grammar after its B: for each node, the possible next symbols and their nodes."""
 
 
 class EmbeddedReber(Task):
     r"""Strings of the embedded Reber grammar, read symbol by symbol; the answer to each is the next symbol.
 
-    The Reber grammar, where every fork has probability 0.5, and its embedding:
+    The Reber grammar and its embedding; every fork has probability 0.5:
 
                    S
                   .-.
@@ -35,26 +35,26 @@ class EmbeddedReber(Task):
                   '-'
                    T
 
-    A worked string, BT(BTXSE)TE, with the legal next symbols below each symbol that is read:
+    A worked string, BT(BTXSE)TE, with the legal next symbols below each symbol of the input:
 
         read   B   T   B   T   X   S   E   T
         next   T   B   T   S   X   E   T   E
                P       P   X   S
 
-    The last two answers (T and E here) are the embedding's: only the one before last needs the second symbol.
+    The last two answers (T and E here) belong to the embedding; of these, only the first needs the second symbol.
 
-    Inputs are one-hot in the order BTPSXVE. Targets, at every step, are one-hot the symbol that in fact comes
-    next, or, with targets="legal", the symbols that may come next: all that there is to know, without the luck
-    of the draw. A trial draws its own `strings` training strings, with repetition, and as many test strings, none of
-    them a training string; training goes through the training strings in a new random order each time. The
-    criteria are about these test strings, so they stand in the validation data, followed there by the
-    training strings (l97 is about both); the loss on validation data is the mean over both. A further set,
-    again without training strings, is the test data proper, touched once at the end.
+    Inputs are one-hot in the order BTPSXVE. Targets, at every step, are the actual next symbol, one-hot, or with
+    targets="legal" all legal next symbols, which removes the random choice from the target. A trial draws its own
+    `strings` training strings, with repetition, and as many test strings, none of which is a training string. Training
+    goes through the training strings again and again, each time in a new random order. The criteria refer to these test
+    strings, so the validation data contain them, followed by the training strings, to which l97 also refers. The
+    validation loss is the mean over both. A further set without training strings is the actual test data, used once at
+    the end.
 
-    A position is right when the legal next symbols are the most active outputs. Metrics:
-        wrong_positions        positions that are not right, in all test strings
-        wrong_positions_rc     of these, all but those at the last two positions of a string
-        train_wrong_positions  positions that are not right in all training strings; nan where there are none
+    A position is right if the legal next symbols are the most active outputs. Metrics:
+        wrong_positions        wrong positions in all test strings
+        wrong_positions_rc     the same without the last two positions of each string
+        train_wrong_positions  wrong positions in all training strings; nan if the data have none
         strings_right          share of test strings with every position right
     """
 
@@ -75,9 +75,9 @@ class EmbeddedReber(Task):
         super().__init__(trials)
         self.targets = targets
         self.strings = strings
-        # Training strings are kept in their own order and in that of the present round.
+        # Training strings are in RAM twice: as drawn, and in the order of the current pass.
         self.training_size, self.validation_size, self.test_size = 2 * self.strings, 2 * self.strings, self.strings
-        # With twice as many strings the longest has some two symbols more.
+        # Twice as many strings make the longest about two symbols longer.
         self.steps = 8 + 2 * self.strings.bit_length()
         self.loss = loss
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
@@ -94,7 +94,7 @@ class EmbeddedReber(Task):
         return sets
 
     def _aim_at_legal(self, sequences: Sequences) -> Sequences:
-        """The same strings with all legal symbols as targets: each 1, or in equal shares for the cross-entropy."""
+        """The same strings with all legal symbols as targets: 1 each, or equal probabilities for the cross-entropy."""
         legal = legal_next(sequences.inputs).astype(np.float32)
         if self.loss == "cross_entropy":
             legal /= np.maximum(legal.sum(axis=-1, keepdims=True), 1)
@@ -116,7 +116,7 @@ class EmbeddedReber(Task):
 
 
 def draw_string(rng: np.random.Generator, excluded: Container[str] = ()) -> str:
-    """A random string of the embedded Reber grammar that is not among the excluded ones."""
+    """A random string of the embedded Reber grammar, without the excluded strings."""
     while True:
         node, string = 0, ""
         while _GRAMMAR[node]:
@@ -128,7 +128,7 @@ def draw_string(rng: np.random.Generator, excluded: Container[str] = ()) -> str:
 
 
 def encode(strings: list[str]) -> Sequences:
-    """Inputs, (B, T, 7) with T one less than the longest string, and the next symbols, both one-hot."""
+    """Inputs (B, T, 7) and next symbols, both one-hot; T is one less than the length of the longest string."""
     lengths = np.array([len(string) - 1 for string in strings])
     inputs = np.zeros((len(strings), lengths.max(), len(SYMBOLS)), np.float32)
     targets = np.zeros_like(inputs)
@@ -140,7 +140,7 @@ def encode(strings: list[str]) -> Sequences:
 
 
 def legal_next(inputs: np.ndarray) -> np.ndarray:
-    """Which symbols may follow at each step of one-hot strings, arbitrary past their end: (B, T, 7) bool."""
+    """The legal next symbols at each step of one-hot strings: (B, T, 7) bool, arbitrary after a string's end."""
     symbols = (inputs @ np.arange(len(SYMBOLS), dtype=np.float32)).astype(np.intp)
     node = np.zeros(len(inputs), np.intp)
     nodes = np.empty(symbols.shape, np.intp)
@@ -150,7 +150,7 @@ def legal_next(inputs: np.ndarray) -> np.ndarray:
 
 
 def _legal_most_active(outputs: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    """Whether every legal output is above every other one (nan is not): two (..., 7) -> (...) bool."""
+    """Whether every legal output is above every illegal one (false for nan): two (..., 7) -> (...) bool."""
     least_legal = np.where(legal, outputs, np.inf).min(axis=-1)
     most_illegal = np.where(legal, -np.inf, outputs).max(axis=-1)
     return least_legal > most_illegal

@@ -1,4 +1,4 @@
-"""Long time lags between symbols: the last symbol of a sequence is the one that came first.
+"""Long time lags between symbols: the last symbol of a sequence repeats its first.
 
 Hochreiter & Schmidhuber 1997, section 5.2 (experiments 2a, 2b and 2c).
 """
@@ -13,42 +13,42 @@ from amu_experiments.tasks.task import Sequences, Task, check_section, one_hot, 
 
 
 class LongLag(Task):
-    """Symbols are read one at a time; the last one, x or y, repeats one read at least p (2c: q + 1) steps before.
+    """Read symbols, one at a time; the last symbol, x or y, repeats a symbol at least p (2c: q + 1) steps earlier.
 
-    The worked sequences below have p = 4 and q = 3; what is predicted last stands after the arrow.
+    The worked sequences below have p = 4 and q = 3; the last target follows the arrow.
 
-    2a: two sequences only, each as likely as the other; every next symbol is to be predicted.
+    2a: only two sequences, equally likely; every next symbol is a target.
 
         x  a1 a2 a3  -> x
         y  a1 a2 a3  -> y
 
-    2b: as 2a, with the p - 1 symbols in between drawn anew from a1 .. a(p-1) each time. Only the last symbol can
-    be foretold, and nothing but the count of symbols says that it is due.
+    2b: as 2a, but the p - 1 symbols in between are drawn from a1 .. a(p-1) for each sequence. Only the last symbol can
+    be predicted, and only the number of symbols shows when it comes.
 
         x  a2 a1 a2  -> x
 
-    2c: after b and then x or y come q + k distractors from a1 .. ap, then e, after which the symbol from the
-    beginning comes again: the only one to be predicted, by two outputs. k is 0 or more; after each distractor
-    from the q-th on, e comes with probability `trigger_probability`.
+    2c: b, then x or y, then q + k distractors from a1 .. ap, then e. After e the x or y of the beginning comes again.
+    It is the only target, for two outputs. k is 0 or more: after each distractor from the q-th on, e comes with
+    probability `trigger_probability`.
 
         b  y  a4 a1 a1 a3 e  -> y
 
-    In 2c the source lets distractors have the numbers 1 .. q in its formulas, 1 .. p in its text and table, which
-    is what is done here; and it has q + 14 for the mean number of symbols, where its procedure, followed
-    here, makes q + 13 (k is 9 on average).
+    In 2c, distractors have the numbers 1 .. q in the source's formulas, but 1 .. p in its text and table, and here. The
+    source gives q + 14 as the mean number of symbols; its procedure, which is used here, gives q + 13 (k is 9 on
+    average).
 
     Inputs are one-hot: a1 .. a(p-1), x, y in 2a and 2b, a1 .. ap, e, b, x, y in 2c. Targets are one-hot in the
     same order, in 2c x, y. With loss="cross_entropy" the outputs are a softmax, otherwise logistic, as in the source.
-    q and trigger_probability matter in 2c only.
+    q and trigger_probability apply only to 2c.
 
-    Metrics, from the absolute errors of the outputs: at every step in 2a, at the last step in 2b and 2c:
+    Metrics, from the absolute errors of the outputs, at every step in 2a, at the last step in 2b and 2c:
         wrong           sequences with an error of at least `tolerance`
         largest_error   the largest error
         accuracy        share of sequences whose last symbol is the most active output at the last step
 
     The source calls a network successful if 10,000 random sequences in a row, after training, have no larger error.
-    Here `validation_size` sequences stand for these: the weights rest while these are answered, as they did
-    there, and the count of training sequences does not include them.
+    Here these are the `validation_size` sequences. As in the source, the weights do not change meanwhile, and the
+    number of training sequences does not include them.
     """
 
     metrics = ("wrong", "largest_error", "accuracy")
@@ -72,7 +72,7 @@ class LongLag(Task):
         self.p = p
         self.q = q
         self.trigger_probability = trigger_probability
-        # In 2c there are 1 / trigger_probability more on average; of many sequences the longest has several times that.
+        # In 2c this is the mean; the longest of many sequences has several times as many steps after the q-th.
         self.steps = self.p if self.variant != "2c" else self.q + 2 + round(1 / self.trigger_probability)
         self.tolerance = check_section("tolerance", tolerance, self.variant)
         self.loss = loss

@@ -1,4 +1,4 @@
-"""The multiplication problem: the product of the two marked values of a long sequence is to be told at its end.
+"""The multiplication problem: output the product of the two marked values at the end of a long sequence.
 
 Hochreiter & Schmidhuber 1997, section 5.5 (experiment 5).
 """
@@ -16,21 +16,21 @@ from amu_experiments.tasks.task import Sequences, Task, read_criteria
 class Multiplication(Task):
     """The adding problem of 1997 with values uniform in [0, 1] and the product X1 * X2 as target.
 
-    T to T + T/10 pairs of a value and a mark; X1 is one of the first ten, X2 one of the first T/2 - 1 pairs still
-    unmarked. The marks are 1 there, -1 at the first and the last pair, 0 elsewhere; if the first pair is one
-    of the two marked, its mark is 1 and its value set to 1 (the source has "X1 set to 1.0", without saying
-    what happens where that pair is X2). A worked sequence (T = 12):
+    A sequence has T to T + T/10 pairs of a value and a mark. X1 is one of the first ten, X2 one of the first T/2 - 1
+    pairs still unmarked. The marks are 1 there, -1 at the first and the last pair, 0 elsewhere. If the first pair is X1
+    or X2, its mark is 1 and its value is set to 1. (The source has "X1 set to 1.0", and does not say what happens if
+    that pair is X2.) A worked sequence (T = 12):
 
         value  0.83  0.21  0.57  0.05  0.94  0.30  0.46  0.11  0.72  0.68  0.29  0.90
         mark   -1    1     0     0     1     0     0     0     0     0     0     -1    -> 0.21 * 0.94 = 0.20
 
-    Always answering 1/4 has a mean squared error of 7/144, about 0.049.
+    The constant answer 1/4 has a mean squared error of 7/144, about 0.049.
 
     Metrics, from the error at the last step:
         mse, mean_error, largest_error   mean squared, mean absolute and largest absolute error
         wrong                            sequences with an absolute error above `tolerance`
-    and over the latest `window` training sequences, each answered before it was learned from:
-        train_error, train_wrong         mean absolute error; sequences with one above `tolerance`
+    and over the latest `window` training sequences, each answered before its update:
+        train_error, train_wrong         mean absolute error; sequences with an error above `tolerance`
     """
 
     input_size = 2
@@ -42,7 +42,7 @@ class Multiplication(Task):
         self,
         trials,
         *,
-        T: Annotated[int, whole(11, 10**6)],  # the first ten pairs can be marked, and the last one never is
+        T: Annotated[int, whole(11, 10**6)],  # any of the first ten pairs may be marked, the last pair never
         tolerance: Positive,
         window: Count,
         squash: Literal["linear", "logistic"],

@@ -1,7 +1,7 @@
-"""What a task is: streams of sequences that depend on the trial alone, a loss, metrics and criteria.
+"""The contract of a task: streams of sequences, each from its trial's seed alone, a loss, metrics and criteria.
 
-Shapes use the letters R trials, B sequences, T time steps, I input features, O readout outputs; data are
-stored sequence by sequence, (B, T, I), so that the steps of one sequence lie next to each other in memory.
+Shapes use the letters R trials, B sequences, T time steps, I input features, O readout outputs. Data are stored
+sequence by sequence, (B, T, I), so that the steps of one sequence are contiguous.
 """
 
 import operator
@@ -14,8 +14,8 @@ import numpy as np
 from amu_experiments.options import ConfigurationError
 
 BLOCK = 250
-"""Sequences drawn with one random generator: enough that starting a generator costs nothing, few enough that
-the blocks of many trials with long sequences fit into memory."""
+"""Sequences drawn with one random generator: enough to make the start of a generator cheap, and few enough that the
+blocks of many trials with long sequences fit into RAM."""
 
 _STREAMS = {"train": 0, "validation": 1, "test": 2, "sets": 3, "order": 4, "weights": 5}
 
@@ -44,17 +44,17 @@ class Sequences:
         return Sequences(self.inputs[index], self.lengths[index], self.targets[index])
 
     def trimmed(self) -> "Sequences":
-        """The same sequences with as many time steps as the longest of them has."""
+        """The same sequences, cut to the time steps of the longest of them."""
         steps = int(self.lengths.max())
         return Sequences(self.inputs[..., :steps, :], self.lengths, self.targets[..., :steps, :])
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A named condition on the metrics, all parts of which must hold.
+    """A named set of conditions on the metrics, all of which must hold.
 
-    `conditions` maps a metric to a comparison and a bound, as written in a task's yaml:
-    `{wrong: "== 0", mean_error: "< 0.01"}`. ValueError where one cannot be read.
+    `conditions` maps a metric to a comparison and a bound, as in a task's yaml:
+    `{wrong: "== 0", mean_error: "< 0.01"}`. Raises ValueError for a condition of another form.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Criterion:
                 parsed.append((metric, _COMPARISONS[sign], float(bound)))
             except (KeyError, ValueError):
                 raise ValueError(
-                    f"task.criteria: {self.name}.{metric}={condition!r} is no condition; write a comparison "
+                    f"task.criteria: {self.name}.{metric}={condition!r} is not a condition; give a comparison "
                     f"({', '.join(_COMPARISONS)}), a space and a number, such as '< 0.01'"
                 ) from None
         return parsed
@@ -84,7 +84,7 @@ class Criterion:
 def read_criteria(section: Mapping[str, Mapping[str, str]], metrics: Collection[str]) -> tuple[Criterion, ...]:
     """The criteria of a yaml section {name: {metric: condition}}, on these metrics and the loss.
 
-    Raises ValueError for a criterion without conditions, with an unknown metric or one that cannot be read.
+    Raises ValueError for a criterion without conditions, an unknown metric or a malformed condition.
     """
     known = ("loss", *metrics)
     criteria = []
@@ -94,7 +94,7 @@ def read_criteria(section: Mapping[str, Mapping[str, str]], metrics: Collection[
         for metric in conditions:
             if metric not in known:
                 raise ValueError(
-                    f"task.criteria: {name} names {metric!r}, which is no metric of this task; "
+                    f"task.criteria: {name} names {metric!r}, which is not a metric of this task; "
                     f"it has {', '.join(known)}"
                 )
         criteria.append(Criterion(name, dict(conditions)))
@@ -104,54 +104,53 @@ def read_criteria(section: Mapping[str, Mapping[str, str]], metrics: Collection[
 class Task:
     """A problem for a stack of trials.
 
-    A subclass sets the class or instance attributes below and writes either `generate`, for an endless stream
-    of fresh sequences, or `sets`, for finite sets of sequences. Everything random must come from the
-    generator that these methods are given: it depends on the trial's seed alone, so every model sees the same
-    sequences.
+    A subclass sets the class or instance attributes below and defines either `generate`, for an endless stream of fresh
+    sequences, or `sets`, for finite sets of sequences. All random numbers must come from the generator that these
+    methods get: it depends on the trial's seed alone, so every model gets the same sequences.
     """
 
     input_size: int
     output_size: int
     answer: str = "last"
-    """When the readout is compared with the targets: at a sequence's own "last" step or at "every" step."""
+    """Steps at which the readout is compared with the targets: a sequence's own "last" step, or "every" step."""
     loss: str = "squared_error"
     """"squared_error" (summed over the outputs) or "cross_entropy" (softmax against target probabilities), averaged
-    over the steps that count; or "half_squared_error", half the squared error summed over the steps that count, the
-    scale on which Hochreiter & Schmidhuber 1997 give learning rates. Averaged over the sequences of a batch."""
+    over the answered steps; or "half_squared_error", half the squared error summed over outputs and answered steps, to
+    which the learning rates of Hochreiter & Schmidhuber 1997 refer. All are averaged over the sequences of a batch."""
     squash: str = "linear"
     """From readout to outputs: "linear" (no change), "logistic" or "softmax" (with cross_entropy)."""
     metrics: tuple[str, ...]
-    """Names of what `measure` returns; the loss is not among them, it is always measured."""
+    """Names of the metrics of `measure`; the loss is always measured and not among them."""
     criteria: tuple[Criterion, ...] = ()
     select: tuple[str, str] = ("loss", "min")
-    """The validation metric, and its better end, that `training.select=best` goes by."""
+    """The validation metric that `training.select=best` uses, and its better end: "min" or "max"."""
     window: int = 0
-    """How many of the latest training sequences `measure_recent` wants to see (0: it is not called)."""
+    """Number of latest training sequences that `measure_recent` gets; if 0, it is not called."""
     recent_metrics: tuple[str, ...] = ()
-    """Names of what `measure_recent` returns."""
+    """Names of the metrics of `measure_recent`."""
     validation_size: int = 256
     test_size: int = 256
     training_size: int = BLOCK
-    """How many training sequences of a trial are kept at once."""
+    """Training sequences of a trial that are in RAM at once."""
     steps: int | None = None
-    """How many time steps the longest sequence has, or about that; None: not known before they are drawn. With the
-    sizes above it tells whether a run fits into memory."""
+    """Time steps of the longest sequence, roughly; None if unknown before drawing. With the sizes above, it decides
+    whether a run fits into RAM."""
     threads: int = 1
-    """How many make training data, trial by trial; it does not matter to what they make."""
-
+    """Threads that draw training data, trial by trial; their number does not change the data."""
     contents: Mapping[str, object] = {}
-    """What a run's identity has to tell of its data beyond what is configured; more arguments for a task like it."""
+    """Options that identify data given by path, such as their digest: part of a run's identity, and arguments of a task
+    with the same data."""
 
     def __init__(self, trials: Iterable[int]):
         self.trials = list(trials)
         self._blocks: dict[int, tuple[int, Sequences]] = {}
         self._sets: dict[int, dict[str, Sequences] | None] = {}
 
-    # What a subclass writes ---------------------------------------------------------------------------------
+    # For a subclass to define ---------------------------------------------------------------------------------
 
     @classmethod
     def criteria_of(cls, options: Mapping) -> Mapping[str, Mapping[str, str]]:
-        """The criteria {name: {metric: condition}} that count with these options: all, unless a task says otherwise."""
+        """The criteria {name: {metric: condition}} that apply with these options; all of them by default."""
         return options.get("criteria") or {}
 
     def generate(self, rng: np.random.Generator, count: int, split: str) -> Sequences:
@@ -159,52 +158,51 @@ class Task:
         raise TypeError(f"{type(self).__name__} must define generate() or sets()")
 
     def sets(self, rng: np.random.Generator) -> dict[str, Sequences] | None:
-        """One trial's finite sets, {"train": ..., "validation": ..., "test": ...}; None where data are
-        endless.
+        """One trial's finite sets, {"train": ..., "validation": ..., "test": ...}; None if data are endless.
 
-        Training then goes through the training set in a new random order each time.
+        Training goes through the training set again and again, each time in a new random order.
         """
         return None
 
     def measure(self, outputs: np.ndarray, sequences: Sequences) -> dict[str, float]:
-        """The metrics of one trial from its squashed outputs, (B, T, O) or (B, 1, O) as the targets are."""
+        """The metrics of one trial from its squashed outputs, (B, T, O) or (B, 1, O) like the targets."""
         raise TypeError(f"{type(self).__name__} must define measure()")
 
     def measure_recent(self, errors: np.ndarray) -> dict[str, float]:
         """Metrics of one trial's latest `window` training answers.
 
-        errors: (window,) the largest absolute error over the outputs of each sequence at the time it was
-        learned from, oldest first; infinite where fewer sequences than `window` have been seen.
+        errors: (window,) largest absolute output error of each sequence before its update, oldest first; infinite in
+        front as long as there were fewer than `window` sequences.
         """
         return {}
 
-    # What the trainer calls ---------------------------------------------------------------------------------
+    # For training ---------------------------------------------------------------------------------
 
     def train_batch(self, first: int, count: int) -> Sequences:
-        """Sequences first .. first + count - 1 of every trial's stream, with a trial axis, padded alike.
+        """Sequences first .. first + count - 1 of every trial's stream, with a trial axis, padded to one length.
 
-        A pure function of (trial seed, position): independent of the model, of the other trials in the stack
-        and of what was asked for before.
+        A pure function of (trial seed, position): independent of the model, of the other trials in the stack and of
+        earlier calls.
         """
         with ThreadPoolExecutor(self.threads) as pool:
-            return stack(list(pool.map(lambda trial: self._train_one(trial, first, count), self.trials)))
+            return stack_trials(list(pool.map(lambda trial: self._train_one(trial, first, count), self.trials)))
 
     def validation(self) -> Sequences:
         """Every trial's validation sequences, with a trial axis."""
-        return stack([self._split(trial, "validation") for trial in self.trials])
+        return stack_trials([self._split(trial, "validation") for trial in self.trials])
 
     def test(self, trials: Iterable[int] | None = None) -> Sequences:
-        """Test sequences of these trials (by default of all in the stack), with a trial axis."""
+        """Test sequences of these trials, by default of the whole stack, with a trial axis."""
         trials = self.trials if trials is None else trials
-        return stack([self._split(trial, "test") for trial in trials])
+        return stack_trials([self._split(trial, "test") for trial in trials])
 
-    def keep(self, index: Sequence[int]) -> None:
-        """Keep the trials at these places of the stack and forget the others."""
+    def select_trials(self, index: Sequence[int]) -> None:
+        """Reduce the stack to the trials at these positions."""
         self.trials = [self.trials[i] for i in index]
         self._blocks = {trial: block for trial, block in self._blocks.items() if trial in self.trials}
         self._sets = {trial: sets for trial, sets in self._sets.items() if trial in self.trials}
 
-    # How streams are made -----------------------------------------------------------------------------------
+    # Streams -----------------------------------------------------------------------------------
 
     def _train_one(self, trial: int, first: int, count: int) -> Sequences:
         sets = self._finite(trial)
@@ -226,7 +224,7 @@ class Task:
                 block = self.generate(random_generator(trial, "train", number), BLOCK, "train")
             else:
                 block = sets["train"].take(random_generator(trial, "order", number).permutation(len(sets["train"])))
-            # A trial moves forward through its stream: what lies behind the newest block is not needed again.
+            # A trial moves forward through its stream, so earlier blocks are not needed again.
             newest = self._blocks[trial] = number, block
         return newest[1]
 
@@ -244,7 +242,7 @@ class Task:
 
 
 def join(pieces: list[Sequences]) -> Sequences:
-    """One after another, along the sequence axis, padded alike; without a trial axis."""
+    """Joined along the sequence axis and padded to one length; without a trial axis."""
     if len(pieces) == 1:
         return pieces[0]
     steps = max(piece.inputs.shape[-2] for piece in pieces)
@@ -256,11 +254,11 @@ def join(pieces: list[Sequences]) -> Sequences:
     )
 
 
-def stack(trials: list[Sequences]) -> Sequences:
-    """Equally many sequences of every trial, with a leading trial axis; as many steps as the longest has."""
+def stack_trials(trials: list[Sequences]) -> Sequences:
+    """Equally many sequences of every trial, joined along a new first axis, with the steps of the longest sequence."""
     lengths = np.stack([trial.lengths for trial in trials])
     steps = int(lengths.max())
-    # Where only the last step is answered, the targets have one step, whatever the lengths are.
+    # If only the last step is answered, the targets have one step at any length.
     answers = steps if max(trial.targets.shape[-2] for trial in trials) > 1 else 1
     return Sequences(
         np.stack([_fit(trial.inputs, steps) for trial in trials]),
@@ -270,7 +268,7 @@ def stack(trials: list[Sequences]) -> Sequences:
 
 
 def _fit(array: np.ndarray, steps: int) -> np.ndarray:
-    """(B, T, _) with as many time steps: padded with zeros, or cut where there is only padding."""
+    """(B, steps, _): padded with zeros, or cut; only padding is ever cut."""
     missing = steps - array.shape[-2]
     return array[:, :steps] if missing <= 0 else np.pad(array, [(0, 0), (0, missing), (0, 0)])
 
@@ -281,7 +279,7 @@ def one_hot(classes: np.ndarray, size: int) -> np.ndarray:
 
 
 def check_section(key: str, sections: Mapping, name: str):
-    """The part of a yaml mapping that belongs to a variant of the task; ConfigurationError where there is none."""
+    """The section of a yaml mapping for a variant of the task; ConfigurationError if there is none."""
     named = {str(section): content for section, content in sections.items()}
     if name not in named:
         raise ConfigurationError(f"task.{key} has no section for {name}; it has {', '.join(named)}")
@@ -289,5 +287,5 @@ def check_section(key: str, sections: Mapping, name: str):
 
 
 def random_generator(trial: int, stream: str, number: int = 0) -> np.random.Generator:
-    """The one source of everything random in a trial: a generator for each stream, and each block of it."""
+    """The only source of a trial's random numbers: a generator for each stream and each block of it."""
     return np.random.Generator(np.random.SFC64([trial, _STREAMS[stream], number]))

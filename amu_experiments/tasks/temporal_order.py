@@ -1,4 +1,4 @@
-"""The temporal order problem: which of two symbols came first, and which after it, is to be told at the end.
+"""The temporal order problem: output the order of two or three relevant symbols at the end of a long sequence.
 
 Hochreiter & Schmidhuber 1997, section 5.6 (experiments 6a and 6b).
 """
@@ -15,29 +15,29 @@ SYMBOLS = "EBabcdXY"
 
 
 class TemporalOrder(Task):
-    """Symbols, one at a time, of which only the two (6a) or three (6b) that are X or Y matter, in their order.
+    """Read symbols, one at a time; the class is the order of the two (6a) or three (6b) symbols that are X or Y.
 
-    A sequence has T to T + T/10 symbols: E, then distractors drawn from a, b, c and d, then B, which asks for
-    the answer. In between, the symbol at one place of each range in `positions` is X or Y instead. A worked
-    sequence of 6a (T = 20, where the ranges are 2-4 and 10-12): class R
+    A sequence has T to T + T/10 symbols: E, then distractors drawn from a, b, c and d, then B, which asks for the
+    answer. At one position of each range in `positions`, X or Y replaces the distractor. A worked sequence of 6a with
+    T = 20, where the ranges are 2-4 and 10-12, of class R:
 
         E  c  X  a  a  d  b  c  a  Y  b  d  c  c  a  d  b  a  c  B   -> XY
 
     Classes, in this order: XX, XY, YX, YY (Q, R, S, U in the source); with three symbols XXX, XXY, ..., YYY.
 
-    Positions count from 1, as the source's do: its table of conditions has 40 (6a) and 24 (6b) steps at least
-    between the last X or Y and the answer, which is 100 - 60 and 100 - 76. Their ranges hold for T = 100 and include
-    both ends; for another T they are in proportion, rounded down.
+    Positions count from 1, as in the source: its table of conditions has at least 40 (6a) and 24 (6b) steps between the
+    last X or Y and the answer, which is 100 - 60 and 100 - 76. The ranges are for T = 100 and include both ends; for
+    another T they are scaled in proportion and rounded down.
 
-    Inputs are one-hot in the order EBabcdXY, targets one-hot the class. With loss="cross_entropy" the outputs
+    Inputs are one-hot in the order EBabcdXY, targets are the class, one-hot. With loss="cross_entropy" the outputs
     are a softmax, otherwise logistic, as in the source.
 
     Metrics, from the absolute errors at the last step:
         wrong, largest_error   sequences with an error of at least `tolerance` at any output; the largest error
-        accuracy               share of sequences whose own class is the most active output
-    and over the latest `window` training sequences, each answered before it was learned from:
-        train_error            mean over sequences of the largest error of the outputs; the source's "average training
-                               error", of which it says no more, is at most that
+        accuracy               share of sequences whose class is the most active output
+    and over the latest `window` training sequences, each answered before its update:
+        train_error            mean over sequences of the largest error of the outputs; the source does not define its
+                               "average training error", which is at most this
         train_wrong            sequences with an error of at least `tolerance` at any output
     """
 
@@ -109,13 +109,13 @@ class TemporalOrder(Task):
 
 
 def _in_proportion(positions: Sequence[Sequence[int]], T: int) -> list[tuple[int, int]]:
-    """Ranges of positions given for T = 100 as they are for T; ValueError unless they lie apart between E and B."""
+    """Ranges of positions, scaled from 100 to T; ValueError unless they are in order and apart, between E and B."""
     ranges = [(first * T // 100, last * T // 100) for first, last in positions]
     edges = [1, *sum(ranges, ()), T]
     apart = all(before < after for before, after in zip(edges[::2], edges[1::2], strict=True))
     if not apart or any(first > last for first, last in ranges):
         raise ValueError(
             f"task.T={T} puts X and Y at {', '.join(f'{first}-{last}' for first, last in ranges)}; these ranges "
-            f"must lie one after the other between the first symbol and symbol {T}"
+            f"must follow one after the other between the first symbol and symbol {T}"
         )
     return ranges

@@ -1,4 +1,4 @@
-"""The two-sequence problem: the sign of the first N inputs is to be told after some T steps of noise.
+"""The two-sequence problem: output the sign of the first N inputs at the end of some T steps of noise.
 
 Hochreiter & Schmidhuber 1997, section 5.3 (experiments 3a, 3b, 3c), after Bengio et al. 1994.
 """
@@ -13,21 +13,20 @@ from amu_experiments.tasks.task import Sequences, Task, check_section, read_crit
 
 
 class TwoSequence(Task):
-    """One input, of T to T + T/10 steps; the class is the sign of the first N values, told at the last step.
+    """One input, T to T + T/10 steps; the answer at the last step is the sign of the first N values.
 
     A worked sequence (T = 8, N = 3, the rest Gaussian with mean 0 and variance 0.2): class -1, target 0
 
         -1  -1  -1  0.31  -0.66  0.04  -0.12  0.58   -> 0
 
-    variant `noise_free` (3a): as above. `noisy_input` (3b): Gaussian noise of that variance is added to the
-    first N inputs too. `noisy_target` (3c): the targets are 0.2 and 0.8, in training with Gaussian noise of
-    variance `target_variance` on them; on validation and test data, errors are those to the noise-free
-    target.
+    variant `noise_free` (3a): as above. `noisy_input` (3b): the first N inputs also have Gaussian noise of that
+    variance. `noisy_target` (3c): the targets are 0.2 and 0.8; in training they have Gaussian noise of variance
+    `target_variance`. On validation and test data, errors are measured from the noise-free target.
 
     Metrics, from the absolute error at the last step:
         largest_error, mean_error
-        wrong      sequences with an error of at least `tolerance`: what the source calls misclassified
-        accuracy   share of sequences whose answer is nearer to its own class's target than to the other one's
+        wrong      sequences with an error of at least `tolerance`, which the source calls misclassified
+        accuracy   share of sequences whose answer is nearer to the target of its class than to the other target
     """
 
     input_size = 1
@@ -62,12 +61,14 @@ class TwoSequence(Task):
         self.target_deviation = target_variance**0.5
         self.targets = tuple(check_section("targets", targets, self.variant))
         if len(self.targets) != 2 or self.targets[0] == self.targets[1]:
-            raise ValueError(f"task.targets.{self.variant}={list(self.targets)}: must be two numbers, not the same")
+            raise ValueError(f"task.targets.{self.variant}={list(self.targets)}: must be two different numbers")
         self.tolerance = check_section("tolerance", tolerance, self.variant)
         self.squash = squash
         if self.squash == "logistic" and not all(0 <= target <= 1 for target in self.targets):
-            told = f"task.targets.{self.variant}={list(self.targets)}"
-            raise ValueError(f"task.squash=logistic cannot reach {told}; use linear, or targets from 0 to 1")
+            raise ValueError(
+                f"task.squash=logistic cannot reach task.targets.{self.variant}={list(self.targets)}; use linear, or "
+                "targets from 0 to 1"
+            )
         self.loss = loss
         self.validation_size = validation_size
         self.test_size = test_size

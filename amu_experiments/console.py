@@ -1,4 +1,4 @@
-"""How a running stack tells how far it is: a bar on a terminal, a plain line now and then anywhere else."""
+"""Lines for people: messages, and the progress of a stack, as a bar on a terminal and as lines anywhere else."""
 
 import errno
 import os
@@ -7,15 +7,14 @@ import time
 
 SECONDS_BETWEEN_LINES = 30
 
-
 unheard: list[OSError] = []
-"""Why standard output cannot be written to any more, unless nobody reads it."""
+"""The error of standard output, once it cannot be written to. A closed pipe is no error: its reader has ended."""
 
 
 def say(text: str, end: str = "\n") -> None:
-    """A line on standard output; where that is gone, or its disk full, what is being done goes on in silence.
+    """Print a line on standard output. If that fails, as on a full disk, the command continues without output.
 
-    Letters that its encoding does not have are written as escapes.
+    Characters outside its encoding are printed as escapes.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -28,14 +27,14 @@ def say(text: str, end: str = "\n") -> None:
 
 
 class Progress:
-    """Sequences seen, trials that met the criterion, sequences per second of all trials together, time left.
+    """Shows sequences, trials that met the criterion, sequences per second of all trials together, and time left.
 
     Args:
-        title: what is being trained.
-        trials: how many.
-        sequences: of each trial, at most.
-        done: of each trial, when the stack was resumed.
-        criterion: the one that ends a trial, or None.
+        title: names the run.
+        trials: number of trials.
+        sequences: most sequences of a trial.
+        done: sequences of a trial before a resumed stack's checkpoint, or 0.
+        criterion: the criterion that ends a trial, or None.
     """
 
     def __init__(self, title: str, trials: int, sequences: int, done: int, criterion: str | None):
@@ -45,24 +44,24 @@ class Progress:
             from tqdm import tqdm
 
             self.bar = tqdm(total=sequences, initial=done, desc=title, unit="seq", leave=False, miniters=1)
-        self.started = self.told = time.monotonic()
+        self.started = self.reported = time.monotonic()
         self.learned = 0
 
     def advance(self, count: int, active: int) -> None:
-        """`count` more sequences of each of the `active` trials."""
+        """Count `count` more sequences for each of the `active` trials."""
         self.learned += count * active
         if self.bar is not None:
             self.bar.update(count)
 
-    def tell(self, sequences: int, met: int) -> None:
-        """Where each trial stands, and how many met the criterion so far."""
+    def report(self, sequences: int, met: int) -> None:
+        """Show the sequences of each trial so far, and how many trials met the criterion."""
         now = time.monotonic()
         rate = self.learned / max(now - self.started, 1e-9)
         solved = f"{self.criterion} {met}/{self.trials}" if self.criterion else f"{self.trials} trials"
         if self.bar is not None:
             self.bar.set_postfix_str(f"{solved}, {rate:,.0f} sequences/s of all trials")
-        elif now - self.told > SECONDS_BETWEEN_LINES:
-            self.told = now
+        elif now - self.reported > SECONDS_BETWEEN_LINES:
+            self.reported = now
             left = (self.sequences - sequences) * (now - self.started) * self.trials / max(self.learned, 1)
             say(
                 f"{self.title}: {sequences:,} of at most {self.sequences:,} sequences, {solved}, "

@@ -1,14 +1,14 @@
-"""Runs that cannot fit into memory are refused before anything is drawn; those that fit are not."""
+"""Runs that cannot fit into RAM are refused before anything is drawn; runs that fit are not."""
 
 import pytest
 
-from amu_experiments import memory
+from amu_experiments import plan
 from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 
 TOO_MUCH = {
-    "task=two_sequence trials=10000 task.T=1000000": r"trials=10000 and what task .* 1,100,000 steps of 1 numbers",
+    "task=two_sequence trials=10000 task.T=1000000": r"trials=10000 and the settings of task .* 1,100,000 steps of 1 ",
     "task=two_sequence task.T=1000000 task.validation_size=1000000 trials=1": r"1,00\d,\d+ sequences of 1,100",
     "task=two_sequence task.T=1000000 task.test_size=1000000 trials=1": r"2,00\d,\d+ sequences of 1,100,000 steps",
     "task=two_sequence model=rnn model.units=1000000": r"model\.units=1000000 \(1,000,003,000,001 parameters",
@@ -34,23 +34,23 @@ def composer():
 
 
 @pytest.mark.parametrize("command", TOO_MUCH)
-def test_what_cannot_fit_into_memory_is_refused_with_both_figures(command, composer):
-    both = r"need [\d.,]+ [TP]iB of memory at least, and [\d.,]+ \w+ are free here; take fewer"
+def test_a_run_that_cannot_fit_into_ram_is_refused_with_both_figures(command, composer):
+    both = r"need at least [\d.,]+ [TP]iB of RAM, and [\d.,]+ \w+ are free; use fewer"
     with pytest.raises(ConfigurationError, match=f"{TOO_MUCH[command]}.*{both}"):
         prepare(composer.load(command.split()))
 
 
 @pytest.mark.parametrize("free", [2**20, 2**30])
-def test_it_is_what_is_free_that_decides(free, composer, monkeypatch):
-    """Ten trials of (250 + 2,560 + 2 * 2,560) sequences of 110 numbers in four bytes each are some 30 MiB at least."""
-    monkeypatch.setattr(memory, "free_memory", lambda: free)
+def test_the_free_ram_decides(free, composer, monkeypatch):
+    """Ten trials of (250 + 2,560 + 2 * 2,560) sequences of 110 numbers of four bytes take at least 33 MiB."""
+    monkeypatch.setattr(plan, "free_ram", lambda: free)
     config = composer.load(["task=two_sequence", "task.validation_size=2560", "task.test_size=2560"])
     if free == 2**30:
         assert prepare(config).config["model"]["units"] > 0
     else:
-        with pytest.raises(ConfigurationError, match=r"need 33\.\d MiB of memory at least, and 1\.0 MiB are free here"):
+        with pytest.raises(ConfigurationError, match=r"need at least 33\.\d MiB of RAM, and 1\.0 MiB are free"):
             prepare(config)
 
 
-def test_free_memory_is_some_of_what_the_machine_has():
-    assert 2**25 < memory.free_memory() < 2**50
+def test_the_free_ram_is_a_plausible_number():
+    assert 2**25 < plan.free_ram() < 2**50
