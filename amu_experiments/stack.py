@@ -289,7 +289,8 @@ class Stack:
         """Set this stack, which must be new, to a checkpoint of the same run.
 
         Returns the checkpoint's "backend", and its "version" and "instructions" as in numerics.used; these two are None
-        in an older checkpoint, which does not name them. Raises ValueError for any other data, and leaves the stack unchanged. Never runs code in them.
+        in an older checkpoint, which does not name them. Raises ValueError for any other data, and leaves the stack
+        unchanged. Never runs code in them.
         """
         try:
             checkpoint = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
@@ -312,7 +313,8 @@ class Stack:
     def _converted(self, checkpoint):
         """An older checkpoint in the layout of `dump`.
 
-        The first layout has results in dictionaries, and is from before TrialState. The second does not name its numerics.
+        The first layout has results in dictionaries, and is from before TrialState. The second
+        does not name its numerics.
         """
         if not isinstance(checkpoint, dict):
             return checkpoint

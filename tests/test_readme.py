@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from amu_experiments import store
-from amu_experiments.analysis.tables import compare
+from amu_experiments.analysis.comparison import compare
 from amu_experiments.cells import cell_class
 from amu_experiments.cli import main
 from amu_experiments.overrides import load_all
