@@ -156,8 +156,8 @@ def attempt(root: Path, seed: int, parts: list[str]) -> None:
     assert set(root.parent.iterdir()) == outside
     assert before == {path: path.lstat().st_mtime_ns for path in before}
     told = [line for line in lines if line.startswith(("Left out: ", "Not finished: "))]
-    if root / "out" / "speed.csv" in surely:  # without it, nobody reads what is said of it
-        surely = [path for path in surely if path.name != "speed.md"]
+    if root / "out" / "speed.csv" in surely:  # then its caption is not read
+        surely = [path for path in surely if path.name != "speed.json"]
     for path in surely:
         # Or a folder that it is in, or its configuration, without which nothing in a folder is looked at.
         names = [str(path), *(str(folder) for folder in folders if folder in path.parents)]
