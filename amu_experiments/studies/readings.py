@@ -1,0 +1,348 @@
+"""Screens the readings of the auxiliary memory unit that the abstract of its paper leaves open, with equal budgets.
+
+    python -m amu_experiments.studies.readings                    # every experiment of conf/readings.yaml
+    python -m amu_experiments.studies.readings two_sequence_3a    # this one
+    python -m amu_experiments.studies.readings --continue         # use the results that --out/readings holds
+
+A reading is a combination of the AMU's options in conf/readings.yaml. Every reading trains with the same configurations:
+quasi-random points (a Halton sequence) of learning rate and initial range. All of them use the same trials, which
+neither tuning nor a report uses. The best configuration stands for the reading; tuning.py says how configurations are
+ranked. Test data play no part.
+
+The score of a reading in an experiment is the share of the budget that its trials save: the mean over trials of
+1 - (sequences to the criterion) / (cap), 0 for a trial that did not meet it. The score of a reading is the mean over
+the experiments.
+
+The main effect of an option is the mean difference of the score between readings that differ in this option alone. The
+interaction of two options is the mean difference between the effect of one at two values of the other. Intervals are
+bootstrap percentiles over the pairs, or quadruples, of readings. They say how much an effect varies over the other
+options, not over other seeds.
+
+The rule of choice: the readings to tune in full are those that the plan names, and the ones with the best scores; with
+equal scores, the one with fewer neurons a unit.
+
+Writes readings/tried.csv, a row for each configuration, as soon as a reading is done; then readings.csv, a row for each
+reading; readings_effects.csv and readings_interactions.csv; and a caption of each table as JSON.
+"""
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+
+from amu_experiments import store
+from amu_experiments.analysis.comparison import times_to
+from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
+from amu_experiments.overrides import Composer, conf_dir
+from amu_experiments.studies.tuning import judge, option_parser, ranked, trained
+
+Reading = tuple
+"""The values of a reading's options, in the order of the plan."""
+
+PLAN = "readings.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the study reads and writes.
+
+    Args:
+        config_dir: folder with readings.yaml and experiment/.
+        out: folder for tables.
+        results_dir: store of the trials.
+        jobs: readings that train at the same time, each in a process with one thread.
+        go_on: whether the record in `out` replaces training.
+    """
+
+    config_dir: Path
+    out: Path
+    results_dir: Path
+    jobs: int
+    go_on: bool = False
+
+    @property
+    def record(self) -> Path:
+        return self.out / "readings" / "tried.csv"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = option_parser("readings", __doc__, out="results/paper", results_dir="results/runs/readings")
+    parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
+    parser.add_argument("--jobs", type=int, help="readings that train at the same time; default: one for each core")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="use the results in the record of --out")
+    chosen = vars(parser.parse_args(arguments))
+    names = chosen.pop("experiment")
+    chosen["jobs"] = chosen["jobs"] or chosen.pop("threads", None) or os.cpu_count() or 1
+    chosen.pop("threads", None)
+    options = Options(**chosen)
+    plan = read_plan(options.config_dir)
+    if unknown := set(names) - set(plan["experiments"]):
+        parser.error(f"no such experiment: {', '.join(sorted(unknown))}; choose from {', '.join(plan['experiments'])}")
+    tried = pd.read_csv(options.record) if options.go_on and options.record.exists() else pd.DataFrame()
+    for name in plan["experiments"]:
+        if not names or name in names:
+            tried = screen(plan, name, tried, options)
+    write(plan, tried, options.out)
+
+
+def read_plan(config_dir: Path) -> dict:
+    """The plan in readings.yaml of a folder. Raises SystemExit if the file is missing or is not a plan."""
+    path = config_dir / PLAN
+    try:
+        plan = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SystemExit(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    parts = ("seed", "trials", "configurations", "ranges", "options", "experiments", "named", "best")
+    if not isinstance(plan, dict) or any(part not in plan for part in parts):
+        raise SystemExit(f"{path}: must have {', '.join(parts)}, like {conf_dir() / PLAN}")
+    return plan
+
+
+# What is tried ----------------------------------------------------------------------------------------------------
+
+
+def readings(options: Mapping[str, Sequence]) -> Iterator[Reading]:
+    """Every combination of the options' values that has a meaning and repeats no other.
+
+    The output neuron cannot see the new memory and be a factor of what is written to it. One writing neuron alone
+    cannot be gated.
+    """
+    for values in itertools.product(*options.values()):
+        reading = {key.removeprefix("model."): value for key, value in zip(options, values, strict=True)}
+        in_product = reading.get("output_in_product", True)
+        factors = reading.get("neurons_per_unit", 3) - (not in_product)
+        if reading.get("output_sees") == "new" and in_product:
+            continue
+        if reading.get("writers") == "gated" and factors < 2:
+            continue
+        yield values
+
+
+def points(plan: Mapping) -> list[dict[str, float]]:
+    """The configurations: a Halton sequence over the logarithms of the ranges, the same in every study."""
+    low, high = np.log(np.array(list(plan["ranges"].values()), float)).T
+    unit = stats.qmc.Halton(len(low), scramble=False).random(plan["configurations"] + 1)[1:]  # the first is the corner
+    values = np.exp(stats.qmc.scale(unit, low, high))
+    return [{key: float(f"{value:.3g}") for key, value in zip(plan["ranges"], row, strict=True)} for row in values]
+
+
+def screen(plan: dict, name: str, tried: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """The record with the rows of every reading in an experiment; readings that it lacks are trained."""
+    experiment = plan["experiments"][name]
+    keys = list(plan["options"])
+    done = recorded(tried, name, keys)
+    todo = [reading for reading in readings(plan["options"]) if reading not in done]
+    # A process for each reading that trains: torch and numba are not to be forked.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        jobs = {}
+        for reading in todo:
+            tries = points(plan)
+            if best := experiment.get("best"):
+                tries = best_points(plan, recorded(tried, best["of"], keys)[reading], best["configurations"])
+            jobs[pool.submit(train, plan, name, reading, tries, options)] = reading
+        try:
+            for job in as_completed(jobs):
+                tried = pd.concat([tried, pd.DataFrame(job.result())], ignore_index=True)
+                options.record.parent.mkdir(parents=True, exist_ok=True)
+                store.write_text(options.record, tried.to_csv(index=False, float_format="%.6g"))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return tried
+
+
+def recorded(tried: pd.DataFrame, name: str, keys: Sequence[str]) -> dict[Reading, list[dict]]:
+    """The rows of an experiment in the record, by reading."""
+    if tried.empty:
+        return {}
+    rows = tried[tried["experiment"] == name]
+    return {reading: part.to_dict("records") for reading, part in rows.groupby(list(keys), sort=False)}
+
+
+def best_points(plan: Mapping, rows: Sequence[dict], count: int) -> list[dict[str, float]]:
+    """The configurations of the best `count` of these rows."""
+    best = ranked(dict(enumerate(without_nan(rows))))[:count]
+    return [{key: rows[index][key] for key in plan["ranges"]} for index in best]
+
+
+def without_nan(rows: Sequence[dict]) -> list[dict]:
+    """The rows with infinity for a median or a loss that a table cannot hold."""
+    return [row | {k: math.inf for k in ("median_sequences", "loss") if math.isnan(row[k])} for row in rows]
+
+
+def train(plan: dict, name: str, reading: Reading, tries: Sequence[dict], options: Options) -> list[dict]:
+    """The rows of a reading in an experiment, one for each configuration, trained unless the store has them."""
+    experiment = plan["experiments"][name]
+    chosen = dict(zip(plan["options"], reading, strict=True))
+    common = {"experiment": f"{experiment.get('base', name)}/base", "model": "amu", "seed": plan["seed"]}
+    common |= {"trials": plan["trials"]} | plan.get("settings", {}) | experiment.get("settings", {}) | chosen
+    composer = Composer(options.config_dir)
+    rows = []
+    for point in tries:
+        with composer.ready():
+            config = composer.load([f"{key}={override(value)}" for key, value in (common | point).items()])
+        result = trained(config | {"results_dir": str(options.results_dir), "threads": 1})
+        stop, cap = config["training"]["stop"], config["training"]["max_sequences"]
+        times, met = times_to(result, stop, cap)
+        row = {"experiment": name} | chosen | point | {"max_sequences": cap}
+        row |= {"parameters": int(result.trials["parameters"].iloc[0])} | judge(result, stop, cap)
+        rows.append(row | {"score": float(np.where(met, 1 - times / cap, 0).mean())})
+    best = rows[ranked(dict(enumerate(rows)))[0]]
+    print(f"{name}: {', '.join(map(str, reading))}: {outcome(best)}", flush=True)
+    return [row | {"best": row is best} for row in rows]
+
+
+def override(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# What comes of it -------------------------------------------------------------------------------------------------
+
+
+def scores(plan: Mapping, tried: pd.DataFrame) -> pd.DataFrame:
+    """The score of each reading that every experiment tried: index the options, columns the experiments and mean.
+
+    Sorted by mean, the best first; with equal means, the one with fewer neurons first.
+    """
+    best = tried[tried["best"]]
+    wide = best.pivot(index=list(plan["options"]), columns="experiment", values="score").dropna()
+    wide = wide[[name for name in plan["experiments"] if name in wide]]
+    wide = wide.assign(mean=wide.mean(axis=1)).sort_index()
+    return wide.sort_values("mean", ascending=False, kind="stable")
+
+
+def effects(plan: Mapping, table: pd.DataFrame) -> pd.DataFrame:
+    """The main effect of each option from one value to the next, in each experiment and in the mean."""
+    rows = []
+    for key, values in plan["options"].items():
+        for before, after in itertools.pairwise(values):
+            gains = difference(table, key, before, after)
+            if len(gains):
+                change = f"{leaf(key)}: {spelled(before)} to {spelled(after)}"
+                rows.append({"option": change, "pairs": len(gains)} | estimated(gains))
+    return pd.DataFrame(rows)
+
+
+def interactions(plan: Mapping, table: pd.DataFrame) -> pd.DataFrame:
+    """The interaction of each two options, the largest first, in the mean over the experiments."""
+    rows = []
+    for key, other in itertools.combinations(plan["options"], 2):
+        for one, two in itertools.product(*(itertools.pairwise(plan["options"][each]) for each in (key, other))):
+            gains = difference(difference(table, key, *one), other, *two)[["mean"]]
+            if len(gains):
+                changes = {"option": f"{leaf(key)}: {spelled(one[0])} to {spelled(one[1])}"}
+                changes |= {"with": f"{leaf(other)}: {spelled(two[0])} to {spelled(two[1])}"}
+                rows.append(changes | {"quadruples": len(gains)} | estimated(gains))
+    found = pd.DataFrame(rows)
+    return found.sort_values("mean", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def difference(table: pd.DataFrame, key: str, before: object, after: object) -> pd.DataFrame:
+    """table at key=after less table at key=before, for every combination of the other options that has both."""
+    levels = table.index.get_level_values(key)
+    with_, without = (table[levels == value].droplevel(key) for value in (after, before))
+    both = with_.index.intersection(without.index)
+    return with_.loc[both] - without.loc[both]
+
+
+def estimated(gains: pd.DataFrame) -> dict[str, float]:
+    """The mean of each column; of the column `mean` also the limits of its interval."""
+    row = gains.mean().to_dict()
+    low, high = math.nan, math.nan
+    if len(gains) > 1:
+        drawn = np.random.default_rng(0).integers(len(gains), size=(RESAMPLES, len(gains)))
+        beyond = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(gains["mean"].to_numpy()[drawn].mean(axis=1), [beyond, 1 - beyond])
+    return row | {"low": float(low), "high": float(high)}
+
+
+def chosen_readings(plan: Mapping, table: pd.DataFrame) -> dict[str, Reading]:
+    """The readings to tune in full, by name: those that the plan names, and best_1, best_2, ...."""
+    named = {name: tuple(reading[key] for key in plan["options"]) for name, reading in plan["named"].items()}
+    best = [reading for reading in table.index if reading not in named.values()][: plan["best"]]
+    return named | {f"best_{number}": reading for number, reading in enumerate(best, start=1)}
+
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+def write(plan: dict, tried: pd.DataFrame, out: Path) -> None:
+    """Write the tables of the readings that all experiments have tried."""
+    table = scores(plan, tried)
+    chosen = chosen_readings(plan, table)
+    caps = ", ".join(f"{name} {cap:,}" for name, cap in tried.groupby("experiment", sort=False)["max_sequences"].max().items())
+    budget = (
+        f"{plan['configurations']} configurations of each reading (quasi-random in "
+        f"{' and '.join(f'{leaf(key)} {low:g} to {high:g}' for key, (low, high) in plan['ranges'].items())}), "
+        f"{plan['trials']} trials each, from seed {plan['seed']}; caps in sequences: {caps}"
+    )
+    captions = {
+        "readings": (
+            "Screening of the readings of the auxiliary memory unit, truncated gradient. A cell has the trials that met "
+            "the criterion that ends training, and their Kaplan-Meier median in sequences (n.r.: under half), for the "
+            f"best configuration of the reading. {budget}. Score: the mean over the experiments of the share of the "
+            f"budget that the trials save. Tuned in full: {', '.join(chosen)}."
+        ),
+        "readings_effects": (
+            "Main effects of the options on the score: mean differences between readings that differ in this option "
+            f"alone, with the {CONFIDENCE:.0%} bootstrap interval of the mean over these pairs."
+        ),
+        "readings_interactions": (
+            "Interactions of the options: mean differences between the effect of one option at two values of the "
+            f"other, the largest first, with {CONFIDENCE:.0%} bootstrap intervals over quadruples of readings."
+        ),
+    }
+    frames = {
+        "readings": in_words(plan, tried, table, chosen),
+        "readings_effects": effects(plan, table),
+        "readings_interactions": interactions(plan, table),
+    }
+    for name, frame in frames.items():
+        store.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.3f"))
+        store.write_text(out / f"{name}.json", json.dumps({"caption": captions[name]}, indent=1) + "\n")
+    print(f"Written to {out}. Tuned in full:")
+    for name, reading in chosen.items():
+        text = ", ".join(f"{leaf(key)}={spelled(value)}" for key, value in zip(plan["options"], reading, strict=True))
+        print(f"  {name}: {text}")
+
+
+def in_words(plan: Mapping, tried: pd.DataFrame, table: pd.DataFrame, chosen: Mapping[str, Reading]) -> pd.DataFrame:
+    """The table for readers: a row for each reading, the best first."""
+    names = {reading: name for name, reading in chosen.items()}
+    best = tried[tried["best"]].set_index([*plan["options"], "experiment"])
+    rows = []
+    for reading, score in table.iterrows():
+        row = {"reading": names.get(reading, "")}
+        row |= {leaf(key): spelled(value) for key, value in zip(plan["options"], reading, strict=True)}
+        row |= {name: outcome(best.loc[(*reading, name)]) for name in table.columns.drop("mean")}
+        rows.append(row | {"score": score["mean"]})
+    return pd.DataFrame(rows)
+
+
+def outcome(row: Mapping) -> str:
+    """5/6, 3,000: trials that met the criterion, and the median."""
+    median = row["median_sequences"]
+    return f"{row['solved']}/{row['trials']}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
+
+
+def leaf(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def spelled(value: object) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool | np.bool_) else str(value)
+
+
+if __name__ == "__main__":
+    main()
