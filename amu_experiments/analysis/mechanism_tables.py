@@ -1,4 +1,4 @@
-"""Reads the measurements of the mechanism: the tables flow, trials and traces of scripts/measure_mechanism.py."""
+"""Reads the tables flow, trials and traces that amu_experiments.studies.mechanism writes."""
 
 import os
 from pathlib import Path

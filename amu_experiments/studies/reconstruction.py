@@ -28,7 +28,8 @@ from amu_experiments.analysis.statistics import logrank
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import p_text
 from amu_experiments.overrides import Composer
-from amu_experiments.studies.tuning import Options, judge, option_parser, ranked, read_plan, trained
+from amu_experiments.studies.arguments import option_parser
+from amu_experiments.studies.tuning import Options, judge, ranked, read_plan, trained
 
 EXPERIMENTS = ("embedded_reber", "two_sequence_3a", "two_sequence_3c", "adding")
 LEARNING_RATES = (0.001, 0.003, 0.01)
@@ -56,7 +57,9 @@ neurons_per_unit=3, initial_range=0.5."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     # Not the store of tuning.py, which may run at the same time.
-    parser = option_parser("reconstruction", __doc__, out="results/paper", results_dir="results/runs/reconstruction")
+    parser = option_parser(
+        "reconstruction", __doc__, out="results/paper", results_dir="results/runs/reconstruction", trains=True
+    )
     options = Options(**vars(parser.parse_args(arguments)))
     plan = read_plan(options.config_dir)
     composer = Composer(options.config_dir)
