@@ -13,16 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from amu_experiments.files import UnusableError, remove_partial, write_bytes
 from amu_experiments.options import in_a_line
-from amu_experiments.store import (
-    UnusableError,
-    read_config,
-    read_provenance,
-    read_stack,
-    remove_partial,
-    write_bytes,
-    write_stack,
-)
+from amu_experiments.stack_files import read_provenance, read_stack, write_stack
+from amu_experiments.store import read_config
 from amu_experiments.studies.arguments import option_parser
 
 EVALUATIONS = 12

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from amu_experiments.cells.amu import AMU
 from amu_experiments.cells.cell import Cell, State
+from amu_experiments.files import write_text
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
-from amu_experiments.store import Result, read_results, read_weights, write_text
+from amu_experiments.store import Result, read_results, read_weights
 from amu_experiments.studies.arguments import option_parser, positive
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
 
-from amu_experiments import store
+from amu_experiments import files
 from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import logrank
 from amu_experiments.analysis.tables import Table
@@ -150,9 +150,9 @@ def write(tried: pd.DataFrame, out: Path) -> None:
     table = readable(tried)
     numbers = tried.replace(math.inf, math.nan)
     for name, frame in (("reconstruction", table.text), ("reconstruction-all", numbers)):
-        store.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
-    store.write_text(out / "reconstruction.md", table.markdown())
-    store.write_text(out / "reconstruction.json", json.dumps({"caption": table.caption}, indent=1) + "\n")
+        files.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    files.write_text(out / "reconstruction.md", table.markdown())
+    files.write_text(out / "reconstruction.json", json.dumps({"caption": table.caption}, indent=1) + "\n")
     print(f"Written to {out}. {verdict(summary(tried))}")
 
 

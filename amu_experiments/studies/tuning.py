@@ -33,7 +33,7 @@ import pandas as pd
 import yaml
 from omegaconf import OmegaConf
 
-from amu_experiments import store
+from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
 from amu_experiments.overrides import Composer, conf_dir
@@ -132,7 +132,7 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     rows = [search.tried[point] | final_columns(search, point) for point in search.ranking()]
     path = options.out / f"{experiment}-{model}.csv"
     text = pd.DataFrame(rows).replace(math.inf, math.nan).to_csv(index=False, float_format="%.6g")
-    store.write_text(path, text)
+    files.write_text(path, text)
     best = search.finals[search.ranking()[0]]
     comment = f"The best of {len(search.tried)} configurations: "
     if search.criterion is None:
@@ -172,7 +172,7 @@ def write_experiment(config_dir: Path, plan: dict, experiment: str, model: str, 
         "",
         *(f"{group}: {in_braces(keys)}" for group, keys in sorted(nested({**of_model["settings"], **chosen}).items())),
     ]
-    store.write_text(config_dir / "experiment" / experiment / f"{model}.yaml", "\n".join(lines).rstrip() + "\n")
+    files.write_text(config_dir / "experiment" / experiment / f"{model}.yaml", "\n".join(lines).rstrip() + "\n")
 
 
 def nested(settings: Mapping) -> dict:
