@@ -13,14 +13,12 @@ from amu_experiments import numerics
 from amu_experiments.learning import Optimizer, learn, loss_and_error
 from amu_experiments.network import build, squashed
 from amu_experiments.plan import Run
+from amu_experiments.stack_files import STATUSES
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
 
 BYTES_AT_ONCE = 64 * 2**20
 """Most bytes of training inputs in a stretch, for all trials together."""
-
-STATUSES = ("finished", "solved", "diverged")
-"""How a trial can end. Records have the index in this tuple."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from amu_experiments import numerics, store
+from amu_experiments import files, leases, numerics, stack_files, store
 from amu_experiments.console import Progress, say
 from amu_experiments.interrupts import postponed_signals
 from amu_experiments.options import ConfigurationError
@@ -57,31 +57,31 @@ def train_missing(run: Run) -> store.Result:
     and then wait for it.
     """
     while True:
-        with store.claim(run.folder, run.config, run.trials) as claim:
-            for line in claim.set_aside:
+        with leases.acquire(run.folder, run.config, run.trials) as lease:
+            for line in lease.set_aside:
                 say(f"Damaged: {line}")
-            if claim.trials:
-                train_stack(replace(run, trials=claim.trials))
+            if lease.trials:
+                train_stack(replace(run, trials=lease.trials))
                 continue
-        if not claim.elsewhere:
+        if not lease.elsewhere:
             return store.read_result(run.folder)
-        say(f"Another process is training {claim.elsewhere[0].name}; waiting for it.")
-        store.wait_for(claim.elsewhere[0])
+        say(f"Another process is training {lease.elsewhere[0].name}; waiting for it.")
+        leases.wait_for(lease.elsewhere[0])
 
 
 def train_stack(run: Run) -> None:
-    """Train the claimed trials of a run as one stack, from its checkpoint if it has one, and write the results.
+    """Train the leased trials of a run as one stack, from its checkpoint if it has one, and write the results.
 
     Raises OSError if a checkpoint cannot be written: without checkpoints, a failure would cost all the work.
     """
-    path = store.stack_folder(run.folder, run.trials)
+    path = stack_files.stack_folder(run.folder, run.trials)
     with postponed_signals() as interrupted:
         stack = resumed(run, path)
         made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
-        store.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
+        files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
         train(stack, path, interrupted)
     if stack.active:
-        store.write_checkpoint(path, stack.dump())
+        stack_files.write_checkpoint(path, stack.dump())
         say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
     if interrupted:
         raise KeyboardInterrupt
@@ -103,10 +103,10 @@ def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
                 stack.evaluate()
                 progress.report(stack.sequences, stack.solved)
             if stack.active and time.monotonic() - saved > every:
-                store.write_checkpoint(path, stack.dump())
+                stack_files.write_checkpoint(path, stack.dump())
                 saved = time.monotonic()
     if not stack.active:
-        store.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
+        stack_files.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
 
 
 def resumed(run: Run, path: Path) -> Stack:
@@ -119,9 +119,9 @@ def resumed(run: Run, path: Path) -> Stack:
     if not checkpoint.exists():
         return stack
     try:
-        made = stack.load(store.read_checkpoint(path))
+        made = stack.load(stack_files.read_checkpoint(path))
     except ValueError as error:
-        say(f"Damaged: {checkpoint}: {error}; set aside as {store.set_aside(checkpoint).name}. Starting again.")
+        say(f"Damaged: {checkpoint}: {error}; set aside as {files.set_aside(checkpoint).name}. Starting again.")
         return stack
     _check_numerics(checkpoint, run.config, stack.network.backend, made)
     if made["version"] is None:

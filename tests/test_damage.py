@@ -10,7 +10,7 @@ import pytest
 import yaml
 from handmade import TASK, write
 
-from amu_experiments import store
+from amu_experiments import stack_files
 from amu_experiments.analysis.mechanism_tables import PHASES
 from amu_experiments.analysis.report import ReportError, write_report
 
@@ -23,7 +23,7 @@ WRONG = ("inf", "-1", "", "many", "-inf", "nan")
 def seal(stack: Path) -> None:
     """Give a stack the checksums that one trained today has."""
     names = ("weights.npz", "history.csv", "trials.csv")
-    store.write_stack(stack, {name: (stack / name).read_bytes() for name in names})
+    stack_files.write_stack(stack, {name: (stack / name).read_bytes() for name in names})
 
 
 def make(root: Path) -> None:

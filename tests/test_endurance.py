@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from commands import slowness
 
-from amu_experiments import store, training
+from amu_experiments import files, leases, stack_files, store, training
 from amu_experiments.analysis import report
 from amu_experiments.overrides import Composer
 from amu_experiments.tasks import make_task
@@ -75,10 +75,10 @@ def fill(results_dir, tasks, models, rates):
                 name: rng.random(30) for name in (*metrics, *(f"test_{name}" for name in ("loss", *kind.metrics)))
             }
             folder, weights = store.folder_of(config), np.zeros((30, 121), np.float32)
-            with store.claim(folder, config, trials.tolist()) as claim:
-                stack = store.stack_folder(folder, claim.trials)
-                store.write_text(stack / "provenance.json", json.dumps(made))
-                store.finish_stack(stack, pd.DataFrame(history), pd.DataFrame(table), trials, weights)
+            with leases.acquire(folder, config, trials.tolist()) as lease:
+                stack = stack_files.stack_folder(folder, lease.trials)
+                files.write_text(stack / "provenance.json", json.dumps(made))
+                stack_files.finish_stack(stack, pd.DataFrame(history), pd.DataFrame(table), trials, weights)
 
 
 def test_a_large_store_is_reported_quickly(long, tmp_path):

@@ -35,7 +35,7 @@ from commands import (
     wait_until,
 )
 
-from amu_experiments import numerics, store, training
+from amu_experiments import files, leases, numerics, stack_files, store, training
 from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.report import main as report
 from amu_experiments.analysis.tables import criteria_table, metrics_table, run_table
@@ -309,13 +309,13 @@ def test_a_checkpoint_of_another_version_of_the_arithmetic_is_refused(pristine, 
 def rewritten(here, pristine, instructions, version=None):
     """Copy `pristine` with a checkpoint that names these numerics, or none; the path of the checkpoint."""
     shutil.copytree(pristine["results_dir"], here["results_dir"])
-    path = store.stack_folder(store.folder_of(here), [2, 3])
-    checkpoint = torch.load(io.BytesIO(store.read_checkpoint(path)), weights_only=True)
+    path = stack_files.stack_folder(store.folder_of(here), [2, 3])
+    checkpoint = torch.load(io.BytesIO(stack_files.read_checkpoint(path)), weights_only=True)
     del checkpoint["version"], checkpoint["instructions"]
     made = {"version": version or numerics.VERSION, "instructions": instructions} if instructions else {}
     file = io.BytesIO()
     torch.save(checkpoint | made, file)
-    store.write_checkpoint(path, file.getvalue())
+    stack_files.write_checkpoint(path, file.getvalue())
     return path / "checkpoint.pt"
 
 
@@ -517,13 +517,13 @@ def pristine(config, tmp_path_factory):
     here = config | {"results_dir": str(tmp_path_factory.mktemp("pristine"))}
     training.run(here)
     folder = store.folder_of(here)
-    with store.claim(folder, here, [2, 3]) as claim:
-        stack = Stack(Run(here, folder, claim.trials))
+    with leases.acquire(folder, here, [2, 3]) as lease:
+        stack = Stack(Run(here, folder, lease.trials))
         while stack.sequences < 35:
             stack.learn(5)
             if stack.evaluation_is_due():
                 stack.evaluate()
-        store.write_checkpoint(store.stack_folder(folder, [2, 3]), stack.dump())
+        stack_files.write_checkpoint(stack_files.stack_folder(folder, [2, 3]), stack.dump())
     return here
 
 
@@ -587,7 +587,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_not_run(pristine, 
     data = pickle.dumps(Payload(mark)) if kind == "pickle" else file.getvalue()
     (path,) = (tmp_path / "runs").rglob("checkpoint.pt")
     if kind == "sealed":
-        store.write_checkpoint(path.parent, data)
+        stack_files.write_checkpoint(path.parent, data)
     else:
         path.write_bytes(data)
     training.run(here)
@@ -601,8 +601,8 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_not_run(pristine, 
 
 def unsealed(here):
     """A new stack of trials 2 and 3 of `pristine`, and the contents of their checkpoint."""
-    path = store.stack_folder(store.folder_of(here), [2, 3])
-    kept = torch.load(io.BytesIO(store.read_checkpoint(path)), weights_only=True)
+    path = stack_files.stack_folder(store.folder_of(here), [2, 3])
+    kept = torch.load(io.BytesIO(stack_files.read_checkpoint(path)), weights_only=True)
     return Stack(Run(here, store.folder_of(here), [2, 3])), kept
 
 
@@ -683,8 +683,8 @@ def test_a_checkpoint_in_the_first_layout_is_resumed(config, tmp_path, capsys):
     here = prepare(load(*lines(tmp_path, settings | {"seed": 2}))).config
     training.run(here | {"results_dir": str(tmp_path / "whole")})
     folder = store.folder_of(here)
-    with store.claim(folder, here, [2, 3]) as claim:
-        stack = Stack(Run(here, folder, claim.trials))
+    with leases.acquire(folder, here, [2, 3]) as lease:
+        stack = Stack(Run(here, folder, lease.trials))
         while len(stack.active) == 2:
             stack.learn(10)
             if stack.evaluation_is_due():
@@ -699,7 +699,7 @@ def test_a_checkpoint_in_the_first_layout_is_resumed(config, tmp_path, capsys):
         before = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in before.items()}
         file = io.BytesIO()
         torch.save(before, file)
-        store.write_checkpoint(store.stack_folder(folder, [2, 3]), file.getvalue())
+        stack_files.write_checkpoint(stack_files.stack_folder(folder, [2, 3]), file.getvalue())
     training.run(here)
     assert "Resuming from the checkpoint" in capsys.readouterr().out
     assert kept(here) == kept(here | {"results_dir": str(tmp_path / "whole")})
@@ -710,8 +710,8 @@ def test_weights_with_code_in_them_are_refused_and_the_code_not_run(pristine, tm
     (path,) = (tmp_path / "runs").rglob("weights.npz")
     (path.parent / "sums.json").unlink()
     np.savez(path, trial=np.array([0, 1]), parameters=np.array([Payload(tmp_path / "done")] * 2, object))
-    with pytest.raises(store.UnusableError, match="weights.npz cannot be read"):
-        store.read_stack(path.parent)
+    with pytest.raises(files.UnusableError, match="weights.npz cannot be read"):
+        stack_files.read_stack(path.parent)
     assert store.read_weights(path.parents[1]) == {}
     assert not (tmp_path / "done").exists()
 

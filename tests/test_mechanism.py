@@ -1,9 +1,6 @@
 """What flows, conflicts and is remembered in networks small enough to work out by hand, and on a small store."""
 
 import math
-import runpy
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +14,9 @@ from amu_experiments.cells.cell import Cell, recur
 from amu_experiments.cells.lstm import LSTM
 from amu_experiments.cells.lstm97 import LSTM97
 from amu_experiments.learning import loss_and_error
-from amu_experiments.mechanism import Step, conflict, error_flow, relative_flow, traces
 from amu_experiments.network import Network
 from amu_experiments.overrides import load
+from amu_experiments.studies.mechanism import Step, conflict, error_flow, main, relative_flow, traces
 from amu_experiments.tasks.task import Sequences
 
 LAST = SimpleNamespace(answer="last", loss="squared_error", squash="linear")
@@ -229,7 +226,7 @@ def test_gradients_of_the_steps_sum_up_to_the_gradient(gradient, answers, monkey
 def test_conflict_does_not_depend_on_how_many_trials_are_looked_at_together(monkeypatch):
     network, few = random_network(LSTM(1, 2, trials=2, backend="torch")), random_sequences()
     together = conflict(network, LAST, few)
-    monkeypatch.setattr("amu_experiments.mechanism.NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr("amu_experiments.studies.mechanism.NUMBERS_AT_ONCE", 1)
     alone = conflict(network, LAST, few)
     assert all(together[name] == pytest.approx(alone[name]) for name in together)
 
@@ -252,7 +249,7 @@ def test_a_memory_driven_by_the_biases_alone_grows_by_their_product():
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """What the script writes for two runs of three trials that were hardly trained."""
+    """What the study writes for two runs of three trials that were hardly trained."""
     root = tmp_path_factory.mktemp("mechanism")
     for model in ("amu", "lstm97"):
         options = ["model.gradient=truncated"] if model == "amu" else []
@@ -262,11 +259,7 @@ def measured(tmp_path_factory):
                 *("training.max_sequences=20", "task.test_size=8", "backend=torch", f"results_dir={root / 'runs'}"),
             )
         )
-    script = str(Path(__file__).parents[1] / "scripts" / "measure_mechanism.py")
-    arguments = [script, "--results-dir", str(root / "runs"), "--out", str(root / "out"), "--sequences", "5"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        runpy.run_path(script, run_name="__main__")
+    main(["--results-dir", str(root / "runs"), "--out", str(root / "out"), "--sequences", "5"])
     return {name: pd.read_csv(root / "out" / f"{name}.csv") for name in ("flow", "trials", "traces")}
 
 

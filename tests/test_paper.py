@@ -1,9 +1,7 @@
 """The committed outcome: that runs exported for git, and those that are committed, make the tables beside them."""
 
-import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +11,14 @@ from handmade import write
 
 from amu_experiments.analysis.report import write_report
 from amu_experiments.store import read_results
+from amu_experiments.studies.export import main
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 
 
-def export(runs: Path, out: Path, monkeypatch) -> None:
-    script = str(ROOT / "scripts" / "export_runs.py")
-    monkeypatch.setattr(sys, "argv", [script, "--results-dir", str(runs), "--out", str(out)])
-    runpy.run_path(script, run_name="__main__")
+def export(runs: Path, out: Path) -> None:
+    main(["--results-dir", str(runs), "--out", str(out)])
 
 
 def same_tables(one: Path, other: Path) -> None:
@@ -40,15 +37,15 @@ def runs(tmp_path):
     return root
 
 
-def test_exported_runs_make_the_same_tables(runs, tmp_path, monkeypatch):
-    export(runs, tmp_path / "small", monkeypatch)
+def test_exported_runs_make_the_same_tables(runs, tmp_path):
+    export(runs, tmp_path / "small")
     for store in ("runs", "small"):
         write_report(tmp_path / store, tmp_path / f"of_{store}", parts=["tables"])
     same_tables(tmp_path / "of_runs" / "tables", tmp_path / "of_small" / "tables")
 
 
-def test_exported_histories_are_short_and_keep_every_end(runs, tmp_path, monkeypatch):
-    export(runs, tmp_path / "small", monkeypatch)
+def test_exported_histories_are_short_and_keep_every_end(runs, tmp_path):
+    export(runs, tmp_path / "small")
     assert not list((tmp_path / "small").glob("*/*/*/*/weights.npz"))
     for whole, small in zip(read_results(runs), read_results(tmp_path / "small"), strict=True):
         assert len(small.history) < len(whole.history) / 2
@@ -56,46 +53,46 @@ def test_exported_histories_are_short_and_keep_every_end(runs, tmp_path, monkeyp
         pd.testing.assert_frame_equal(*ends, check_dtype=False)
 
 
-def test_exporting_again_changes_nothing_and_strangers_are_told(runs, tmp_path, monkeypatch):
+def test_exporting_again_changes_nothing_and_strangers_are_told(runs, tmp_path):
     small = tmp_path / "small"
-    export(runs, small, monkeypatch)
+    export(runs, small)
     before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
-    export(runs, small, monkeypatch)
+    export(runs, small)
     assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     shutil.rmtree(runs / "two_sequence" / "lstm")
     with pytest.raises(SystemExit, match="remove two_sequence/lstm/[0-9a-f]{12}"):
-        export(runs, small, monkeypatch)
+        export(runs, small)
 
 
-def test_a_provenance_that_is_none_is_left_out_and_the_trials_exported(runs, tmp_path, monkeypatch, capsys):
+def test_a_provenance_that_is_none_is_left_out_and_the_trials_exported(runs, tmp_path, capsys):
     one, other = sorted(runs.glob("*/*/*/trials-*/provenance.json"))
     one.unlink()
     other.write_text("{")
-    export(runs, tmp_path / "small", monkeypatch)
+    export(runs, tmp_path / "small")
     told = capsys.readouterr().out.splitlines()
     assert sorted(told[:-1]) == [f"Left out: {one}: is not there", f"Left out: {other}: holds no provenance"]
     assert not list((tmp_path / "small").glob("*/*/*/*/provenance.json"))
     assert len(read_results(tmp_path / "small")) == 2
 
 
-def test_what_cannot_be_exported_is_told_in_one_line(runs, tmp_path, monkeypatch):
+def test_what_cannot_be_exported_is_told_in_one_line(runs, tmp_path):
     stack = next(runs.glob("two_sequence/amu/*/trials-*"))
     (tmp_path / "small" / stack.relative_to(runs) / "history.csv").mkdir(parents=True)
-    with pytest.raises(SystemExit, match="export_runs: .*history.csv: Is a directory"):
-        export(runs, tmp_path / "small", monkeypatch)
+    with pytest.raises(SystemExit, match="studies.export: .*history.csv: Is a directory"):
+        export(runs, tmp_path / "small")
     (stack / "history.csv").write_text("")
-    with pytest.raises(SystemExit, match=r"export_runs: .*history.csv cannot be read \(EmptyDataError\)"):
-        export(runs, tmp_path / "small", monkeypatch)
+    with pytest.raises(SystemExit, match=r"studies.export: .*history.csv cannot be read \(EmptyDataError\)"):
+        export(runs, tmp_path / "small")
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(runs, tmp_path, monkeypatch):
+def test_what_a_killed_export_left_is_removed_by_the_next(runs, tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    export(runs, tmp_path / "small", monkeypatch)
+    export(runs, tmp_path / "small")
     for folder in (tmp_path / "small").glob("*/*/*"):
         for place in (folder, folder / "trials-0-2"):
             (place / f".config.yaml.{gone.pid}.part").touch()
-    export(runs, tmp_path / "small", monkeypatch)
+    export(runs, tmp_path / "small")
     assert not list((tmp_path / "small").rglob("*.part"))
 
 

@@ -128,7 +128,7 @@ def test_a_provenance_that_is_none_is_named_and_every_trial_reported(store, tmp_
             path.write_text(damage)
     lines = write_report(store, tmp_path / "out")
     assert beside(lines) == [
-        f"Left out: {stack.with_name('trials-x')}: not named as a stack of trials is",
+        f"Left out: {stack.with_name('trials-x')}: is not named like a stack, trials-FIRST-LAST",
         f"Left out: {stack / 'provenance.json'}: {'is a folder' if damage is None else 'holds no provenance'}",
         f"Not finished: {begun}",
     ]

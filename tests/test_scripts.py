@@ -1,6 +1,7 @@
-"""reproduce_paper.sh runs every experiment that conf/ has."""
+"""reproduce_paper.sh runs every experiment that conf/ has, with programs that exist."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -8,7 +9,8 @@ import yaml
 from amu_experiments.overrides import conf_dir, experiments
 
 PLAN = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
-SCRIPT = (Path(__file__).parent.parent / "scripts" / "reproduce_paper.sh").read_text()
+ROOT = Path(__file__).parent.parent
+SCRIPT = (ROOT / "scripts" / "reproduce_paper.sh").read_text()
 
 
 def test_every_experiment_of_the_plan_is_run():
@@ -21,3 +23,12 @@ def test_every_run_of_1997_is_made_once():
     tasks = re.findall(r"^  historical \d+ (\w+)$", SCRIPT, re.M)
     files = [name for name in experiments() if name.startswith("lstm97_1997/")]
     assert all(sum(file.startswith(f"lstm97_1997/{task}") for task in tasks) == 1 for file in files)
+
+
+def test_every_program_that_is_started_exists():
+    files = re.findall(r" python (\S+\.py)", SCRIPT)
+    modules = re.findall(r" python -m (\S+)", SCRIPT)
+    assert len(files) >= 4
+    assert all((ROOT / file).is_file() for file in files)
+    assert modules
+    assert all(map(find_spec, modules))

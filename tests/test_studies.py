@@ -12,7 +12,7 @@ import yaml
 from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.overrides import conf_dir, experiments, load_all
 from amu_experiments.store import read_results
-from amu_experiments.studies import reconstruction, tuning
+from amu_experiments.studies import export, mechanism, reconstruction, tuning
 
 PLAN = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
 MODELS = {"amu", "amu_full", "lstm", "gru", "rnn", "lstm97"}
@@ -335,3 +335,23 @@ def test_the_study_writes_a_row_for_each_reading(tmp_path, plan, monkeypatch):
 def test_the_study_keeps_to_forty_configurations_of_known_experiments():
     assert len(reconstruction.READINGS) * len(reconstruction.LEARNING_RATES) <= 40
     assert set(reconstruction.EXPERIMENTS) <= set(PLAN["experiments"])
+
+
+# Their options ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("study", [tuning, reconstruction, mechanism])
+@pytest.mark.parametrize("threads", ["0", "-1", "2.5", "many"])
+def test_threads_are_a_whole_number_of_1_or_more(study, threads, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        study.main([f"--threads={threads}"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.endswith(f"argument --threads: {threads}: must be a whole number of 1 or more")
+
+
+@pytest.mark.parametrize("study", [mechanism, export])
+def test_a_study_of_stored_runs_needs_some(study, tmp_path):
+    with pytest.raises(SystemExit, match=f"no finished runs in {tmp_path}"):
+        study.main(["--results-dir", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

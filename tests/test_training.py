@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from amu_experiments import store, training
+from amu_experiments import stack_files, store, training
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import to_torch
 from amu_experiments.options import ConfigurationError
@@ -259,8 +259,8 @@ def test_the_best_weights_on_validation_are_selected(tmp_path):
 
 def test_checkpoints_are_written_at_intervals(tmp_path, monkeypatch):
     written = []
-    write = store.write_bytes
-    monkeypatch.setattr(store, "write_bytes", lambda path, data: written.append(path.name) or write(path, data))
+    write = stack_files.write_bytes
+    monkeypatch.setattr(stack_files, "write_bytes", lambda path, data: written.append(path.name) or write(path, data))
     run(tmp_path, "trials=1", "training.checkpoint_minutes=1e-9")
     assert written.count("checkpoint.pt") >= 3
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from amu_experiments.analysis.text import printable, setting_text
-from amu_experiments.store import Result, UnusableError, are_times, common_columns, with_columns
+from amu_experiments.files import UnusableError
+from amu_experiments.stack_files import are_times
+from amu_experiments.store import Result, common_columns, select_columns
 from amu_experiments.tasks import criteria_of
 
 CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
@@ -124,8 +126,8 @@ def _with_the_same_columns(results: list[Result], left_out: list) -> list[Result
     for result in results:
         try:
             tables = {
-                "trials": with_columns(result.trials, trials, result.folder, "trials.csv", left_out),
-                "history": with_columns(result.history, history, result.folder, "history.csv", left_out),
+                "trials": select_columns(result.trials, trials, result.folder, "trials.csv", left_out),
+                "history": select_columns(result.history, history, result.folder, "history.csv", left_out),
             }
             same.append(replace(result, **tables))
         except UnusableError as error:

@@ -1,4 +1,4 @@
-"""Reads the measurements of the mechanism: the tables flow, trials and traces of scripts/measure_mechanism.py."""
+"""Reads the tables flow, trials and traces that amu_experiments.studies.mechanism writes."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from amu_experiments.analysis.comparison import Comparison
-from amu_experiments.store import UnusableError, read_table
+from amu_experiments.files import UnusableError, read_table
 
 PHASES = {"start": "at the start of training", "trained": "after training"}
 

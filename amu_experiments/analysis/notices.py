@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from amu_experiments.analysis.comparison import Comparison
-from amu_experiments.store import Result, UnusableError
+from amu_experiments.files import UnusableError
+from amu_experiments.store import Result
 
 UNKNOWN = "unknown (version 1, the host's own instructions)"
 """Numerics of a stack whose provenance does not state them."""

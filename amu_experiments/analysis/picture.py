@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from amu_experiments.store import write_bytes
+from amu_experiments.files import write_bytes
 
 RC = {
     "figure.dpi": 100,

@@ -28,9 +28,10 @@ from amu_experiments.analysis.styles import Style, report_styles
 from amu_experiments.analysis.tables import Table, tables
 from amu_experiments.analysis.text import markdown, printable
 from amu_experiments.console import say, unheard
+from amu_experiments.files import UnusableError, remove_partial, write_text
 from amu_experiments.options import in_a_line, one_line
 from amu_experiments.overrides import conf_dir
-from amu_experiments.store import UnusableError, read_provenances, read_results, remove_partial, unfinished, write_text
+from amu_experiments.store import read_provenances, read_results, unfinished
 
 PARTS = ("tables", "figures")
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import cell_text, printable
-from amu_experiments.store import UnusableError, read_table, read_text
+from amu_experiments.files import UnusableError, read_table, read_text
 
 LONGEST_CAPTION = 5000
 """Longest caption in characters; a longer one loses its middle."""

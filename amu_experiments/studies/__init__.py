@@ -1,1 +1,1 @@
-"""Studies that train many runs to answer one question. Nothing else in the package imports them."""
+"""Studies of many runs, each a command: python -m amu_experiments.studies.NAME. No other part imports them."""

@@ -22,13 +22,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
 
-from amu_experiments import store
+from amu_experiments import files
 from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import logrank
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import p_text
 from amu_experiments.overrides import Composer
-from amu_experiments.studies.tuning import Options, judge, option_parser, ranked, read_plan, trained
+from amu_experiments.studies.arguments import option_parser
+from amu_experiments.studies.tuning import Options, judge, ranked, read_plan, trained
 
 EXPERIMENTS = ("embedded_reber", "two_sequence_3a", "two_sequence_3c", "adding")
 LEARNING_RATES = (0.001, 0.003, 0.01)
@@ -56,7 +57,9 @@ neurons_per_unit=3, initial_range=0.5."""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     # Not the store of tuning.py, which may run at the same time.
-    parser = option_parser("reconstruction", __doc__, out="results/paper", results_dir="results/runs/reconstruction")
+    parser = option_parser(
+        "reconstruction", __doc__, out="results/paper", results_dir="results/runs/reconstruction", trains=True
+    )
     options = Options(**vars(parser.parse_args(arguments)))
     plan = read_plan(options.config_dir)
     composer = Composer(options.config_dir)
@@ -147,9 +150,9 @@ def write(tried: pd.DataFrame, out: Path) -> None:
     table = readable(tried)
     numbers = tried.replace(math.inf, math.nan)
     for name, frame in (("reconstruction", table.text), ("reconstruction-all", numbers)):
-        store.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
-    store.write_text(out / "reconstruction.md", table.markdown())
-    store.write_text(out / "reconstruction.json", json.dumps({"caption": table.caption}, indent=1) + "\n")
+        files.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    files.write_text(out / "reconstruction.md", table.markdown())
+    files.write_text(out / "reconstruction.json", json.dumps({"caption": table.caption}, indent=1) + "\n")
     print(f"Written to {out}. {verdict(summary(tried))}")
 
 

@@ -22,7 +22,6 @@ Trials that exist are not trained again, so a stopped search continues where it 
 Writes <model>.yaml beside base.yaml, and <out>/<experiment>-<model>.csv with every configuration.
 """
 
-import argparse
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -34,11 +33,12 @@ import pandas as pd
 import yaml
 from omegaconf import OmegaConf
 
-from amu_experiments import store
+from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
 from amu_experiments.overrides import Composer, conf_dir
 from amu_experiments.plan import prepare
+from amu_experiments.studies.arguments import option_parser
 from amu_experiments.training import train_missing
 
 Point = tuple[int, ...]
@@ -66,7 +66,9 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     # amu-report on results/runs does not read one folder deeper.
-    parser = option_parser("tuning", __doc__, out="results/paper/tuning", results_dir="results/runs/tuning")
+    parser = option_parser(
+        "tuning", __doc__, out="results/paper/tuning", results_dir="results/runs/tuning", trains=True
+    )
     parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
     parser.add_argument("--defaults", action="store_true", help="write the experiments untuned, train nothing")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="use the results in the tables of --out")
@@ -83,20 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 write_experiment(options.config_dir, plan, name, model, {}, "Defaults, not tuned.")
         else:
             tune(plan, name, options)
-
-
-def option_parser(study: str, description: str, out: str, results_dir: str) -> argparse.ArgumentParser:
-    """A parser of the options that every study has, with these defaults."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m amu_experiments.studies.{study}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config-dir", type=Path, default=conf_dir(), help="with tuning.yaml and experiment/")
-    parser.add_argument("--out", type=Path, default=Path(out), help="%(default)s")
-    parser.add_argument("--results-dir", type=Path, default=Path(results_dir), help="%(default)s")
-    parser.add_argument("--threads", type=int, help="processor threads; default: all")
-    return parser
 
 
 def read_plan(config_dir: Path) -> dict:
@@ -144,7 +132,7 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     rows = [search.tried[point] | final_columns(search, point) for point in search.ranking()]
     path = options.out / f"{experiment}-{model}.csv"
     text = pd.DataFrame(rows).replace(math.inf, math.nan).to_csv(index=False, float_format="%.6g")
-    store.write_text(path, text)
+    files.write_text(path, text)
     best = search.finals[search.ranking()[0]]
     comment = f"The best of {len(search.tried)} configurations: "
     if search.criterion is None:
@@ -184,7 +172,7 @@ def write_experiment(config_dir: Path, plan: dict, experiment: str, model: str, 
         "",
         *(f"{group}: {in_braces(keys)}" for group, keys in sorted(nested({**of_model["settings"], **chosen}).items())),
     ]
-    store.write_text(config_dir / "experiment" / experiment / f"{model}.yaml", "\n".join(lines).rstrip() + "\n")
+    files.write_text(config_dir / "experiment" / experiment / f"{model}.yaml", "\n".join(lines).rstrip() + "\n")
 
 
 def nested(settings: Mapping) -> dict:

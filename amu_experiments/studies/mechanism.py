@@ -1,41 +1,83 @@
-"""What goes on in a network: how error flows back in time, how far a weight's gradients conflict, what is remembered.
+"""Measures the mechanism of stored runs: error flow, gradient conflict and memory traces.
 
-All of it comes from the recurrence written out step by step under autograd, in double precision, since a gradient
-that vanishes soon leaves the range of single precision.
+    python -m amu_experiments.studies.mechanism
+    python -m amu_experiments.studies.mechanism --task two_sequence --task adding --sequences 4
+
+Reads the configuration and the final weights of each run; trains nothing. Writes flow.csv, trials.csv and traces.csv,
+whose columns `measure` explains.
+
+Every number comes from the recurrence, unrolled step by step under autograd. It is computed in double precision,
+because a gradient that vanishes soon leaves the range of single precision.
 """
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from tqdm import tqdm
 
 from amu_experiments.cells.amu import AMU
 from amu_experiments.cells.cell import Cell, State
+from amu_experiments.files import write_text
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
-from amu_experiments.store import Result
+from amu_experiments.store import Result, read_results, read_weights
+from amu_experiments.studies.arguments import option_parser, positive
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
 
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 
 MOST_LAGS = 60
-"""Of a curve over lags."""
+"""Points of a curve over lags."""
 
 MOST_STEPS = 75
-"""Of a trace over time."""
+"""Points of a trace over time."""
 
 MOST_TRACED = 3
 """Sequences of a trial that have traces."""
 
 NUMBERS_AT_ONCE = 2 * 10**7
-"""Gradients of single steps that are held at a time."""
+"""Gradients of single steps in RAM at a time."""
 
 
-# Of stored runs -----------------------------------------------------------------------------------------------
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = option_parser(
+        "mechanism", __doc__, out="results/paper/mechanism", results_dir="results/runs", trains=False
+    )
+    parser.add_argument("--task", action="append", help="only the runs of this task; may be given more than once")
+    parser.add_argument("--sequences", type=positive, default=8, help="sequences of each trial (%(default)s)")
+    parser.add_argument("--threads", type=positive, help="processor threads; default: all")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    left_out: list = []
+    results = read_results(options.results_dir, left_out)
+    for error in left_out:
+        print(f"Left out: {error}")
+    results = [result for result in results if options.task is None or result.task in options.task]
+    if not results:
+        raise SystemExit(f"{parser.prog}: no finished runs in {options.results_dir}")
+    measured = []
+    for result in tqdm(results):
+        try:
+            measured.append(measure(result, read_weights(result.folder), options.sequences))
+        except (OSError, ValueError) as error:  # damaged weights, or data files of the user that have changed
+            print(f"Left out: {error}")
+    if not measured:
+        raise SystemExit(f"{parser.prog}: nothing could be measured")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in ("flow", "trials", "traces"):
+        table = pd.concat([tables[name] for tables in measured], ignore_index=True)
+        write_text(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    print(f"Written to {options.out}")
+
+
+# Stored runs -----------------------------------------------------------------------------------------------
 
 
 def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) -> dict[str, pd.DataFrame]:
@@ -43,19 +85,20 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
 
     Args:
         result: from the store.
-        weights: final flat parameters of every trial, as `store.read_weights` gives them; trials where they are not
-            finite are left out.
-        sequences: how many of each trial's validation sequences are looked at.
+        weights: final flat parameters of every trial, as `store.read_weights` returns them. Trials with weights that
+            are not finite are left out.
+        sequences: number of validation sequences of each trial.
 
-    Returns:
-        flow: columns task, model, identity, phase (start, trained), flow (full: the derivative of the loss, of every
-            cell; truncated: what a truncated gradient makes of it, of cells that learn by one), lag, trials, and the
-            quartiles over trials of `error_flow` and of its ratio to that at lag 1 (relative; 0 where there is none at
-            all), each trial's being the median over sequences.
-        trials: columns task, model, identity, phase, flow, trial, quantity, value: relative_flow, the ratio at the
-            longest lag of `flow`; conflict, over all weights of the cell, of the flow that the cell learns by.
-        traces: of an AMU, columns task, model, identity, trial, sequence, step, unit, memory, output, of the first
-            trial that met its stop criterion (of the first at all, where none did); empty for other cells.
+    Returns a dict of three tables:
+        flow: columns task, model, identity, phase (start, trained), flow, lag, trials, and quartiles over trials.
+            `flow` is full or truncated: the derivative of the loss, or the error that a truncated gradient sends back
+            (only for a cell that learns by one). The quartiles norm_... are of `error_flow`, the quartiles relative_...
+            of its ratio to that at lag 1 (0 if there is no error at all). A trial's value is the median over sequences.
+        trials: columns task, model, identity, phase, flow, trial, quantity, value. The quantities are relative_flow,
+            the ratio at the longest lag of the table `flow`, and conflict, over all weights of the cell, of the
+            gradient that the cell learns by.
+        traces: columns task, model, identity, trial, sequence, step, unit, memory, output, for one trial of an AMU: the
+            first that met its stop criterion, else the first. Empty for other cells.
     """
     trials = [trial for trial in result.trials["trial"] if np.isfinite(weights[trial]).all()]
     task = make_task(result.config["task"], trials)
@@ -84,7 +127,7 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
 
 
 def _flows(cell: Cell) -> list[str]:
-    """The kinds of flow that are measured; the last is the one that the cell learns by."""
+    """The kinds of flow to measure; the cell learns by the last."""
     return ["full", "truncated"] if getattr(cell, "gradient", "full") == "truncated" else ["full"]
 
 
@@ -96,13 +139,13 @@ def _curves(norms_RBL: np.ndarray, lengths_RB: np.ndarray) -> tuple[pd.DataFrame
     for name, values in (("norm", norms_RBL), ("relative", relative_flow(norms_RBL))):
         of_trials = np.nanmedian(values[..., lags - 1], axis=1)
         for quartile, share in QUARTILES.items():
-            # A value that occurs, since between a number and an infinity there is no other.
+            # A quartile is a value of some trial: between a number and infinity nothing can be interpolated.
             columns[f"{name}_{quartile}"] = np.quantile(of_trials, share, axis=0, method="inverted_cdf")
     return pd.DataFrame(columns), of_trials[:, -1]
 
 
 def _spread(first: int, last: int, most: int) -> np.ndarray:
-    """The whole numbers from first to last, or so many of them, evenly spread."""
+    """The whole numbers from first to last; if there are more than `most`, so many of them, evenly spread."""
     return np.linspace(first, last, min(last - first + 1, most)).round().astype(int)
 
 
@@ -128,33 +171,33 @@ def _traces(network: Network, result: Result, trials: list[int], few: Sequences)
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
-# Of a network -------------------------------------------------------------------------------------------------
+# One network -------------------------------------------------------------------------------------------------
 
 
 def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bool = False) -> np.ndarray:
-    """The norm of dL/d(state at t) against T - t: how much error reaches the state that many steps back.
+    """The norm of dL/d(state at t) against T - t: how much error reaches the state so many steps back.
 
-    L is the loss of a sequence's last answer, T its length, and the state at t is all of what step t hands on to step
-    t + 1 (the state tensors of the cell, side by side).
+    L is the loss of a sequence's last answer, and T is the sequence's length. The state at t is everything that step t
+    passes to step t + 1: the state tensors of the cell, side by side.
 
     Args:
-        network: R trials, that hold double precision.
-        task: says what the loss is.
+        network: R trials, in double precision.
+        task: gives the loss.
         sequences: R trials of B sequences.
-        truncated: not the derivative but the error that a truncated gradient sends back. With the LSTM of 1997 none
-            along h, and along s the error that enters it at the last step, unchanged. With the AMU none along h, and
-            along the memory s the error that enters at later steps, unchanged, which is v_0 e_0(T) in every s(t) with
-            t < T here, or dL/ds(T) where the memory is emitted (see AMU).
+        truncated: the error that a truncated gradient sends back, instead of the derivative. LSTM of 1997: no error
+            along h; along s the error that enters it at the last step, unchanged. AMU: no error along h; along the
+            memory s the error that enters at later steps, unchanged. This is v_0 e_0(T) in every s(t) with t < T, or
+            dL/ds(T) if the memory is emitted (see AMU).
 
     Returns:
-        (R, B, T - 1), for T - t = 1, 2, ...; NaN beyond a sequence's start.
+        (R, B, T - 1), for T - t = 1, 2, ...; NaN before a sequence's start.
     """
     inputs, lengths, targets = _double(sequences)
     step, state = Step(network.cell, truncated), _zero_state(network.cell, inputs)
     states, outputs = [], []
     for t in range(inputs.shape[1]):
         y, state = step(inputs[:, t], state)
-        # The state as it is handed on, apart from the output that was made of it.
+        # The state that goes to the next step, without the output that this step made from it.
         state = tuple(s.clone().requires_grad_() for s in state)
         states.append(state)
         outputs.append(y)
@@ -180,32 +223,32 @@ def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bo
 
 
 def relative_flow(norms_RBL: np.ndarray) -> np.ndarray:
-    """Error flow over that at lag 1, both as `error_flow` gives it.
+    """Error flow divided by error flow at lag 1, both from `error_flow`.
 
-    0 where there is none: behind a neuron that is saturated to the last digit all has vanished before t = T - 1.
+    0 if there is no error: behind a neuron that is saturated to the last digit, all error vanishes before t = T - 1.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(norms_RBL == 0, 0.0, norms_RBL / norms_RBL[..., :1])
 
 
 def conflict(network: Network, task: Task, sequences: Sequences, truncated: bool = False) -> dict[str, np.ndarray]:
-    """How far the gradients that a weight receives at different time steps work against each other.
+    """How much the gradients of a weight at different time steps work against each other.
 
-    A weight is used at every step t, and each use has its own gradient g(t) of the loss of a sequence; the weight is
-    moved by their sum. Its conflict ratio is
+    A weight is used at every step t. Each use has its own gradient g(t) of a sequence's loss, and their sum moves the
+    weight. Its conflict ratio is
 
         1 - |sum over t of g(t)| / sum over t of |g(t)|
 
-    0 where all steps pull the same way, 1 where they cancel out. It is averaged over the weights (those without any
-    gradient left out) and over the sequences. Where error vanishes on its way back only few steps have a gradient
-    worth speaking of, and the ratio is low for want of anything to conflict with.
+    It is 0 if all steps pull the same way, and 1 if they cancel out. It is averaged over the weights that have a
+    gradient, and over the sequences. If error vanishes on its way back, only few steps have a gradient of some size.
+    The ratio is then low, because there is little to conflict with.
 
     Args:
-        network, task, sequences, truncated: as in `error_flow`; L is the loss that is trained on, of all answers.
+        network, task, sequences, truncated: as in `error_flow`; L is the loss of training, of all answers.
 
     Returns:
-        (R,) each: conflict, over all weights of the cell; conflict_<name>, over those of one parameter tensor. NaN
-        where no weight has a gradient.
+        (R,) each: conflict, over all weights of the cell; conflict_<name>, over the weights of one parameter tensor.
+        NaN if no weight has a gradient.
     """
     R, B, T, _ = sequences.inputs.shape
     at_once = max(1, NUMBERS_AT_ONCE // (B * T * network.flat.shape[1]))
@@ -217,9 +260,9 @@ def conflict(network: Network, task: Task, sequences: Sequences, truncated: bool
 
 
 def _conflict(network: Network, task: Task, sequences: Sequences, first: int, truncated: bool) -> dict[str, np.ndarray]:
-    """Of the trials from `first` on."""
+    """As `conflict`, for the sequences of the trials from number `first` on."""
     R, B = sequences.lengths.shape
-    # Every sequence becomes a trial of its own, with a copy of the weights for every step.
+    # Each sequence becomes a trial, with a copy of the weights for each step.
     inputs, lengths, targets = (tensor.flatten(0, 1).unsqueeze(1) for tensor in _double(sequences, steps_first=False))
     inputs = inputs.transpose(1, 2)
     shapes = network.cell.shapes(1, 1, **network.cell.options)
@@ -248,7 +291,7 @@ def _conflict(network: Network, task: Task, sequences: Sequences, first: int, tr
 
 
 def traces(network: Network, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """The AMU's memory neurons s(t) and what it emits, y(t), both (R, B, T, A), at every step t = 1 .. T."""
+    """The AMU's memory neurons s(t) and its outputs y(t), both (R, B, T, A), at every step t = 1 .. T."""
     inputs, _, _ = _double(sequences)
     step, state = Step(network.cell, truncated=False), _zero_state(network.cell, inputs)
     memory, output = [], []
@@ -264,10 +307,9 @@ def traces(network: Network, sequences: Sequences) -> tuple[np.ndarray, np.ndarr
 
 
 class Step(nn.Module):
-    """One step of a cell from its input, (R, B, I) and state to output and state, with the gradient asked for.
+    """One step of a cell: from input (R, B, I) and state to output and state, with the full or truncated gradient.
 
-    Raises:
-        ValueError: truncated, with a cell that has no truncated gradient.
+    Raises ValueError if `truncated` and the cell has no truncated gradient.
     """
 
     def __init__(self, cell: Cell, truncated: bool):
@@ -275,7 +317,7 @@ class Step(nn.Module):
         two = "gradient" in vars(cell)  # an option of this cell
         if truncated and not two:
             raise ValueError(f"truncated=True: {type(cell).__name__} has no truncated gradient")
-        # A second view of the cell, with the same parameters: what the cell itself learns by stays as it is.
+        # A copy that shares the parameters: the gradient option of the cell itself stays as it is.
         self.cell = copy.copy(cell)
         if two:
             self.cell.gradient = "truncated" if truncated else "full"
@@ -290,7 +332,7 @@ def _zero_state(cell: Cell, inputs_RTBI: Tensor) -> State:
 
 
 def _double(sequences: Sequences, steps_first: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs (R, T, B, I), or (R, B, T, I) without steps_first, lengths (R, B), targets (R, B, T or 1, O)."""
+    """Inputs (R, T, B, I), or (R, B, T, I) if not steps_first; lengths (R, B); targets (R, B, T or 1, O)."""
     inputs, lengths, targets = to_torch(sequences, "cpu")
     return (inputs if steps_first else inputs.transpose(1, 2)).double(), lengths, targets.double()
 
@@ -301,9 +343,13 @@ def _at(values_RBTX: Tensor, places_RB11: Tensor) -> Tensor:
 
 
 def _readout(network: Network, y_RBTA: Tensor, rows=np.s_[:], repeats: int = 1) -> Tensor:
-    """The outputs before squashing, (R, B, T, O), by the readouts of these trials, each repeated."""
+    """The outputs before squashing, (R, B, T, O), from the readouts of these trials, each repeated."""
     weight = network.readout_weight.detach()[rows].repeat_interleave(repeats, 0)
     net = torch.einsum("rbta,roa->rbto", y_RBTA, weight)
     if network.readout_bias is None:
         return net
     return net + network.readout_bias.detach()[rows].repeat_interleave(repeats, 0)[:, None, None]
+
+
+if __name__ == "__main__":
+    main()

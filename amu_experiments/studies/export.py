@@ -1,0 +1,84 @@
+"""Copies stored runs in a form small enough for git; amu-report makes the same tables from the copy.
+
+    python -m amu_experiments.studies.export --results-dir results/runs --out results/paper/runs
+    amu-report --results-dir results/paper/runs --out results/paper
+
+The copy is a store like any other. It has the same configurations, results of trials and provenance. Of the histories
+it has about 12 evaluations of each trial, and all evaluations at which some trial ended. It has no weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from amu_experiments.files import UnusableError, remove_partial, write_bytes
+from amu_experiments.options import in_a_line
+from amu_experiments.stack_files import read_provenance, read_stack, write_stack
+from amu_experiments.store import read_config
+from amu_experiments.studies.arguments import option_parser
+
+EVALUATIONS = 12
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = option_parser("export", __doc__, out="results/paper/runs", results_dir="results/runs", trains=False)
+    options = parser.parse_args(arguments)
+    try:
+        count = export(options.results_dir, options.out)
+    except UnusableError as error:
+        raise SystemExit(f"{parser.prog}: {error}; the command that made it makes it again") from None
+    except ValueError as error:
+        raise SystemExit(f"{parser.prog}: {error}") from None
+    except OSError as error:
+        raise SystemExit(f"{parser.prog}: {in_a_line(error)}") from None
+    print(f"{count} stacks written to {options.out}")
+
+
+def export(results_dir: Path, out: Path) -> int:
+    """Copy all finished stacks of a store; their number.
+
+    Raises ValueError if there are none, or if `out` has runs that the store does not have; UnusableError if a file is
+    damaged.
+    """
+    runs, others = (
+        {path.parent.relative_to(root) for path in root.glob("*/*/*/config.yaml")} for root in (results_dir, out)
+    )
+    stacks = [path.parent for run in runs for path in (results_dir / run).glob("trials-*/trials.csv")]
+    if not stacks:
+        raise ValueError(f"no finished runs in {results_dir}")
+    if others - runs:
+        names = ", ".join(sorted(map(str, others - runs)))
+        raise ValueError(f"{out} has runs that {results_dir} does not have; remove {names}")
+    for stack in stacks:
+        copy(stack, out / stack.relative_to(results_dir))
+    return len(stacks)
+
+
+def copy(stack: Path, to: Path) -> None:
+    """Copy one stack and its configuration; UnusableError if a file is damaged."""
+    read_config(stack.parent)
+    _, history = read_stack(stack)
+    to.mkdir(parents=True, exist_ok=True)
+    remove_partial([to.parent, to])
+    write_bytes(to.parent / "config.yaml", (stack.parent / "config.yaml").read_bytes())
+    try:
+        read_provenance(stack)
+        write_bytes(to / "provenance.json", (stack / "provenance.json").read_bytes())
+    except UnusableError as error:
+        print(f"Left out: {error}")
+    table = thinned(history).to_csv(index=False, float_format="%.5g")
+    write_stack(to, {"history.csv": table.encode(), "trials.csv": (stack / "trials.csv").read_bytes()})
+
+
+def thinned(history: pd.DataFrame) -> pd.DataFrame:
+    """A history with fewer evaluations: some evenly spread, and all at which some trial ended."""
+    times = np.sort(history["sequences"].unique())
+    spread = times[np.linspace(0, len(times) - 1, min(len(times), EVALUATIONS)).round().astype(int)]
+    ends = history.groupby("trial")["sequences"].max()
+    return history[history["sequences"].isin({*spread, *ends})]
+
+
+if __name__ == "__main__":
+    main()
