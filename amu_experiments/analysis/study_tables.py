@@ -1,4 +1,4 @@
-"""The tables of studies in a report's folder: the reconstruction study, tuning and speed."""
+"""The tables of studies in a report's folder: the readings of the unit, tuning and speed."""
 
 import json
 import os
@@ -16,10 +16,10 @@ LONGEST_CAPTION = 5000
 
 STUDIES = (
     (
-        "reconstruction",
-        "Reconstruction study",
-        "The abstract leaves parts of the unit open. Each reading was tried on several tasks with equal budgets.",
-        "reconstruction.csv",
+        "readings",
+        "Readings of the unit",
+        "The abstract leaves parts of the unit open. Every sensible reading was tried on several tasks with equal budgets.",
+        "readings*.csv",
     ),
     (
         "tuning",

@@ -31,7 +31,7 @@ import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,12 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from amu_experiments import store
+from amu_experiments import files
 from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
 from amu_experiments.overrides import Composer, conf_dir
-from amu_experiments.studies.tuning import judge, option_parser, ranked, trained
+from amu_experiments.studies.arguments import option_parser
+from amu_experiments.studies.tuning import judge, ranked, trained
 
 Reading = tuple
 """The values of a reading's options, in the order of the plan."""
@@ -60,14 +61,14 @@ class Options:
         config_dir: folder with readings.yaml and experiment/.
         out: folder for tables.
         results_dir: store of the trials.
-        jobs: readings that train at the same time, each in a process with one thread.
+        threads: readings that train at the same time, each in a process with one thread.
         go_on: whether the record in `out` replaces training.
     """
 
     config_dir: Path
     out: Path
     results_dir: Path
-    jobs: int
+    threads: int
     go_on: bool = False
 
     @property
@@ -76,22 +77,21 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = option_parser("readings", __doc__, out="results/paper", results_dir="results/runs/readings")
+    parser = option_parser("readings", __doc__, out="results/paper", results_dir="results/runs/readings", trains=True)
     parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
-    parser.add_argument("--jobs", type=int, help="readings that train at the same time; default: one for each core")
     parser.add_argument("--continue", dest="go_on", action="store_true", help="use the results in the record of --out")
     chosen = vars(parser.parse_args(arguments))
     names = chosen.pop("experiment")
-    chosen["jobs"] = chosen["jobs"] or chosen.pop("threads", None) or os.cpu_count() or 1
-    chosen.pop("threads", None)
-    options = Options(**chosen)
+    options = Options(**chosen | {"threads": chosen["threads"] or os.cpu_count() or 1})
     plan = read_plan(options.config_dir)
     if unknown := set(names) - set(plan["experiments"]):
         parser.error(f"no such experiment: {', '.join(sorted(unknown))}; choose from {', '.join(plan['experiments'])}")
     tried = pd.read_csv(options.record) if options.go_on and options.record.exists() else pd.DataFrame()
-    for name in plan["experiments"]:
-        if not names or name in names:
-            tried = screen(plan, name, tried, options)
+    # A process for each reading that trains; torch and numba do not survive a fork.
+    with ProcessPoolExecutor(options.threads, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for name in plan["experiments"]:
+            if not names or name in names:
+                tried = screen(plan, name, tried, options, pool)
     write(plan, tried, options.out)
 
 
@@ -136,29 +136,24 @@ def points(plan: Mapping) -> list[dict[str, float]]:
     return [{key: float(f"{value:.3g}") for key, value in zip(plan["ranges"], row, strict=True)} for row in values]
 
 
-def screen(plan: dict, name: str, tried: pd.DataFrame, options: Options) -> pd.DataFrame:
+def screen(plan: dict, name: str, tried: pd.DataFrame, options: Options, pool: Executor) -> pd.DataFrame:
     """The record with the rows of every reading in an experiment; readings that it lacks are trained."""
-    experiment = plan["experiments"][name]
-    keys = list(plan["options"])
+    keys, best = list(plan["options"]), plan["experiments"][name].get("best")
     done = recorded(tried, name, keys)
-    todo = [reading for reading in readings(plan["options"]) if reading not in done]
-    # A process for each reading that trains: torch and numba are not to be forked.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
-        jobs = {}
-        for reading in todo:
-            tries = points(plan)
-            if best := experiment.get("best"):
-                tries = best_points(plan, recorded(tried, best["of"], keys)[reading], best["configurations"])
-            jobs[pool.submit(train, plan, name, reading, tries, options)] = reading
-        try:
-            for job in as_completed(jobs):
-                tried = pd.concat([tried, pd.DataFrame(job.result())], ignore_index=True)
-                options.record.parent.mkdir(parents=True, exist_ok=True)
-                store.write_text(options.record, tried.to_csv(index=False, float_format="%.6g"))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    earlier = recorded(tried, best["of"], keys) if best else {}
+    jobs = []
+    for reading in readings(plan["options"]):
+        if reading not in done:
+            tries = best_points(plan, earlier[reading], best["configurations"]) if best else points(plan)
+            jobs.append(pool.submit(train, plan, name, reading, tries, options))
+    try:
+        for job in as_completed(jobs):
+            tried = pd.concat([tried, pd.DataFrame(job.result())], ignore_index=True)
+            options.record.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(options.record, tried.to_csv(index=False, float_format="%.6g"))
+    finally:
+        for job in jobs:
+            job.cancel()
     return tried
 
 
@@ -250,10 +245,12 @@ def interactions(plan: Mapping, table: pd.DataFrame) -> pd.DataFrame:
 
 def difference(table: pd.DataFrame, key: str, before: object, after: object) -> pd.DataFrame:
     """table at key=after less table at key=before, for every combination of the other options that has both."""
-    levels = table.index.get_level_values(key)
-    with_, without = (table[levels == value].droplevel(key) for value in (after, before))
-    both = with_.index.intersection(without.index)
-    return with_.loc[both] - without.loc[both]
+
+    def part(value: object) -> pd.DataFrame:
+        rows = table[table.index.get_level_values(key) == value]
+        return rows.set_axis(pd.MultiIndex.from_frame(rows.index.to_frame().assign(**{key: 0})))
+
+    return (part(after) - part(before)).dropna()
 
 
 def estimated(gains: pd.DataFrame) -> dict[str, float]:
@@ -281,7 +278,8 @@ def write(plan: dict, tried: pd.DataFrame, out: Path) -> None:
     """Write the tables of the readings that all experiments have tried."""
     table = scores(plan, tried)
     chosen = chosen_readings(plan, table)
-    caps = ", ".join(f"{name} {cap:,}" for name, cap in tried.groupby("experiment", sort=False)["max_sequences"].max().items())
+    by_experiment = tried.groupby("experiment", sort=False)["max_sequences"].max()
+    caps = ", ".join(f"{name} {cap:,}" for name, cap in by_experiment.items())
     budget = (
         f"{plan['configurations']} configurations of each reading (quasi-random in "
         f"{' and '.join(f'{leaf(key)} {low:g} to {high:g}' for key, (low, high) in plan['ranges'].items())}), "
@@ -309,8 +307,8 @@ def write(plan: dict, tried: pd.DataFrame, out: Path) -> None:
         "readings_interactions": interactions(plan, table),
     }
     for name, frame in frames.items():
-        store.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.3f"))
-        store.write_text(out / f"{name}.json", json.dumps({"caption": captions[name]}, indent=1) + "\n")
+        files.write_text(out / f"{name}.csv", frame.to_csv(index=False, float_format="%.3f"))
+        files.write_text(out / f"{name}.json", json.dumps({"caption": captions[name]}, indent=1) + "\n")
     print(f"Written to {out}. Tuned in full:")
     for name, reading in chosen.items():
         text = ", ".join(f"{leaf(key)}={spelled(value)}" for key, value in zip(plan["options"], reading, strict=True))
