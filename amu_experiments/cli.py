@@ -164,7 +164,11 @@ def _job(composed: DictConfig) -> None:
         (config,) = check_by_class([(check(plain(composed), reference), reference)])
         from amu_experiments.training import run
 
-        run(config)
+        result = run(config)
+        from amu_experiments.analysis.tables import run_table
+
+        say(run_table(result))
+        say(f"Results are in {result.folder}")
         if unheard:
             raise unheard.pop()
     except Exception as error:

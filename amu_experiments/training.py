@@ -29,8 +29,8 @@ FIRST_STRETCH = 16
 """Sequences of each trial in the first stretch: few, since its speed is not known yet."""
 
 
-def run(config: dict) -> None:
-    """Train the requested trials that are missing, and print a table of all requested trials."""
+def run(config: dict) -> store.Result:
+    """Train the requested trials that are missing, and return all trials of their configuration."""
     run = prepare(config)
     missing, requested = len(set(run.trials) - store.finished_trials(run.folder)), len(run.trials)
     if missing == 0:
@@ -38,16 +38,12 @@ def run(config: dict) -> None:
     elif missing < requested:
         say(f"{requested - missing} of {requested} trials already exist; training {missing}.")
     try:
-        result = train_missing(run)
+        return train_missing(run)
     except OSError:
         # The store cannot be written to. All trials exist, so reading is enough.
         if missing:
             raise
-        result = store.read_result(run.folder, left_out=[])
-    from amu_experiments.analysis.tables import run_table
-
-    say(run_table(result))
-    say(f"Results are in {run.folder}")
+        return store.read_result(run.folder, left_out=[])
 
 
 def train_missing(run: Run) -> store.Result:

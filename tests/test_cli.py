@@ -5,7 +5,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -39,9 +39,10 @@ def trained(monkeypatch):
         }
         if config["seed"] in errors:
             raise errors[config["seed"]]
+        return SimpleNamespace(folder=config["results_dir"])
 
-    for name, function in (("training.run", run), ("plan.prepare", dict)):
-        module, _, function_name = name.partition(".")
+    for name, function in (("training.run", run), ("plan.prepare", dict), ("analysis.tables.run_table", str)):
+        module, _, function_name = name.rpartition(".")
         stand_in = ModuleType(f"amu_experiments.{module}")
         setattr(stand_in, function_name, function)
         monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
