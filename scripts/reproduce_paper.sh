@@ -48,8 +48,8 @@ main() {
     done
     finish
 
-    part "The readings of the unit, beside the tuned LSTM"
-    start reconstruct python -m amu_experiments.studies.reconstruction --threads 1
+    part "The readings of the unit"
+    start readings python -m amu_experiments.studies.readings --threads "$jobs"
     finish
   fi
 

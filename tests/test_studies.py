@@ -1,4 +1,4 @@
-"""The studies that tune models and compare readings: what they try, choose and write."""
+"""The study that tunes models: what it tries, chooses and writes."""
 
 import math
 import shutil
@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.overrides import conf_dir, experiments, load_all
 from amu_experiments.store import read_results
-from amu_experiments.studies import export, mechanism, reconstruction, tuning
+from amu_experiments.studies import export, mechanism, readings, tuning
 
 PLAN = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
 MODELS = {"amu", "amu_full", "lstm", "gru", "rnn", "lstm97"}
@@ -61,20 +60,31 @@ def test_no_criterion_means_nothing_is_solved(tmp_path):
 
 
 def test_next_is_beside_the_best_then_beside_the_second_best():
-    sizes = (9, 9)
-    assert tuning.next_point([(3, 3)], sizes) == (2, 3)
-    assert tuning.next_point([(3, 3), (2, 3)], sizes) == (4, 3)
-    around = [(3, 3), (2, 3), (4, 3), (3, 2), (3, 4)]
-    assert tuning.next_point(around, sizes) == (1, 3)
-    assert tuning.next_point([(0, 0)], sizes) == (1, 0)  # there is nothing below the least value
+    sizes = (9, 9, 9)
+    assert tuning.next_point([(3, 3, 3)], sizes) == (2, 3, 3)
+    assert tuning.next_point([(3, 3, 3), (2, 3, 3)], sizes) == (4, 3, 3)
+    around = [(3, 3, 3), (2, 3, 3), (4, 3, 3), (3, 2, 3), (3, 4, 3), (3, 3, 2), (3, 3, 4)]
+    assert tuning.next_point(around, sizes) == (1, 3, 3)
+    assert tuning.next_point([(0, 0, 0)], sizes) == (1, 0, 0)  # there is nothing below the least value
     with pytest.raises(ValueError, match="more values"):
-        tuning.next_point([(0, 0)], (1, 1))
+        tuning.next_point([(0, 0, 0)], (1, 1, 1))
 
 
-def test_the_best_is_at_the_edge_until_all_four_beside_it_are_tried():
-    around = [(2, 3), (4, 3), (3, 2), (3, 4)]
-    assert not tuning.at_edge([(3, 3), *around])
-    assert all(tuning.at_edge([(3, 3), *around[:k], *around[k + 1 :]]) for k in range(4))
+def test_the_best_is_at_the_edge_until_all_six_beside_it_are_tried():
+    around = [(2, 3, 3), (4, 3, 3), (3, 2, 3), (3, 4, 3), (3, 3, 2), (3, 3, 4)]
+    sizes = (9, 9, 9)
+    assert not tuning.at_edge([(3, 3, 3), *around], sizes)
+    assert all(tuning.at_edge([(3, 3, 3), *around[:k], *around[k + 1 :]], sizes) for k in range(6))
+    assert not tuning.at_edge([(0, 0, 8), (1, 0, 8), (0, 1, 8), (0, 0, 7)], sizes)  # beyond the values lies nothing
+
+
+def test_the_search_begins_with_different_points_that_use_every_starting_value():
+    axes = PLAN["models"]["lstm"]["axes"]
+    points = tuning.first_points(axes, 12)
+    assert len(set(points)) == 12
+    for axis, indices in zip(axes, zip(*points, strict=True), strict=True):
+        assert {axis["values"][index] for index in indices} == set(axis["start"])
+    assert len(tuning.first_points(axes, 1000)) == np.prod([len(axis["start"]) for axis in axes])
 
 
 def test_among_the_best_few_more_trials_choose():
@@ -93,12 +103,15 @@ def test_among_the_best_few_more_trials_choose():
 
 def test_every_model_gets_the_same_number_of_configurations_and_at_least_twelve():
     assert set(PLAN["models"]) == MODELS | ON_REQUEST
-    assert {len(set(tuning.grid(model["axes"]))) for model in PLAN["models"].values()} == {12}
+    assert {len(tuning.first_points(model["axes"], PLAN["first"])) for model in PLAN["models"].values()} == {12}
     assert 12 <= PLAN["configurations"] <= PLAN["most"]
 
 
-def test_all_models_are_tried_with_the_same_learning_rates():
-    assert len({str(model["axes"][0]) for model in PLAN["models"].values()}) == 1
+def test_all_models_are_tried_with_the_same_learning_rates_and_limits_of_the_gradient():
+    for axis, key in ((0, "training.learning_rate"), (2, "training.clip_norm")):
+        (same,) = {str(model["axes"][axis]) for model in PLAN["models"].values()}
+        assert key in same
+    assert None in PLAN["clip_norm"]["values"]
 
 
 def test_models_on_request_are_in_the_experiments_that_name_them():
@@ -131,7 +144,7 @@ def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment
         assert config["model"]["cell"] == PLAN["models"][model]["model"]
         for axis in PLAN["models"][model]["axes"]:
             section, name = axis["key"].split(".")
-            assert isinstance(config[section][name], float)
+            assert config[section][name] in axis["values"]
 
 
 # The tuner --------------------------------------------------------------------------------------------------------
@@ -143,14 +156,16 @@ def plan(tmp_path):
     axes = [
         {"key": "training.learning_rate", "values": [0.01, 0.1], "start": [0.01]},
         {"key": "model.initial_range", "values": [1.0, 2.0], "start": [1.0]},
+        {"key": "training.clip_norm", "values": [1.0, None], "start": [1.0, None]},
     ]
     plan = {
         "seed": 10_000,
         "trials": 2,
         "finalists": 1,
         "final_trials": 3,
-        "configurations": 2,
-        "most": 3,
+        "first": 2,
+        "configurations": 3,
+        "most": 4,
         "models": {
             "amu": {"title": "AMU", "model": "amu", "settings": {"model.gradient": "truncated"}, "axes": axes},
             "rnn": {"title": "RNN", "model": "rnn", "settings": {}, "axes": axes},
@@ -184,7 +199,7 @@ def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
     run(tmp_path, plan, "short")
     written = load_all(["experiment=short/amu"], config_dir=plan)[0]
     table = pd.read_csv(tmp_path / "out/short-amu.csv")
-    assert len(table) == 3
+    assert len(table) == 4
     assert table["loss"].is_monotonic_increasing  # nothing is solved in 40 sequences
     assert (written["task"]["problem"], written["task"]["T"]) == ("adding", 12)
     assert written["trials"] == 3
@@ -193,13 +208,13 @@ def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
     assert written["model"]["initial_range"] == table["model.initial_range"][0]
     assert written["training"]["max_sequences"] == 40
     assert not any("test" in column for column in table)
-    assert "# RNN. The best of 3 configurations: none met solved" in (plan / "experiment/short/rnn.yaml").read_text()
+    assert "# RNN. The best of 4 configurations: none met solved" in (plan / "experiment/short/rnn.yaml").read_text()
 
 
 def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, plan):
     run(tmp_path, plan)
     results = read_results(tmp_path / "runs/tuning")
-    assert len(results) == 6
+    assert len(results) == 8
     assert {trial for result in results for trial in result.trials["trial"]} == {10_000, 10_001, 10_002}
     assert read_results(tmp_path / "runs") == []
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
@@ -210,10 +225,10 @@ def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, p
 @pytest.mark.parametrize(
     ("solved", "at_edge", "counts"),
     [
-        ({"amu": 2, "rnn": 2}, {"amu": False, "rnn": False}, [2]),
-        ({"amu": 2, "rnn": 2}, {"amu": False, "rnn": True}, [2, 3]),
-        ({"amu": 2, "rnn": 0}, {"amu": False, "rnn": True}, [2]),
-        ({"amu": 0, "rnn": 0}, {"amu": False, "rnn": True}, [2, 3]),
+        ({"amu": 2, "rnn": 2}, {"amu": False, "rnn": False}, [3]),
+        ({"amu": 2, "rnn": 2}, {"amu": False, "rnn": True}, [3, 4]),
+        ({"amu": 2, "rnn": 0}, {"amu": False, "rnn": True}, [3]),
+        ({"amu": 0, "rnn": 0}, {"amu": False, "rnn": True}, [3, 4]),
     ],
 )
 def test_all_get_more_while_one_is_at_the_edge_but_not_for_one_that_solves_nothing(
@@ -233,9 +248,10 @@ def test_all_get_more_while_one_is_at_the_edge_but_not_for_one_that_solves_nothi
     assert extended == {"amu": counts, "rnn": counts}
 
 
-def test_a_choice_at_the_edge_says_so(tmp_path, plan):
+def test_a_choice_at_the_end_of_the_values_says_so(tmp_path, plan):
     run(tmp_path, plan)
-    assert "at the edge of the values" in " ".join((plan / "experiment/short/rnn.yaml").read_text().split("\n# "))
+    text = " ".join((plan / "experiment/short/rnn.yaml").read_text().split("\n# "))
+    assert "at the end of the values of learning_rate and initial_range" in text
 
 
 def test_tuning_goes_on_from_its_tables_where_the_runs_are_gone(tmp_path, plan):
@@ -258,89 +274,10 @@ def test_untuned_experiments_say_so_and_leave_the_defaults(tmp_path, plan):
     assert not (tmp_path / "runs").exists()
 
 
-# The reconstruction study ---------------------------------------------------------------------------------------------
-
-
-def reading(name, experiment, solved, median, verdict):
-    row = {"reading": name, "experiment": experiment, "learning_rate": 0.01, "trials": 5, "solved": solved}
-    return row | {"median_sequences": median, "against_lstm": verdict, "best": True}
-
-
-READINGS = pd.DataFrame(
-    [
-        reading("tuned LSTM", "a", 5, 500.0, ""),
-        reading("tuned LSTM", "b", 5, 500.0, ""),
-        reading("default", "a", 5, 100.0, "ahead"),
-        reading("default", "b", 2, math.inf, "behind"),
-        reading("output=memory", "a", 5, 300.0, "undecided"),
-        reading("output=memory", "b", 5, 200.0, "behind"),
-        reading("output=linear", "a", 5, 200.0, "ahead"),
-        reading("output=linear", "b", 5, 200.0, "behind"),
-    ]
-)
-
-
-def test_a_reading_changes_a_conclusion_where_its_place_is_another():
-    table = reconstruction.summary(READINGS).set_index("reading")
-    assert table["changes"].to_dict() == {"tuned LSTM": "", "default": "", "output=memory": "a", "output=linear": ""}
-    assert table["solved"].to_dict() == {"tuned LSTM": 10, "default": 7, "output=memory": 10, "output=linear": 10}
-
-
-def test_the_best_reading_solves_most_then_is_fastest_over_all():
-    assert reconstruction.best_reading(reconstruction.summary(READINGS)) == "output=linear"
-
-
-def test_the_default_stands_unless_a_reading_is_significantly_better():
-    """10 of 10 against 7 of 10: p = 0.21 by Fisher's exact test; against 2 of 10: p = 0.0007."""
-    chosen, p = reconstruction.choice(reconstruction.summary(READINGS))
-    assert (chosen, p) == ("default", pytest.approx(0.2105, abs=1e-4))
-    worse = READINGS.assign(solved=READINGS["solved"].where(READINGS["reading"] != "default", 1))
-    chosen, p = reconstruction.choice(reconstruction.summary(worse))
-    assert (chosen, p) == ("output=linear", pytest.approx(0.0007, abs=1e-4))
-
-
-def test_a_reading_is_ahead_only_with_a_significant_difference():
-    def row(times, loss=1.0):
-        times = np.array(times, float)
-        met = times < 1000
-        return tried(int(met.sum()), float(np.median(times)), loss) | {"times": (times, met)}
-
-    slow, fast, none = row([500, 600, 700, 800, 900]), row([100, 150, 200, 250, 300]), row([1000] * 5)
-    assert reconstruction.against(fast, slow) == "ahead"
-    assert reconstruction.against(none, slow) == "behind"
-    assert reconstruction.against(row([450, 620, 710, 790, 880]), slow) == "undecided"
-    assert reconstruction.against(none, row([1000] * 5, loss=2.0)) == "undecided"
-
-
-def test_the_study_writes_a_row_for_each_reading(tmp_path, plan, monkeypatch):
-    monkeypatch.setattr(reconstruction, "EXPERIMENTS", ("short",))
-    monkeypatch.setattr(reconstruction, "LEARNING_RATES", (0.01, 0.1))
-    monkeypatch.setattr(
-        reconstruction, "READINGS", {"default": {}, "neurons_per_unit=2": {"model.neurons_per_unit": 2}}
-    )
-    (plan / "experiment/short/lstm.yaml").write_text(
-        "# @package _global_\ndefaults: [/experiment/short/base, override /model: lstm, _self_]\n"
-        "training: {learning_rate: 0.02}\n"
-    )
-    reconstruction.main(options(tmp_path, plan, tmp_path))
-    table = pd.read_csv(tmp_path / "reconstruction.csv")
-    assert list(table["reading"]) == ["tuned LSTM", "default", "neurons_per_unit=2"]
-    tried = pd.read_csv(tmp_path / "reconstruction-all.csv")
-    assert tried["learning_rate"].tolist() == [0.02, 0.01, 0.1, 0.01, 0.1]
-    assert "| default            | 0/2, n.r. (undecided) |" in (tmp_path / "reconstruction.md").read_text()
-    (study,) = read_studies(tmp_path, [])
-    assert study.tables[0].caption.startswith("Readings of the auxiliary memory unit beside the default")
-
-
-def test_the_study_keeps_to_forty_configurations_of_known_experiments():
-    assert len(reconstruction.READINGS) * len(reconstruction.LEARNING_RATES) <= 40
-    assert set(reconstruction.EXPERIMENTS) <= set(PLAN["experiments"])
-
-
 # Their options ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("study", [tuning, reconstruction, mechanism])
+@pytest.mark.parametrize("study", [tuning, readings, mechanism])
 @pytest.mark.parametrize("threads", ["0", "-1", "2.5", "many"])
 def test_threads_are_a_whole_number_of_1_or_more(study, threads, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -18,7 +18,7 @@ STUDIES = (
     (
         "readings",
         "Readings of the unit",
-        "The abstract leaves parts of the unit open. Every sensible reading was tried on several tasks with equal budgets.",
+        "The abstract leaves parts of the unit open. Each reading was tried on several tasks with equal budgets.",
         "readings*.csv",
     ),
     (

@@ -4,7 +4,7 @@
     python -m amu_experiments.studies.readings two_sequence_3a    # this one
     python -m amu_experiments.studies.readings --continue         # use the results that --out/readings holds
 
-A reading is a combination of the AMU's options in conf/readings.yaml. Every reading trains with the same configurations:
+A reading is a combination of the AMU's options in conf/readings.yaml. All readings train with the same configurations,
 quasi-random points (a Halton sequence) of learning rate and initial range. All of them use the same trials, which
 neither tuning nor a report uses. The best configuration stands for the reading; tuning.py says how configurations are
 ranked. Test data play no part.
@@ -45,7 +45,7 @@ from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
 from amu_experiments.overrides import Composer, conf_dir
 from amu_experiments.studies.arguments import option_parser
-from amu_experiments.studies.tuning import judge, ranked, trained
+from amu_experiments.studies.tuning import judge, leaf, ranked, trained
 
 Reading = tuple
 """The values of a reading's options, in the order of the plan."""
@@ -186,7 +186,7 @@ def train(plan: dict, name: str, reading: Reading, tries: Sequence[dict], option
     rows = []
     for point in tries:
         with composer.ready():
-            config = composer.load([f"{key}={override(value)}" for key, value in (common | point).items()])
+            config = composer.load([f"{key}={json.dumps(value)}" for key, value in (common | point).items()])
         result = trained(config | {"results_dir": str(options.results_dir), "threads": 1})
         stop, cap = config["training"]["stop"], config["training"]["max_sequences"]
         times, met = times_to(result, stop, cap)
@@ -196,10 +196,6 @@ def train(plan: dict, name: str, reading: Reading, tries: Sequence[dict], option
     best = rows[ranked(dict(enumerate(rows)))[0]]
     print(f"{name}: {', '.join(map(str, reading))}: {outcome(best)}", flush=True)
     return [row | {"best": row is best} for row in rows]
-
-
-def override(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # What comes of it -------------------------------------------------------------------------------------------------
@@ -287,10 +283,10 @@ def write(plan: dict, tried: pd.DataFrame, out: Path) -> None:
     )
     captions = {
         "readings": (
-            "Screening of the readings of the auxiliary memory unit, truncated gradient. A cell has the trials that met "
-            "the criterion that ends training, and their Kaplan-Meier median in sequences (n.r.: under half), for the "
-            f"best configuration of the reading. {budget}. Score: the mean over the experiments of the share of the "
-            f"budget that the trials save. Tuned in full: {', '.join(chosen)}."
+            "Screening of the readings of the auxiliary memory unit, truncated gradient. A cell has the trials that "
+            "met the criterion that ends training, and their Kaplan-Meier median in sequences (n.r.: under half), for "
+            f"the best configuration of the reading. {budget}. Score: the share of the budget that the trials save, "
+            f"in the mean over the experiments. Tuned in full: {', '.join(chosen)}."
         ),
         "readings_effects": (
             "Main effects of the options on the score: mean differences between readings that differ in this option "
@@ -332,10 +328,6 @@ def outcome(row: Mapping) -> str:
     """5/6, 3,000: trials that met the criterion, and the median."""
     median = row["median_sequences"]
     return f"{row['solved']}/{row['trials']}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
-
-
-def leaf(key: str) -> str:
-    return key.rpartition(".")[2]
 
 
 def spelled(value: object) -> str:

@@ -5,23 +5,25 @@
     python -m amu_experiments.studies.tuning adding --continue   # use the results that results/paper/tuning holds
     python -m amu_experiments.studies.tuning --defaults          # write the experiments untuned, train nothing
 
-A configuration is a learning rate and the value of one more setting. conf/tuning.yaml lists both; base.yaml in the
-experiment's folder holds its protocol. Each configuration trains on tuning trials, which no report uses. Validation
-data alone rank the configurations; test data play no part. The order is: most trials that met the criterion, then the
-smaller Kaplan-Meier median of sequences, then the lower median validation loss. A task without a criterion has the
-loss alone. The criterion of multiplication uses the latest training sequences, each measured before the network learns
-from it.
+A configuration has a value on each axis of the model: the learning rate, one more setting, and the norm to which
+gradients are clipped. conf/tuning.yaml lists the values; base.yaml in the experiment's folder holds its protocol. Each
+configuration trains on tuning trials, which no report uses. Validation data alone rank the configurations; test data
+play no part. The order is: most trials that met the criterion, then the smaller Kaplan-Meier median of sequences, then
+the lower median validation loss. A task without a criterion has the loss alone. The criterion of multiplication uses
+the latest training sequences, each measured before the network learns from it.
 
-The search begins with a grid. Then it tries, one at a time, an untried neighbour of the best configuration, or of the
-second best if all four neighbours of the best are tried, and so on. Every model of an experiment gets the same number
-of configurations. The best few then get more trials, and these choose: with few trials, the luckiest of many
-configurations is seldom the best. While the choice of a model lies at the edge of the values tried, all models get more
-configurations, up to a limit. A model that solved no trial does not extend the search if another model solved some.
+The search begins with quasi-random configurations, the points of a Halton sequence among the values that each axis
+starts with. Then it tries, one at a time, an untried neighbour of the best configuration, or of the second best if all
+neighbours of the best are tried, and so on. Every model of an experiment gets the same number of configurations. The
+best few then get more trials, and these choose: with few trials, the luckiest of many configurations is seldom the
+best. While the choice of a model has an untried neighbour, all models get more configurations, up to a limit. A model
+that solved no trial does not extend the search if another model solved some.
 Trials that exist are not trained again, so a stopped search continues where it was.
 
 Writes <model>.yaml beside base.yaml, and <out>/<experiment>-<model>.csv with every configuration.
 """
 
+import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from omegaconf import OmegaConf
+from scipy import stats
 
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
@@ -94,7 +97,7 @@ def read_plan(config_dir: Path) -> dict:
         plan = yaml.safe_load(path.read_bytes())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SystemExit(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    parts = ("experiments", "models", "configurations", "most")
+    parts = ("experiments", "models", "first", "configurations", "most")
     if not isinstance(plan, dict) or any(part not in plan for part in parts):
         raise SystemExit(f"{path}: must have {', '.join(parts)}, like {conf_dir() / 'tuning.yaml'}")
     return plan
@@ -143,7 +146,9 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     else:
         comment += f"none met {search.criterion}, and this one has the lowest validation loss."
     if search.at_edge():
-        comment += " It is at the edge of the values tried."
+        comment += " A neighbour of it is untried."
+    if ends := search.ends():
+        comment += f" It is at the end of the values of {' and '.join(ends)}."
     chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
     write_experiment(options.config_dir, plan, experiment, model, chosen, f"{comment} All are in {path.name}.")
     print(f"{experiment} {model}: {comment}", flush=True)
@@ -215,27 +220,30 @@ def ranked(tried: Mapping[Point, dict]) -> list[Point]:
     return sorted(tried, key=lambda p: (-tried[p]["solved"], tried[p]["median_sequences"], tried[p]["loss"]))
 
 
-def neighbours(point: Point) -> list[Point]:
-    """The four neighbours of a point, those along the learning rate first."""
-    i, j = point
-    return [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+def neighbours(point: Point, sizes: Sequence[int]) -> list[Point]:
+    """The neighbours of a point, one step down or up on one axis; those along the first axis come first.
+
+    sizes: the number of values on each axis.
+    """
+    moved = [(axis, point[axis] + step) for axis in range(len(point)) for step in (-1, 1)]
+    return [(*point[:axis], index, *point[axis + 1 :]) for axis, index in moved if 0 <= index < sizes[axis]]
 
 
-def next_point(ranking: Sequence[Point], sizes: tuple[int, int]) -> Point:
+def next_point(ranking: Sequence[Point], sizes: Sequence[int]) -> Point:
     """The first untried neighbour of the best point, else of the second best, and so on.
 
-    sizes: the numbers of values on the two axes. Raises ValueError if all points are tried.
+    sizes: as in `neighbours`. Raises ValueError if all points are tried.
     """
     for point in ranking:
-        for i, j in neighbours(point):
-            if 0 <= i < sizes[0] and 0 <= j < sizes[1] and (i, j) not in ranking:
-                return i, j
-    raise ValueError(f"all {sizes[0]} x {sizes[1]} configurations are tried; give the axes more values")
+        for near in neighbours(point, sizes):
+            if near not in ranking:
+                return near
+    raise ValueError(f"all {' x '.join(map(str, sizes))} configurations are tried; give the axes more values")
 
 
-def at_edge(ranking: Sequence[Point]) -> bool:
+def at_edge(ranking: Sequence[Point], sizes: Sequence[int]) -> bool:
     """Whether a neighbour of the best point is untried."""
-    return not set(neighbours(ranking[0])) <= set(ranking)
+    return not set(neighbours(ranking[0], sizes)) <= set(ranking)
 
 
 class Search:
@@ -245,10 +253,11 @@ class Search:
         of_model = models_of(plan, experiment)[model]
         self.name = f"{experiment} {model}"
         self.axes = of_model["axes"]
+        self.sizes = [len(axis["values"]) for axis in self.axes]
         self.tried: dict[Point, dict] = {}
         self.finals: dict[Point, dict] = {}
         self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
-        self.grid = grid(self.axes)
+        self.first = first_points(self.axes, plan["first"])
         self.composer = Composer(options.config_dir)
         choices = {"experiment": f"{experiment}/base", "model": of_model["model"], "seed": plan["seed"]}
         self.settings = choices | of_model["settings"]
@@ -263,9 +272,8 @@ class Search:
     def extend(self, count: int) -> None:
         """Try configurations until `count` are tried."""
         while len(self.tried) < count:
-            sizes = tuple(len(axis["values"]) for axis in self.axes)
-            untried = [point for point in self.grid if point not in self.tried]
-            point = untried[0] if untried else next_point(self.ranking(), sizes)
+            untried = [point for point in self.first if point not in self.tried]
+            point = untried[0] if untried else next_point(self.ranking(), self.sizes)
             self.tried[point] = self.try_out(point, self.trials)
 
     def choose(self) -> None:
@@ -278,7 +286,7 @@ class Search:
         values = {axis["key"]: axis["values"][index] for axis, index in zip(self.axes, point, strict=True)}
         settings = self.settings | values | {"trials": trials}
         with self.composer.ready():
-            config = self.composer.load([f"{key}={value}" for key, value in settings.items()])
+            config = self.composer.load([f"{key}={json.dumps(value)}" for key, value in settings.items()])
         training = config["training"]
         self.criterion = training["stop"]
         recorded = self.recorded.get((point, trials))
@@ -290,7 +298,7 @@ class Search:
             "parameters": int(result.trials["parameters"].iloc[0]),
             **judge(result, self.criterion, training["max_sequences"]),
         }
-        text = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in row.items())
+        text = " ".join(f"{leaf(key)}={value}" for key, value in row.items())
         print(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {text}", flush=True)
         return row
 
@@ -301,7 +309,15 @@ class Search:
 
     def at_edge(self) -> bool:
         """Whether a neighbour of the choice is untried."""
-        return at_edge(self.ranking())
+        return at_edge(self.ranking(), self.sizes)
+
+    def ends(self) -> list[str]:
+        """The axes on which the choice has the first or the last value; null, no limit at all, is a natural end."""
+        chosen = self.ranking()[0]
+        places = [
+            (axis, index) for axis, index in zip(self.axes, chosen, strict=True) if axis["values"][index] is not None
+        ]
+        return [leaf(axis["key"]) for axis, index in places if index in (0, len(axis["values"]) - 1)]
 
 
 def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], dict]:
@@ -309,7 +325,10 @@ def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], 
     table = pd.read_csv(path).fillna({"median_sequences": math.inf, "final_median_sequences": math.inf})
     recorded = {}
     for row in table.to_dict("records"):
-        point = tuple(axis["values"].index(row[axis["key"]]) for axis in axes)
+        values = [row[axis["key"]] for axis in axes]
+        point = tuple(
+            axis["values"].index(None if math.isnan(value) else value) for axis, value in zip(axes, values, strict=True)
+        )
         first = {key: value for key, value in row.items() if not key.startswith("final_")}
         first |= {axis["key"]: axis["values"][index] for axis, index in zip(axes, point, strict=True)}
         recorded[point, row["trials"]] = first
@@ -320,10 +339,21 @@ def read_record(path: Path, axes: Sequence[Mapping]) -> dict[tuple[Point, int], 
     return recorded
 
 
-def grid(axes: Sequence[Mapping]) -> list[Point]:
-    """The points of the grid that the search begins with."""
-    rates, seconds = ([axis["values"].index(value) for value in axis["start"]] for axis in axes)
-    return [(i, j) for i in rates for j in seconds]
+def first_points(axes: Sequence[Mapping], count: int) -> list[Point]:
+    """The points that the search begins with: `count` different ones, or all that the axes' starting values have."""
+    starts = [[axis["values"].index(value) for value in axis["start"]] for axis in axes]
+    sizes = np.array([len(start) for start in starts])
+    halton = stats.qmc.Halton(len(axes), scramble=False)
+    found: dict[Point, None] = {}
+    while len(found) < min(count, math.prod(sizes)):
+        (unit,) = halton.random(1)
+        found[tuple(start[index] for start, index in zip(starts, (unit * sizes).astype(int), strict=True))] = None
+    return list(found)
+
+
+def leaf(key: str) -> str:
+    """The last part of a dotted key."""
+    return key.rpartition(".")[2]
 
 
 def trained(config: dict) -> store.Result:
