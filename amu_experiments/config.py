@@ -26,6 +26,7 @@ from amu_experiments.options import (
     TEXT,
     ConfigurationError,
     Rule,
+    added_options,
     check_option,
     one_of,
     optional,
@@ -143,7 +144,7 @@ def check_options(config: Mapping, reference: Mapping, section: str, annotations
     """The checked configuration with the options of "task" or "model" checked by the annotations of its class.
 
     Raises ConfigurationError for the first that breaks its rule. An option without an annotation takes values of its
-    default's type.
+    default's type. An option that came later is left out at the value from before (see `options.Added`).
     """
 
     def checked(name: str, value: Any) -> Any:
@@ -154,7 +155,9 @@ def check_options(config: Mapping, reference: Mapping, section: str, annotations
             return check_option(key, value, annotations[name])
         return _checked(key, value, reference[section][name], reference, lambda _, default: BY_DEFAULT[type(default)])
 
-    return {**config, section: {name: checked(name, value) for name, value in config[section].items()}}
+    before = added_options(annotations)
+    values = {name: checked(name, value) for name, value in config[section].items()}
+    return {**config, section: {name: value for name, value in values.items() if before.get(name, ...) != value}}
 
 
 def check_stop(config: Mapping, criteria: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from amu_experiments.cells import cell_class
 from amu_experiments.cells.cell import Cell
+from amu_experiments.options import added_options, options_of
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
 STEPS_AT_ONCE = 2**23
@@ -133,7 +134,11 @@ def squashed(net: np.ndarray, squash: str) -> np.ndarray:
 
 
 def cell_options(model: dict) -> dict:
-    """The part of a model's configuration that its cell takes as options."""
+    """The part of a model's configuration that its cell takes as options, with those that it leaves out."""
+    return added_options(options_of(cell_class(model["cell"]), "__init__", "shapes")) | _given(model)
+
+
+def _given(model: dict) -> dict:
     return {key: value for key, value in model.items() if key not in _NOT_CELL_OPTIONS}
 
 
@@ -159,10 +164,10 @@ def resolved(model: dict, task: Task) -> dict:
     """
     kind = cell_class(model["cell"])
     known = _options(kind)
-    for name in cell_options(model):
+    for name in _given(model):
         if known is not None and name not in known:
             raise ValueError(f"model.{name} is not an option of {model['cell']}, which has {', '.join(known)}")
-    model = model | kind.resolved(cell_options(model), task.squash)
+    model = model | kind.resolved(_given(model), task.squash)
     return model | {"units": match_units(model, task)}
 
 

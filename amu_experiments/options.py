@@ -5,8 +5,9 @@ A cell's options are the arguments of its `__init__` and `shapes`, a task's thos
     def __init__(self, trials, *, T: Annotated[int, whole(2, 1000)], loss: Literal["squared_error", "cross_entropy"]):
 
 An annotation is Annotated[type, rule], Literal[texts], or bool, int, float, str alone; any of these `| None`; or a
-Mapping or Sequence of these, whose every value must follow the rule. An argument with another annotation, or none,
-takes anything of the type that its default in the yaml file has. Neither numpy nor torch is imported here.
+Mapping or Sequence of these, whose every value must follow the rule. `Added` marks an option that came later. An
+argument with another annotation, or none, takes anything of the type that its default in the yaml file has. Neither
+numpy nor torch is imported here.
 """
 
 import functools
@@ -85,6 +86,17 @@ TEXT = Rule(str, "text that is not empty", lambda value: value.strip() != "")
 
 BY_TYPE = {bool: Rule(bool, "true or false"), int: Rule(int, "a whole number"), float: NUMBER, str: Rule(str, "text")}
 
+
+@dataclass(frozen=True)
+class Added:
+    """In an annotation: the option came later, and before it everything was as with the value `before`.
+
+    A configuration leaves the option out at this value, so that runs from before are the same runs.
+    """
+
+    before: Any
+
+
 # Annotations that many arguments share.
 Positive = Annotated[float, POSITIVE]
 Count = Annotated[int, whole(1, 10**6)]
@@ -103,6 +115,12 @@ def options_of(kind: type, *methods: str) -> dict[str, Any]:
                 continue  # no function, or names that only a type checker knows: no rule to be had
             found |= {name: hint for name, hint in hints.items() if name != "return"}
     return found
+
+
+def added_options(annotations: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that came later, with the values from before they came."""
+    marks = {name: getattr(annotation, "__metadata__", ()) for name, annotation in annotations.items()}
+    return {name: mark.before for name, all_ in marks.items() for mark in all_ if isinstance(mark, Added)}
 
 
 def check_option(key: str, value: Any, annotation: Any) -> Any:

@@ -128,38 +128,59 @@ def stop_gradient_form(cell, x, state):
     """Truncation said with detach: nothing flows through h or s into a net input, but for the error that enters at
     a neuron from outside, which sees s through v (held constant) and from there flows along the memory alone."""
     h, s = state
-    A, N, v = cell.hidden_size, cell.neurons_per_unit, cell.weight_mh.unsqueeze(1)
+    A, N, first = cell.hidden_size, cell.neurons_per_unit, 0 if cell.output_in_product else 1
+
+    def squash(net, neuron):
+        return torch.sigmoid(net) if cell.writers == "gated" and neuron > first else torch.tanh(net)
+
+    def seen(weight, s):
+        if cell.memory_seen_by == "all":
+            return s @ weight.transpose(1, 2)
+        return weight.unsqueeze(1) * s
+
     outputs = []
     for x_t in x.unbind(1):
-        net = (
-            x_t @ cell.weight_ih.transpose(1, 2)
-            + h.detach() @ cell.weight_hh.transpose(1, 2)
-            + v * s.detach().repeat(1, 1, N)
-            + cell.bias.unsqueeze(1)
+        drive = (
+            x_t @ cell.weight_ih.transpose(1, 2) + h.detach() @ cell.weight_hh.transpose(1, 2) + cell.bias.unsqueeze(1)
         )
-        seen = net + v.detach() * (s - s.detach()).repeat(1, 1, N)
-        factors = torch.tanh(net).unflatten(-1, (N, A))[..., cell.first_factor :, :]
-        s = s + factors.prod(dim=-2)
-        h = torch.tanh(seen)
-        outputs.append({"neuron": h, "linear": seen, "memory": s}[cell.output][..., :A])
+        rows = [(drive[..., n * A : (n + 1) * A], cell.weight_mh[:, n * A : (n + 1) * A]) for n in range(N)]
+        before, factors = s, torch.ones(())
+        for n, (part, weight) in list(enumerate(rows))[first:]:
+            factors = factors * squash(part + seen(weight, s.detach()), n)
+        s = s + factors
+        neurons, nets = [], []
+        for n, (part, weight) in enumerate(rows):
+            memory = s if cell.output_sees == "new" and n == 0 else before
+            nets.append(part + seen(weight, memory.detach()) + seen(weight.detach(), memory - memory.detach()))
+            neurons.append(squash(nets[n], n))
+        h = torch.cat(neurons, -1)
+        outputs.append({"neuron": neurons[0], "linear": nets[0], "memory": s}[cell.output])
     return torch.stack(outputs, 1), h, s
 
 
+READINGS = [
+    {"neurons_per_unit": 3},
+    {"neurons_per_unit": 4},
+    {"neurons_per_unit": 1},
+    {"neurons_per_unit": 2, "output_in_product": False},
+    {"neurons_per_unit": 3, "writers": "gated"},
+    {"neurons_per_unit": 3, "memory_seen_by": "all"},
+    {"neurons_per_unit": 2, "output_in_product": False, "output_sees": "new"},
+    {
+        "neurons_per_unit": 3,
+        "output_in_product": False,
+        "memory_seen_by": "all",
+        "output_sees": "new",
+        "writers": "gated",
+    },
+]
+
+
 @pytest.mark.parametrize("output", ["neuron", "linear", "memory"])
-@pytest.mark.parametrize(("neurons", "in_product"), [(3, True), (2, False), (4, True), (1, True)])
-def test_truncated_gradient_is_that_of_the_stop_gradient_form(output, neurons, in_product):
+@pytest.mark.parametrize("reading", READINGS, ids=str)
+def test_truncated_gradient_is_that_of_the_stop_gradient_form(output, reading):
     torch.manual_seed(4)
-    cell = in_double(
-        AMU(
-            2,
-            3,
-            neurons_per_unit=neurons,
-            output=output,
-            output_in_product=in_product,
-            trials=2,
-            initial_range=2.0,
-        )
-    )
+    cell = in_double(AMU(2, 3, output=output, trials=2, initial_range=2.0, **reading))
     x = torch.randn(2, 6, 4, 2, dtype=torch.double, requires_grad=True)
     state = [torch.randn(2, 4, size, dtype=torch.double, requires_grad=True) for size in cell.state_sizes()]
     tensors = [x, state[1], *cell.parameters()]
@@ -174,6 +195,41 @@ def test_truncated_gradient_is_that_of_the_stop_gradient_form(output, neurons, i
     ours, theirs = gradients_of(loss(y, h, s), tensors), gradients_of(loss(y2, h2, s2), tensors)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_with_gated_writers_the_first_decides_the_sign_and_the_others_only_how_much():
+    torch.manual_seed(0)
+    cell = AMU(2, 3, writers="gated", neurons_per_unit=3, backend="torch")
+    _, (h, s) = cell(10 * torch.randn(1, 5, 2))
+    first, *others = h[0].split(3, dim=-1)
+    assert all(other.min() > 0 and other.max() < 1 for other in others)
+    torch.testing.assert_close(s[0], first * others[0] * others[1])
+
+
+def test_a_memory_is_seen_by_all_neurons_or_by_those_of_its_unit():
+    torch.manual_seed(0)
+    for seen_by, reached in (("unit", 1), ("all", 3)):
+        cell = AMU(2, 3, memory_seen_by=seen_by, backend="torch")
+        h, s = torch.zeros(1, 1, 9), torch.zeros(1, 1, 3)
+        changed = s.clone()
+        changed[..., 0] = 1.0
+        x = torch.ones(1, 1, 2)
+        differs = cell(x, (h, changed))[1][0] != cell(x, (h, s))[1][0]
+        assert differs.view(3, 3).sum(-1).tolist() == [reached] * 3
+
+
+def test_the_output_neuron_sees_the_memory_before_or_after_the_update():
+    torch.manual_seed(0)
+    for sees, gradient in (("old", False), ("new", True)):
+        cell = AMU(2, 1, neurons_per_unit=2, output_in_product=False, output_sees=sees, backend="torch")
+        y, _ = cell(torch.ones(1, 1, 2))
+        # Whether what is written in this step reaches the output of this step.
+        assert bool(torch.autograd.grad(y.sum(), cell.bias)[0][0, 1] != 0) == gradient
+
+
+def test_a_factor_of_what_is_written_cannot_see_what_is_written():
+    with pytest.raises(ValueError, match="output_sees=new: needs output_in_product=false"):
+        AMU(2, 3, output_sees="new")
 
 
 @pytest.mark.parametrize("output", ["neuron", "linear", "memory"])

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping
 
-from amu_experiments.options import check_option, options_of
+from amu_experiments.options import added_options, check_option, options_of
 from amu_experiments.registry import find_class
 from amu_experiments.tasks.task import Task
 
@@ -25,6 +25,8 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
         kind = task_class(str(problem))
     except ValueError as error:
         raise ValueError(f"task.problem: {error}") from None
+    annotations = options_of(kind, "__init__")
+    options = added_options(annotations) | options
     known = {k: v for k, v in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "trials")}
     for name in options:
         if name not in known:
@@ -32,7 +34,6 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     for name, argument in known.items():
         if name not in options and argument.default is argument.empty:
             raise ValueError(f"task.{name} is missing: {problem} needs {', '.join(known)}")
-    annotations = options_of(kind, "__init__")
     checked = {name: check_option(f"task.{name}", value, annotations.get(name)) for name, value in options.items()}
     return kind(trials, **checked)
 
