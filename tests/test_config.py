@@ -308,6 +308,17 @@ def test_identity_is_that_of_the_kept_definition(composer):
     assert re.fullmatch(r"[0-9a-f]{12}", identity(config))
 
 
+def test_an_option_that_came_later_counts_only_away_from_what_was_before(composer):
+    """At its old value it is no part of the configuration, so that a store from before it came has the run."""
+    units = ["task=adding", "model=amu", "model.units=3"]
+    plain = composer.load(units)
+    assert "writers" not in plain["model"]
+    old = composer.load([*units, "model.writers=tanh", "model.memory_seen_by=unit", "model.output_sees=old"])
+    assert identity(old) == identity(plain)
+    others = ["model.writers=gated", "model.memory_seen_by=all"]
+    assert len({identity(plain), *(identity(composer.load([*units, other])) for other in others)}) == 3
+
+
 def test_no_identity_before_the_units_are_known():
     with pytest.raises(ValueError, match=r"model\.units"):
         identity(load("task=adding"))
