@@ -20,7 +20,7 @@ try:
 
     from amu_experiments.console import say, unheard
     from amu_experiments.interrupts import stop_on_signals
-    from amu_experiments.options import ConfigurationError, in_a_line, one_line, spell
+    from amu_experiments.options import ConfigurationError, format_error, format_value, one_line
 except KeyboardInterrupt:
     os.write(2, b"interrupted\n")
     os._exit(130)
@@ -89,7 +89,7 @@ def _run_as_program(name: str, main: Callable[[], int]) -> None:
         status = 130
     say("", end="")
     if unheard:
-        _complain(f"{name}: {in_a_line(unheard.pop())}")
+        _complain(f"{name}: {format_error(unheard.pop())}")
         status = status or 1
     if status == 130:
         # At once, whatever a thread may still be compiling.
@@ -113,12 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # twice as long. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        from amu_experiments.overrides import forced, load_all
-
         flags = _flags(sys.argv[1:] if arguments is None else arguments)
         if flags.help or flags.version:
             say(_help(flags.config_dir) if flags.help else f"amu-run {_version()}")
             return 0
+        from amu_experiments.overrides import forced, load_all
+
         if not (flags.hydra_help or flags.shell_completion):
             show = bool(flags.cfg or flags.info)
             configs = load_all(flags.overrides, flags.multirun, flags.config_dir, show)
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"amu-run: {one_line(str(error))}")
         return 2
     except OSError as error:
-        _complain(f"amu-run: {in_a_line(error)}")
+        _complain(f"amu-run: {format_error(error)}")
         return 1
     except KeyboardInterrupt:
         _complain("amu-run: interrupted")
@@ -174,7 +174,7 @@ def _job(composed: DictConfig) -> None:
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
-        told = f"amu-run: {in_a_line(error)}" if _expected(error) else traceback.format_exc()
+        told = f"amu-run: {format_error(error)}" if _expected(error) else traceback.format_exc()
         _complain(told.rstrip())
         if not sweeping:
             raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
@@ -200,7 +200,8 @@ def _hand_over(flags: argparse.Namespace) -> int:
     from hydra._internal.utils import _run_hydra, get_args_parser
     from hydra.version import setbase
 
-    from amu_experiments.overrides import conf_dir, quote
+    from amu_experiments.conf_files import conf_dir
+    from amu_experiments.overrides import quote
 
     setbase("1.3")
     here = failed[os.getpid()] = []
@@ -251,7 +252,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     if flags.shell_completion and not (asked_by_shell or re.fullmatch(COMPLETION, wanted)):
         raise ConfigurationError("--shell-completion: goes with install=SHELL or uninstall=SHELL, bash, fish or zsh")
     if flags.config_dir is not None and not os.path.isdir(flags.config_dir):
-        raise ConfigurationError(f"--config-dir {spell(flags.config_dir)}: no such folder")
+        raise ConfigurationError(f"--config-dir {format_value(flags.config_dir)}: no such folder")
     return flags
 
 
@@ -262,7 +263,7 @@ def _version() -> str:
 
 
 def _help(config_dir: str | None) -> str:
-    from amu_experiments.overrides import GROUPS, choices, conf_dir, description, experiments
+    from amu_experiments.conf_files import GROUPS, choices, conf_dir, description, experiments
 
     groups = []
     for group in GROUPS[:2]:

@@ -9,9 +9,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -24,10 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from amu_experiments import numerics
+from amu_experiments.conf_files import GROUPS, check_anchors, choices, conf_dir
 from amu_experiments.config import RULES, check, check_options, check_stop, did_you_mean, nearest, plain
-from amu_experiments.options import ConfigurationError, one_line, options_of, refusal, spell
-
-GROUPS = ("task", "model", "experiment")
+from amu_experiments.options import ConfigurationError, format_value, one_line, options_of, refusal
 
 LAUNCHER = ("hydra/launcher", "hydra.launcher.")
 """Of Hydra's own keys those that are left to the user: how the jobs of a sweep are started."""
@@ -44,36 +42,7 @@ LONGEST = 20_000
 MOST_JOBS = 100_000
 """Of a sweep."""
 
-MOST_VALUES = 100_000
-"""Of a yaml file, with its anchors followed."""
-
 HEADED = "the first line of a task's file is # @package _global_, and its keys stand under task:"
-
-
-def conf_dir() -> Path:
-    """The folder of the yaml files: beside the modules where installed, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
-def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
-    """The files of a group by the names that choose them, in conf/ and in config_dir, a folder like it."""
-    folders = [Path(folder) / group for folder in (conf_dir(), config_dir) if folder is not None]
-    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml")) if file.is_file()]
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
-
-
-def experiments(config_dir: str | None = None) -> list[str]:
-    """The names of all experiments. A file base.yaml is what the experiments of its folder have in common."""
-    return [name for name in choices("experiment", config_dir) if PurePosixPath(name).name != "base"]
-
-
-def description(file: Path) -> str:
-    """The first sentence of a yaml file's comments."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
-    text = " ".join(comment for comment in comments if not comment.startswith("@package"))
-    return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")
 
 
 def load(*overrides: str) -> dict:
@@ -101,7 +70,7 @@ def load_all(
             if override.is_sweep_override() and not sweep:
                 raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
         if (count := math.prod(map(_alternatives, parsed))) > MOST_JOBS:
-            raise ConfigurationError(f"a sweep of {spell(count)} runs; one command starts {MOST_JOBS:,} at most")
+            raise ConfigurationError(f"a sweep of {format_value(count)} runs; one command starts {MOST_JOBS:,} at most")
         common = [override.input_line for override in parsed if not override.is_sweep_override()]
         sweeps = [override for override in parsed if override.is_sweep_override()]
         try:
@@ -183,7 +152,7 @@ class Composer:
         else:
             for group in GROUPS:
                 for file in choices(group, self.config_dir).values():
-                    _check_anchors(file)
+                    check_anchors(file)
             with initialize_config_dir(str(conf_dir()), job_name="amu-run", version_base="1.3"):
                 yield
 
@@ -232,11 +201,13 @@ class Composer:
                     + ("it begins with cell: NAME" if group == "model" else HEADED)
                 )
             if not isinstance(reference[group][key], str):
-                value = spell(reference[group][key])
+                value = format_value(reference[group][key])
                 raise ConfigurationError(f"{group}.{key}={value}: {group}/{choice}.yaml must give the name of one")
         criteria = reference["task"].get("criteria", {})
         if not isinstance(criteria, dict):
-            raise ConfigurationError(f"task.criteria={spell(criteria)}: task/{task}.yaml must give a group of keys")
+            raise ConfigurationError(
+                f"task.criteria={format_value(criteria)}: task/{task}.yaml must give a group of keys"
+            )
         if isinstance(reference["task"].get("task"), dict):
             raise ConfigurationError(f"task={task}: task/{task}.yaml sets task.task; {HEADED}")
         return reference
@@ -250,12 +221,14 @@ class Composer:
                 # A file of the user's own can make Hydra, OmegaConf and the yaml reader stumble in any way.
                 chosen = ", ".join(line for line in overrides if not line.startswith("~"))
                 known = isinstance(error, HydraException | OmegaConfBaseException | YAMLError) and str(error)
-                raise ConfigurationError(_one_line(error) if known else f"{chosen}: {_one_line(error)}") from error
+                raise ConfigurationError(
+                    _format_hydra_error(error) if known else f"{chosen}: {_format_hydra_error(error)}"
+                ) from error
             try:
                 Plugins.instance()._instantiate(composed.hydra.launcher)
             except Exception as error:
                 # Code of a plugin's, or of no one's.
-                raise ConfigurationError(f"hydra/launcher: {_one_line(error)}") from error
+                raise ConfigurationError(f"hydra/launcher: {_format_hydra_error(error)}") from error
             groups = dict(composed.hydra.runtime.choices)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -267,14 +240,14 @@ class Composer:
         names = choices(group, self.config_dir)
         if name is None and group == "experiment":
             return
-        if spell(name) not in names:
+        if format_value(name) not in names:
             known = ", ".join(names)
             known = f"choose one of {known}" if len(known) <= 150 else "amu-run --help lists them"
-            near = did_you_mean(nearest(spell(name), names))
-            raise ConfigurationError(f"{group}={spell(name)}: no such {group}; {known}{near}")
-        if names[spell(name)].read_bytes().startswith(codecs.BOM_UTF8):
+            near = did_you_mean(nearest(format_value(name), names))
+            raise ConfigurationError(f"{group}={format_value(name)}: no such {group}; {known}{near}")
+        if names[format_value(name)].read_bytes().startswith(codecs.BOM_UTF8):
             # Hydra would not see the first line as the comment that it is.
-            raise ConfigurationError(f"{names[spell(name)]}: begins with a byte order mark; save it without one")
+            raise ConfigurationError(f"{names[format_value(name)]}: begins with a byte order mark; save it without one")
 
 
 def _parse(lines: Sequence[str]) -> list[Override]:
@@ -284,14 +257,16 @@ def _parse(lines: Sequence[str]) -> list[Override]:
     overrides = []
     for line in lines:
         if len(line) > LONGEST:
-            raise ConfigurationError(f"{spell(line)}: has {len(line):,} characters; {LONGEST:,} at most are read")
+            raise ConfigurationError(
+                f"{format_value(line)}: has {len(line):,} characters; {LONGEST:,} at most are read"
+            )
         try:
             (override,) = OverridesParser.create(loader).parse_overrides([line])
         except (HydraException, ValueError, RecursionError):
-            raise ConfigurationError(f"{spell(line)}: not understood; {_how_to_write(line)}") from None
+            raise ConfigurationError(f"{format_value(line)}: not understood; {_how_to_write(line)}") from None
         key = override.key_or_group
         if not key:
-            raise ConfigurationError(f"{spell(line)}: not understood; {_how_to_write(line)}")
+            raise ConfigurationError(f"{format_value(line)}: not understood; {_how_to_write(line)}")
         if key == "hydra.mode":
             raise ConfigurationError(f"{line}: a sweep is asked for with -m")
         if override.is_hydra_override() and (not key.startswith(LAUNCHER) or key.startswith("hydra.launcher._")):
@@ -305,7 +280,9 @@ def _parse(lines: Sequence[str]) -> list[Override]:
             raise ConfigurationError(f"{line}: write {key}={line.partition('=')[2]}")
         for each in _leaves(key, override.value()):
             if each in seen:
-                raise ConfigurationError(f"{spell(seen[each])} and {spell(line)}: {spell(each)} is given twice")
+                raise ConfigurationError(
+                    f"{format_value(seen[each])} and {format_value(line)}: {format_value(each)} is given twice"
+                )
             seen[each] = line
         overrides.append(override)
     return overrides
@@ -340,28 +317,6 @@ def _quoted_value(line: str) -> str:
     return f"{head}={','.join(parts)}"
 
 
-def _check_anchors(file: Path) -> None:
-    """ConfigurationError for a yaml file whose anchors stand for more values than can be read in any useful time."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        root = yaml.compose(text) if "&" in text and "*" in text else None
-    except (OSError, ValueError, YAMLError, RecursionError):
-        return  # Hydra says what is wrong with it, if it is chosen at all
-    sizes: dict[int, int] = {}
-
-    def size(node: yaml.Node | None) -> int:
-        if node is None or isinstance(node, yaml.ScalarNode):
-            return 1
-        if id(node) not in sizes:
-            sizes[id(node)] = 0  # an anchor within itself is found by Hydra
-            inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
-            sizes[id(node)] = 1 + sum(map(size, inner))
-        return sizes[id(node)]
-
-    if size(root) > MOST_VALUES:
-        raise ConfigurationError(f"{file}: its anchors stand for more than {MOST_VALUES:,} values")
-
-
 def _how_to_write(line: str) -> str:
     """What is to be written in the place of an override that Hydra cannot read."""
     if re.search(r"\d{4301}", line):
@@ -390,7 +345,7 @@ def _set(config: DictConfig, override: Override) -> None:
     except ConfigurationError:
         raise
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{override.input_line}: {_one_line(error)}") from error
+        raise ConfigurationError(f"{override.input_line}: {_format_hydra_error(error)}") from error
 
 
 def _select(config: DictConfig, key: str) -> object:
@@ -405,7 +360,7 @@ def _resolved(config: DictConfig) -> dict:
     try:
         return plain(config)
     except OmegaConfBaseException as error:
-        raise ConfigurationError(_one_line(error)) from error
+        raise ConfigurationError(_format_hydra_error(error)) from error
 
 
 def _check_intent(overrides: Sequence[Override], config: dict) -> None:
@@ -422,7 +377,7 @@ def _check_intent(overrides: Sequence[Override], config: dict) -> None:
             raise ConfigurationError(f"{override.input_line}: has no effect beside model.units={units}; give one")
 
 
-def _one_line(error: Exception) -> str:
+def _format_hydra_error(error: Exception) -> str:
     text = str(error) or str(error.__cause__ or type(error).__name__)
     if where := re.search(r"\s*full_key: (\S*)\s*(object_type=\w+)?\s*$", text):
         text = f"{where[1]}: {text[: where.start()]}" if where[1] else text[: where.start()]

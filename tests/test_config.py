@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amu_experiments.conf_files import choices
 from amu_experiments.config import (
     check,
     check_options,
@@ -20,7 +21,7 @@ from amu_experiments.config import (
     task_folder,
 )
 from amu_experiments.options import POSITIVE, ConfigurationError, check_option, options_of, whole
-from amu_experiments.overrides import Composer, choices, load
+from amu_experiments.overrides import Composer, load
 from amu_experiments.store import folder_of
 
 REFERENCE = {

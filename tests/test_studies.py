@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from amu_experiments.analysis.study_tables import read_studies
-from amu_experiments.overrides import conf_dir, experiments, load_all
+from amu_experiments.conf_files import conf_dir, experiments
+from amu_experiments.overrides import load_all
 from amu_experiments.store import read_results
 from amu_experiments.studies import export, mechanism, reconstruction, tuning
 
