@@ -20,7 +20,7 @@ def conf_dir() -> Path:
 
 
 def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
-    """The files of a group by the names that choose them, in conf/ and in config_dir, a folder like it."""
+    """The files of a group by name, in conf/ and in config_dir, a folder like it."""
     folders = [Path(folder) / group for folder in (conf_dir(), config_dir) if folder is not None]
     files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml")) if file.is_file()]
     return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
@@ -40,19 +40,19 @@ def description(file: Path) -> str:
 
 
 def check_anchors(file: Path) -> None:
-    """ConfigurationError for a yaml file whose anchors stand for more values than can be read in any useful time."""
+    """ConfigurationError for a yaml file whose anchors stand for more values than can be read in reasonable time."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         root = yaml.compose(text) if "&" in text and "*" in text else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return  # Hydra says what is wrong with it, if it is chosen at all
+        return  # Hydra reports the error if the file is chosen
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node | None) -> int:
         if node is None or isinstance(node, yaml.ScalarNode):
             return 1
         if id(node) not in sizes:
-            sizes[id(node)] = 0  # an anchor within itself is found by Hydra
+            sizes[id(node)] = 0  # Hydra finds an anchor within itself
             inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
             sizes[id(node)] = 1 + sum(map(size, inner))
         return sizes[id(node)]

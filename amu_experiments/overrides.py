@@ -1,7 +1,8 @@
-"""From overrides, as they are written on a command line, to checked configurations.
+"""From the overrides of a command line to checked configurations.
 
-Hydra composes the files in conf/; here its errors, and what it would let pass, become one line each. Unknown keys,
-wrong types and wrong values of the keys that every run has are found before numpy or torch is imported.
+Hydra composes the files in conf/. Each of its errors becomes one line, and so does each mistake that it would let
+pass. Unknown keys, wrong types, and wrong values of the keys that every run has are found before numpy or torch is
+imported.
 """
 
 import codecs
@@ -28,19 +29,19 @@ from amu_experiments.config import RULES, check, check_options, check_stop, did_
 from amu_experiments.options import ConfigurationError, format_value, one_line, options_of, refusal
 
 LAUNCHER = ("hydra/launcher", "hydra.launcher.")
-"""Of Hydra's own keys those that are left to the user: how the jobs of a sweep are started."""
+"""The keys of Hydra that a user can set: how the jobs of a sweep are started."""
 
 TEXTS = ("results_dir", "task.path", "task.name")
-"""Keys whose values are texts, whatever signs are in them."""
+"""Keys whose values are texts, with any characters in them."""
 
 GRAMMAR = re.compile(r"[\w/\-\\+.$%*@?|:\s]*", re.ASCII)
-"""What Hydra reads without quotes."""
+"""Values that Hydra reads without quotes."""
 
 LONGEST = 20_000
-"""Characters of an override; Hydra's parser takes a second for so many."""
+"""Most characters of an override; Hydra's parser takes a second for so many."""
 
 MOST_JOBS = 100_000
-"""Of a sweep."""
+"""Most runs of a sweep."""
 
 HEADED = "the first line of a task's file is # @package _global_, and its keys stand under task:"
 
@@ -54,12 +55,12 @@ def load(*overrides: str) -> dict:
 def load_all(
     overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None, show: bool = False
 ) -> list[dict]:
-    """The checked configurations of all runs that a command asks for: one, or every combination of a sweep.
+    """The checked configurations of all runs of a command: one, or every combination of a sweep.
 
-    show: nothing is trained. The rules in the classes of cell and task, which take torch's import, are then left out
-        unless an override sets an option of theirs.
+    show: the command only shows the configuration. The rules in the classes of cell and task, which need torch, are
+        then skipped, unless an override sets one of their options.
 
-    Raises ConfigurationError, for the first thing that is wrong in any of them.
+    Raises ConfigurationError for the first mistake in any of them.
     """
     composer = Composer(config_dir)
     with composer.ready():
@@ -87,9 +88,10 @@ def load_all(
 
 
 def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
-    """The configurations, each given with its reference, with the options of cells and tasks checked by their classes.
+    """Configurations whose classes have checked the options of cells and tasks.
 
-    Tasks come first, which are fast to import. Raises ConfigurationError for the first wrong option.
+    loaded: each configuration with its reference. Tasks are checked first, because they are fast to import. Raises
+        ConfigurationError for the first wrong option.
     """
     # Cells and tasks import torch and numba, which then cannot change their instructions any more.
     for config, _ in loaded:
@@ -100,7 +102,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
     for config, reference in loaded:
         kind = _named("task.problem", task_class, config["task"]["problem"])
         config = check_options(config, reference, "task", options_of(kind, "__init__"))
-        # A task that keeps its criteria in its code, not in its yaml, has to check the name itself.
+        # A task with criteria in its code, not in its yaml, must check the name itself.
         if "criteria" in config["task"]:
             check_stop(config, kind.criteria_of(config["task"]))
         half_checked.append((config, reference))
@@ -114,7 +116,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
 
 
 def _named(key: str, find: Callable[[str], type], name: str) -> type:
-    """The class of this name; ConfigurationError, with the key, where there is none."""
+    """The class of this name; ConfigurationError, with the key, if there is none."""
     try:
         return find(name)
     except ValueError as error:
@@ -122,7 +124,7 @@ def _named(key: str, find: Callable[[str], type], name: str) -> type:
 
 
 def _alternatives(override: Override) -> float:
-    """How many values an override has, a range that never ends none: that is for the sweeper to refuse."""
+    """The number of values of an override; 1 for a range that never ends, which the sweeper refuses."""
     value = override.value()
     if override.is_range_sweep() and value.step:
         return max(math.ceil((value.stop - value.start) / value.step), 0)
@@ -130,14 +132,14 @@ def _alternatives(override: Override) -> float:
 
 
 def forced(overrides: Sequence[str]) -> list[str]:
-    """Overrides that are checked, such that Hydra also sets keys that are new in an open group."""
+    """Checked overrides in a form with which Hydra also sets new keys of an open group."""
     keys = [line.partition("=")[0].lstrip("+~") for line in overrides]
     own = [key not in GROUPS and not key.startswith(("hydra.", "hydra/")) for key in keys]
     return [f"++{line}" if force else line for line, force in zip(_quoted(overrides), own, strict=True)]
 
 
 class Composer:
-    """Composes and checks configurations; what the jobs of a sweep have in common is composed once."""
+    """Composes and checks configurations; the common part of a sweep's jobs is composed once."""
 
     def __init__(self, config_dir: str | None = None):
         self.config_dir = config_dir
@@ -146,7 +148,7 @@ class Composer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Hydra can compose within; where one of its jobs is running it can already."""
+        """A context in which Hydra can compose; in a job of Hydra it already can."""
         if GlobalHydra.instance().is_initialized():
             yield
         else:
@@ -157,12 +159,12 @@ class Composer:
                 yield
 
     def load(self, lines: Sequence[str]) -> dict:
-        """The checked configuration that these overrides, none of them a sweep, describe."""
+        """The checked configuration of these overrides, none of which is a sweep."""
         (config,) = check_by_class([self.load_keys(_quoted(lines))])
         return config
 
     def load_keys(self, lines: Sequence[str]) -> tuple[dict, dict]:
-        """The configuration, checked but for the rules of its cell's and its task's class, and its reference."""
+        """The configuration, not yet checked by the classes of its cell and its task, and its reference."""
         overrides = _parse(lines)
         selecting, setting = [], []
         for override in overrides:
@@ -188,8 +190,8 @@ class Composer:
     def reference(self, task: str, model: str) -> dict:
         """Every key that a run of this task and this model has, with its default.
 
-        Each file says so for its own part: a model's yaml which keys `model` has, a task's those of `task`,
-        and config.yaml all others. So a key misspelt in a task's `training` is found like any other.
+        A model's yaml decides the keys of `model`, a task's yaml the keys of `task`, and config.yaml all others. So a
+        misspelt key in the section `training` of a task's yaml is found like any other.
         """
         config, _ = self._compose("~task", f"model={model}")
         with_task, _ = self._compose(f"model={model}", f"task={task}")
@@ -213,12 +215,12 @@ class Composer:
         return reference
 
     def _compose(self, *overrides: str) -> tuple[DictConfig, dict]:
-        """What Hydra composes, open to any key, and which file it chose in each group."""
+        """The configuration that Hydra composes, open to any key, and the file that it chose in each group."""
         if overrides not in self._composed:
             try:
                 composed = compose("config", [*self._search, *overrides], return_hydra_config=True)
             except Exception as error:
-                # A file of the user's own can make Hydra, OmegaConf and the yaml reader stumble in any way.
+                # A user's file can make Hydra, OmegaConf and the yaml reader raise errors of any kind.
                 chosen = ", ".join(line for line in overrides if not line.startswith("~"))
                 known = isinstance(error, HydraException | OmegaConfBaseException | YAMLError) and str(error)
                 raise ConfigurationError(
@@ -227,7 +229,7 @@ class Composer:
             try:
                 Plugins.instance()._instantiate(composed.hydra.launcher)
             except Exception as error:
-                # Code of a plugin's, or of no one's.
+                # A plugin can raise errors of any kind.
                 raise ConfigurationError(f"hydra/launcher: {_format_hydra_error(error)}") from error
             groups = dict(composed.hydra.runtime.choices)
             OmegaConf.set_struct(composed, False)
@@ -246,7 +248,7 @@ class Composer:
             near = did_you_mean(nearest(format_value(name), names))
             raise ConfigurationError(f"{group}={format_value(name)}: no such {group}; {known}{near}")
         if names[format_value(name)].read_bytes().startswith(codecs.BOM_UTF8):
-            # Hydra would not see the first line as the comment that it is.
+            # Hydra would not recognise the first line as a comment.
             raise ConfigurationError(f"{names[format_value(name)]}: begins with a byte order mark; save it without one")
 
 
@@ -296,12 +298,12 @@ def _leaves(key: str, value: object) -> list[str]:
 
 
 def quote(text: str) -> str:
-    """The text as Hydra reads it between quotes: only a quote, and backslashes before one, are special there."""
+    """The text in quotes, as Hydra reads it: only quotes, and backslashes before them, are escaped."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def _quoted(lines: Sequence[str]) -> list[str]:
-    """Overrides with quotes around what Hydra cannot read without them: ~/runs, résultats, a(b."""
+    """Overrides with quotes around values that Hydra cannot read without them: ~/runs, résultats, a(b."""
     return [_quoted_value(line) for line in lines]
 
 
@@ -318,7 +320,7 @@ def _quoted_value(line: str) -> str:
 
 
 def _how_to_write(line: str) -> str:
-    """What is to be written in the place of an override that Hydra cannot read."""
+    """Advice on an override that Hydra cannot read."""
     if re.search(r"\d{4301}", line):
         return "a number has 4,300 digits at most"
     if re.search(r"[(\[{]{50}", line):
@@ -334,12 +336,12 @@ def _how_to_write(line: str) -> str:
 
 
 def _set(config: DictConfig, override: Override) -> None:
-    """Set a value as Hydra does, but for a key or a type that does not fit too: `check` has more to say about it."""
+    """Set a value as Hydra does, even if its key or its type is wrong: `check` has the better message."""
     key, value = override.key_or_group, override.value()
     try:
         group = None if isinstance(value, dict) else _select(config, key)
         if isinstance(group, DictConfig):
-            # `check` comes too late: the next override may set a key in what is left of the group.
+            # `check` comes too late: the next override may set a key of the replaced group.
             raise refusal(key, value, f"a group of keys ({', '.join(map(str, group))})")
         OmegaConf.update(config, key, value, merge=isinstance(value, dict))
     except ConfigurationError:
@@ -349,7 +351,7 @@ def _set(config: DictConfig, override: Override) -> None:
 
 
 def _select(config: DictConfig, key: str) -> object:
-    """What stands at a key; None for a value that cannot be resolved, since it is about to be replaced."""
+    """The value of a key; None if it cannot be resolved, because it will be replaced."""
     try:
         return OmegaConf.select(config, key)
     except OmegaConfBaseException:
@@ -364,7 +366,7 @@ def _resolved(config: DictConfig) -> dict:
 
 
 def _check_intent(overrides: Sequence[Override], config: dict) -> None:
-    """ConfigurationError for what would work but surely was not meant."""
+    """ConfigurationError for overrides that would work but are surely a mistake."""
     for override in overrides:
         if override.value() == {}:
             line = override.input_line
