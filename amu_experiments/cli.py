@@ -174,8 +174,8 @@ def _job(composed: DictConfig) -> None:
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
-        told = f"amu-run: {format_error(error)}" if _expected(error) else traceback.format_exc()
-        _complain(told.rstrip())
+        text = f"amu-run: {format_error(error)}" if _expected(error) else traceback.format_exc()
+        _complain(text.rstrip())
         if not sweeping:
             raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
         # Hydra continues with the other jobs. In another process only an error can report the failure.

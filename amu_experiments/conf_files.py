@@ -14,7 +14,7 @@ MOST_VALUES = 100_000
 
 
 def conf_dir() -> Path:
-    """The folder of the yaml files: beside the modules where installed, beside the package in a checkout."""
+    """The folder of the yaml files: inside the package if installed, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
@@ -27,7 +27,7 @@ def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
 
 
 def experiments(config_dir: str | None = None) -> list[str]:
-    """The names of all experiments. A file base.yaml is what the experiments of its folder have in common."""
+    """The names of all experiments. A file base.yaml has the common part of the experiments in its folder."""
     return [name for name in choices("experiment", config_dir) if PurePosixPath(name).name != "base"]
 
 
