@@ -1,7 +1,7 @@
-"""The commands: amu-run answers questions and mistakes at once, and has Hydra run a job or a sweep of them.
+"""The commands amu-run and amu-report. Help and errors come at once; Hydra runs a job, or the jobs of a sweep.
 
-Signals are handled before anything but the standard library is imported, and torch is imported only once a job starts,
-or an option of a cell or a task is checked.
+Signals are handled before anything but the standard library is imported. Torch is imported when a job starts, or when
+an option of a cell or a task is checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ try:
 
     from amu_experiments.console import say, unheard
     from amu_experiments.interrupts import stop_on_signals
-    from amu_experiments.options import ConfigurationError, in_a_line, one_line, spell
+    from amu_experiments.options import ConfigurationError, format_error, format_value, one_line
 except KeyboardInterrupt:
     os.write(2, b"interrupted\n")
     os._exit(130)
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 COMPLETION = "(install|uninstall)=(bash|fish|zsh)"
 
 HELP = """\
-amu-run trains recurrent networks on a sequence task, many trials side by side, and keeps what happened.
+amu-run trains recurrent networks on a sequence task, many trials side by side, and stores the results.
 
 Usage: amu-run task=TASK [model=MODEL] [experiment=EXPERIMENT] [key=value ...]
 
   amu-run task=japanese_vowels model=amu           a stack of trials
-  amu-run task=adding model=lstm trials=30         thirty; those that are there already are not trained again
-  amu-run task=adding model=lstm model.units=5     any key can be set, those of the model and the task too
+  amu-run task=adding model=lstm trials=30         thirty; trials that exist are not trained again
+  amu-run task=adding model=lstm model.units=5     any key can be set, also of the model and the task
   amu-run -m task=adding model=amu,lstm,gru,rnn    a sweep: every combination, one after another
   amu-run task=adding model=lstm --cfg job         show every key of a run with its value, train nothing
-  amu-report                                       compare all that has been trained
+  amu-report                                       compare all trained runs
 
 {groups}
 
-Keys and their defaults, of which a task may set its own:
+Keys and their defaults; a task may have other defaults:
 
 {keys}
 
@@ -56,16 +56,16 @@ BASES = """\
   FOLDER/base with model=MODEL trains another model under the same protocol: experiment=adding/base model=gru"""
 
 failed: dict[int, list[int]] = {}
-"""Of the process that goes through a sweep, the numbers of the jobs that failed in it."""
+"""The numbers of the jobs that failed, by the process that runs the sweep."""
 
 
 def command() -> None:
-    """The console script amu-run; to be stopped by SIGTERM, and by the end of its terminal, as by Ctrl-C."""
+    """The console script amu-run. SIGTERM, and the end of its terminal, stop it like Ctrl-C."""
     _run_as_program("amu-run", main)
 
 
 def report() -> None:
-    """The console script amu-report, which can be stopped likewise."""
+    """The console script amu-report. The same signals stop it."""
 
     def main() -> int:
         from amu_experiments.analysis.report import main
@@ -82,23 +82,23 @@ def _run_as_program(name: str, main: Callable[[], int]) -> None:
             _open_what_is_closed()
             status = main()
     except BaseException as error:
-        # A module that is being imported may turn KeyboardInterrupt into an error of its own.
+        # A module that is being imported may turn KeyboardInterrupt into another error.
         if not (stopped or isinstance(error, KeyboardInterrupt)):
             raise
         _complain(f"{name}: interrupted")
         status = 130
     say("", end="")
     if unheard:
-        _complain(f"{name}: {in_a_line(unheard.pop())}")
+        _complain(f"{name}: {format_error(unheard.pop())}")
         status = status or 1
     if status == 130:
-        # At once, whatever a thread may still be compiling.
+        # At once, even if a thread is still compiling.
         os._exit(status)
     sys.exit(status)
 
 
 def _open_what_is_closed() -> None:
-    """Standard input, output and errors: a file that gets the number of one of them gets what is meant for it."""
+    """Open closed standard streams: another file that got the number of one would receive its output."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -108,17 +108,17 @@ def _open_what_is_closed() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; exit status 0, or 1 where a run failed, 2 for a wrong command, 130 if interrupted."""
-    # Idle threads of torch must sleep: where they spin, other processes on the machine, and with them this one, take
-    # twice as long. Torch reads this when it is imported.
+    """Run the command. Exit status: 0, or 1 if a run failed, 2 for a wrong command, 130 if interrupted."""
+    # Idle threads of torch must sleep: if they spin, all processes on the machine take twice as long. Torch reads this
+    # when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        from amu_experiments.overrides import forced, load_all
-
         flags = _flags(sys.argv[1:] if arguments is None else arguments)
         if flags.help or flags.version:
             say(_help(flags.config_dir) if flags.help else f"amu-run {_version()}")
             return 0
+        from amu_experiments.overrides import forced, load_all
+
         if not (flags.hydra_help or flags.shell_completion):
             show = bool(flags.cfg or flags.info)
             configs = load_all(flags.overrides, flags.multirun, flags.config_dir, show)
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"amu-run: {one_line(str(error))}")
         return 2
     except OSError as error:
-        _complain(f"amu-run: {in_a_line(error)}")
+        _complain(f"amu-run: {format_error(error)}")
         return 1
     except KeyboardInterrupt:
         _complain("amu-run: interrupted")
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _look_ahead(configs: list[dict]) -> None:
-    """ConfigurationError where data, device or memory keep a job of a sweep from running: then none is to start."""
+    """ConfigurationError, before any job starts, if data, device or RAM do not allow one job of a sweep."""
     from amu_experiments.plan import prepare
 
     for config in configs:
@@ -146,7 +146,7 @@ def _look_ahead(configs: list[dict]) -> None:
 
 
 def _job(composed: DictConfig) -> None:
-    """What Hydra runs, once or for each combination of a sweep, perhaps in a process of its launcher's."""
+    """The job that Hydra runs, once or for each combination of a sweep, maybe in another process."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
@@ -174,39 +174,40 @@ def _job(composed: DictConfig) -> None:
     except Exception as error:
         if not sweeping and not _expected(error):
             raise
-        told = f"amu-run: {in_a_line(error)}" if _expected(error) else traceback.format_exc()
-        _complain(told.rstrip())
+        text = f"amu-run: {format_error(error)}" if _expected(error) else traceback.format_exc()
+        _complain(text.rstrip())
         if not sweeping:
             raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
-        # Hydra goes on with the other jobs. What a launcher runs in a process of its own has to tell by an error.
+        # Hydra continues with the other jobs. In another process only an error can report the failure.
         if os.getpid() not in failed:
             raise CompactHydraException(f"amu-run: job {context.job.num} of the sweep failed (error above)") from None
         failed[os.getpid()].append(context.job.num)
 
 
 def _complain(text: str) -> None:
-    with suppress(OSError):  # nobody reads it
+    with suppress(OSError):  # its reader has ended
         print(text, file=sys.stderr, flush=True)
 
 
 def _expected(error: Exception) -> bool:
-    """Whether an error tells the user what to mend; any other is a fault of the code, to be shown in full."""
+    """Whether an error tells the user what to correct; any other is a fault of the code, and is shown in full."""
     own = type(error).__module__.startswith("amu_experiments.")
     return isinstance(error, OSError | MemoryError) or (isinstance(error, ValueError) and own)
 
 
 def _hand_over(flags: argparse.Namespace) -> int:
-    """Let Hydra go on with the command, as hydra.main does; its exit status."""
+    """Let Hydra run the command, as hydra.main does; returns the exit status."""
     from hydra._internal.utils import _run_hydra, get_args_parser
     from hydra.version import setbase
 
-    from amu_experiments.overrides import conf_dir, quote
+    from amu_experiments.conf_files import conf_dir
+    from amu_experiments.overrides import quote
 
     setbase("1.3")
     here = failed[os.getpid()] = []
     with tempfile.TemporaryDirectory(prefix="amu-run-") if flags.multirun else nullcontext() as notes:
         if flags.multirun:
-            # Hydra keeps notes of a sweep, which nobody needs: the store tells what was run.
+            # Hydra writes notes about a sweep into this folder; nobody needs them, since the store has all runs.
             flags.overrides.insert(0, f"hydra.sweep.dir={quote(notes)}")
         try:
             _run_hydra(flags, get_args_parser(), _job, str(conf_dir()), "config")
@@ -220,11 +221,11 @@ def _hand_over(flags: argparse.Namespace) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise ConfigurationError(f"{message}; keys are written key=value, and amu-run --help tells which there are")
+        raise ConfigurationError(f"{message}; keys are written key=value; amu-run --help lists them")
 
 
 def _flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own flags; ConfigurationError for any other, and for those that would go round the checks."""
+    """The flags of Hydra; ConfigurationError for any other, and for those that would bypass the checks."""
     from hydra._internal.utils import get_args_parser
 
     parser = _Parser("amu-run", parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
@@ -233,11 +234,11 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise ConfigurationError("the folder that this is started in is not there any more") from None
+        raise ConfigurationError("the current folder does not exist any more") from None
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(flags, name) is not None:
             flag = f"--{name.replace('_', '-')}"
-            raise ConfigurationError(f"{flag}: does not work here; files of your own go with --config-dir")
+            raise ConfigurationError(f"{flag}: does not work here; use --config-dir for your own files")
     actions = {"--cfg": flags.cfg, "--info": flags.info, "--multirun": flags.multirun, "--run": flags.run}
     actions |= {"--hydra-help": flags.hydra_help, "--shell-completion": flags.shell_completion}
     asked = [flag for flag, value in actions.items() if value]
@@ -251,7 +252,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     if flags.shell_completion and not (asked_by_shell or re.fullmatch(COMPLETION, wanted)):
         raise ConfigurationError("--shell-completion: goes with install=SHELL or uninstall=SHELL, bash, fish or zsh")
     if flags.config_dir is not None and not os.path.isdir(flags.config_dir):
-        raise ConfigurationError(f"--config-dir {spell(flags.config_dir)}: no such folder")
+        raise ConfigurationError(f"--config-dir {format_value(flags.config_dir)}: no such folder")
     return flags
 
 
@@ -262,7 +263,7 @@ def _version() -> str:
 
 
 def _help(config_dir: str | None) -> str:
-    from amu_experiments.overrides import GROUPS, choices, conf_dir, description, experiments
+    from amu_experiments.conf_files import GROUPS, choices, conf_dir, description, experiments
 
     groups = []
     for group in GROUPS[:2]:
@@ -270,7 +271,7 @@ def _help(config_dir: str | None) -> str:
         width = max(map(len, files), default=0)
         lines = [f"  {name:{width}}  {description(file)}".rstrip() for name, file in files.items()]
         groups.append("\n".join([f"{group}=", *lines]))
-    # A file for every experiment and model: too many for a line each.
+    # There is a file for every experiment and model: too many for one line each.
     folders: dict[str, list[str]] = {}
     for name in experiments(config_dir):
         folder, _, file = name.rpartition("/")

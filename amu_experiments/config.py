@@ -28,10 +28,10 @@ from amu_experiments.options import (
     Rule,
     added_options,
     check_option,
+    format_value,
     one_of,
     optional,
     refusal,
-    spell,
     whole,
 )
 
@@ -177,7 +177,7 @@ def _checked(key: str, value: Any, default: Any, reference: Mapping, rule: Calla
             if default and name not in default:
                 raise unknown_key(_join(key, name), value[name], reference)
         if missing := [name for name in default if name not in value]:
-            raise ConfigurationError(f"{key}={spell(value)}: lacks {', '.join(missing)}")
+            raise ConfigurationError(f"{key}={format_value(value)}: lacks {', '.join(missing)}")
         inner = default or {name: {} if isinstance(value[name], Mapping) else None for name in value}
         return {str(name): _checked(_join(key, name), value[name], inner[name], reference, rule) for name in value}
     if isinstance(default, list):
@@ -206,7 +206,7 @@ def unknown_key(key: str, value: Any, reference: Mapping) -> ConfigurationError:
         "task": f"task {reference['task'].get('problem')}",
     }
     return ConfigurationError(
-        f"{spell(key)}={spell(value)}: no such key; {owners.get(place, place)} has {', '.join(section)}"
+        f"{format_value(key)}={format_value(value)}: no such key; {owners.get(place, place)} has {', '.join(section)}"
         + did_you_mean(_nearest_key(key, reference))
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from amu_experiments.console import say
-from amu_experiments.options import in_a_line
+from amu_experiments.options import format_error
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -80,7 +80,7 @@ def postponed_signals() -> Iterator[list[int]]:
         if not interrupted:
             raise
         _stop_alarm()
-        say(f"Stopped, with an error: {in_a_line(error)}")
+        say(f"Stopped, with an error: {format_error(error)}")
         raise KeyboardInterrupt from error
     finally:
         restore()

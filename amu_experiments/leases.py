@@ -14,17 +14,10 @@ from pathlib import Path
 
 import yaml
 
+from amu_experiments import store
 from amu_experiments.config import definition
 from amu_experiments.files import UnusableError, set_aside, write_text
 from amu_experiments.stack_files import stack_folder, trials_of
-from amu_experiments.store import (
-    finished_stacks,
-    finished_trials,
-    missing_stacks,
-    not_folders,
-    read_config,
-    stacks_in,
-)
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,10 @@ def acquire(folder: Path, config: dict, wanted: Iterable[int]) -> Iterator[Lease
         with locked(folder):
             damaged = _repair(folder, config)
             running = _clean(folder)
-            missing = set(wanted) - finished_trials(folder)
+            missing = set(wanted) - store.finished_trials(folder)
             elsewhere = [stack for stack in running if any(trial in trials_of(stack) for trial in missing)]
             free = {trial for trial in missing if not any(trial in trials_of(stack) for stack in running)}
-            stacks = missing_stacks(folder, free)
+            stacks = store.missing_stacks(folder, free)
             if stacks:
                 path = stack_folder(folder, stacks[0])
                 path.mkdir(exist_ok=True)
@@ -95,11 +88,11 @@ def _repair(folder: Path, config: dict) -> list[str]:
     damaged: list[UnusableError | OSError] = []
     if os.path.lexists(folder / "config.yaml"):
         try:
-            read_config(folder)
+            store.read_config(folder)
         except UnusableError as error:
             damaged.append(error)
-    damaged += not_folders(folder)
-    finished_stacks(folder, damaged)
+    damaged += store.not_folders(folder)
+    store.finished_stacks(folder, damaged)
     for error in damaged:
         if isinstance(error, OSError):
             raise error
@@ -116,7 +109,7 @@ def _clean(folder: Path) -> list[Path]:
     """
     running = []
     _remove(folder.glob(".*.part"))
-    for stack in stacks_in(folder):
+    for stack in store.stacks_in(folder):
         with locked(stack, wait=False) as mine:
             if not mine:
                 running.append(stack)

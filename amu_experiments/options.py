@@ -1,13 +1,13 @@
-"""Rules for the values of options: the annotation of an argument is the rule of the option that it takes.
+"""Rules for the values of options: the annotation of an argument is the rule of its option.
 
 A cell's options are the arguments of its `__init__` and `shapes`, a task's those of its `__init__`:
 
     def __init__(self, trials, *, T: Annotated[int, whole(2, 1000)], loss: Literal["squared_error", "cross_entropy"]):
 
 An annotation is Annotated[type, rule], Literal[texts], or bool, int, float, str alone; any of these `| None`; or a
-Mapping or Sequence of these, whose every value must follow the rule. `Added` marks an option that came later. An
-argument with another annotation, or none, takes anything of the type that its default in the yaml file has. Neither
-numpy nor torch is imported here.
+Mapping or Sequence of these, in which every value must follow the rule. `Added` marks an option that came later. An
+argument with another annotation, or none, takes any value of the type of its default in the yaml file. Importing this
+module imports neither numpy nor torch.
 """
 
 import functools
@@ -29,7 +29,7 @@ LARGEST, LEAST = 3e38, 1e-37
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be: its type, what is allowed in words, and a test of the value in that type."""
+    """A rule for a value: its type, the allowed values in words, and a test of a value of that type."""
 
     kind: type
     words: str
@@ -104,7 +104,7 @@ Count = Annotated[int, whole(1, 10**6)]
 
 @functools.cache
 def options_of(kind: type, *methods: str) -> dict[str, Any]:
-    """The annotation of every argument of these methods, a class's own before those that it inherits."""
+    """The annotation of every argument of these methods, a class's own before inherited ones."""
     found: dict[str, Any] = {}
     for method in reversed(methods):
         for owner in reversed(kind.__mro__):
@@ -112,7 +112,7 @@ def options_of(kind: type, *methods: str) -> dict[str, Any]:
             try:
                 hints = get_type_hints(getattr(function, "__func__", function), include_extras=True)
             except (NameError, TypeError):
-                continue  # no function, or names that only a type checker knows: no rule to be had
+                continue  # no function, or names that only a type checker knows: there is no rule
             found |= {name: hint for name, hint in hints.items() if name != "return"}
     return found
 
@@ -146,7 +146,7 @@ def check_option(key: str, value: Any, annotation: Any) -> Any:
 
 
 def check_arguments(kind: type, methods: Iterable[str], arguments: Mapping[str, Any]) -> None:
-    """ConfigurationError for an argument of a call that breaks its rule; plain types are left to the call itself."""
+    """ConfigurationError for an argument of a call that breaks its rule; plain types are not checked."""
     annotations = options_of(kind, *methods)
     for name, value in arguments.items():
         if name in annotations and annotations[name] not in BY_TYPE:
@@ -154,7 +154,7 @@ def check_arguments(kind: type, methods: Iterable[str], arguments: Mapping[str, 
 
 
 def _rule(annotation: Any) -> Rule | None:
-    """The rule of a single value; None for a group, a list, or where nothing is said."""
+    """The rule of a single value; None for a group, a list, or an annotation without a rule."""
     if get_origin(annotation) is Annotated:
         return next((each for each in annotation.__metadata__ if isinstance(each, Rule)), _rule(annotation.__origin__))
     if get_origin(annotation) is Literal:
@@ -167,19 +167,19 @@ def _rule(annotation: Any) -> Rule | None:
 
 
 def refusal(key: str, value: Any, words: str) -> ConfigurationError:
-    return ConfigurationError(f"{key}={spell(value)}: must be {words}")
+    return ConfigurationError(f"{key}={format_value(value)}: must be {words}")
 
 
-def spell(value: Any) -> str:
-    """A value as it is written on the command line, cut short where it is very long."""
+def format_value(value: Any) -> str:
+    """A value as on the command line; after 80 characters it is cut."""
     as_json = isinstance(value, bool | list | dict | None) or _seems_a_number(value)
     text = json.dumps(value, ensure_ascii=False) if as_json else str(value)
-    text = printable(text[:1000])
+    text = _escaped(text[:1000])
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def in_a_line(error: Exception) -> str:
-    """An error that a user can mend, as the line that is shown."""
+def format_error(error: Exception) -> str:
+    """The line that shows an error to the user."""
     if isinstance(error, OSError) and error.filename is not None:
         return one_line(f"{error.filename}: {error.strerror}")
     text = one_line(str(error))
@@ -187,8 +187,8 @@ def in_a_line(error: Exception) -> str:
 
 
 def one_line(text: str, room: int = 290) -> str:
-    """Printable characters, `room` at most: what is longer is cut in the middle, between words where it has any."""
-    text = printable(text[:10_000] if len(text) < 20_000 else f"{text[:10_000]} {text[-10_000:]}")
+    """A text as one line; if it has more than `room` characters, its middle is cut out, between words if possible."""
+    text = _escaped(text[:10_000] if len(text) < 20_000 else f"{text[:10_000]} {text[-10_000:]}")
     if len(text) <= room:
         return text
     start, end = text[: room * 2 // 3], text[-(room - room * 2 // 3 - 5) :]
@@ -196,14 +196,14 @@ def one_line(text: str, room: int = 290) -> str:
     return f"{start.rstrip()} ... {end.lstrip()}"
 
 
-def printable(text: str) -> str:
-    """The text with single spaces, and what cannot be printed as an escape such as \\x1b."""
+def _escaped(text: str) -> str:
+    """The text with single spaces, and with an escape such as \\x1b for each character that cannot be printed."""
     text = " ".join(text.split())
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _seems_a_number(value: Any) -> bool:
-    """Whether a text reads like a number, so that only quotes tell the two apart."""
+    """Whether a text reads like a number: it then needs quotes."""
     try:
         return isinstance(value, str) and float(value) is not None
     except ValueError:

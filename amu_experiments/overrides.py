@@ -1,7 +1,8 @@
-"""From overrides, as they are written on a command line, to checked configurations.
+"""From the overrides of a command line to checked configurations.
 
-Hydra composes the files in conf/; here its errors, and what it would let pass, become one line each. Unknown keys,
-wrong types and wrong values of the keys that every run has are found before numpy or torch is imported.
+Hydra composes the files in conf/. Each of its errors becomes one line, and so does each mistake that it would let
+pass. Unknown keys, wrong types, and wrong values of the keys that every run has are found before numpy or torch is
+imported.
 """
 
 import codecs
@@ -9,9 +10,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -24,56 +24,26 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from amu_experiments import numerics
+from amu_experiments.conf_files import GROUPS, check_anchors, choices, conf_dir
 from amu_experiments.config import RULES, check, check_options, check_stop, did_you_mean, nearest, plain
-from amu_experiments.options import ConfigurationError, one_line, options_of, refusal, spell
-
-GROUPS = ("task", "model", "experiment")
+from amu_experiments.options import ConfigurationError, format_value, one_line, options_of, refusal
 
 LAUNCHER = ("hydra/launcher", "hydra.launcher.")
-"""Of Hydra's own keys those that are left to the user: how the jobs of a sweep are started."""
+"""The keys of Hydra that a user can set: how the jobs of a sweep are started."""
 
 TEXTS = ("results_dir", "task.path", "task.name")
-"""Keys whose values are texts, whatever signs are in them."""
+"""Keys whose values are texts, with any characters in them."""
 
 GRAMMAR = re.compile(r"[\w/\-\\+.$%*@?|:\s]*", re.ASCII)
-"""What Hydra reads without quotes."""
+"""Values that Hydra reads without quotes."""
 
 LONGEST = 20_000
-"""Characters of an override; Hydra's parser takes a second for so many."""
+"""Most characters of an override; Hydra's parser takes a second for so many."""
 
 MOST_JOBS = 100_000
-"""Of a sweep."""
-
-MOST_VALUES = 100_000
-"""Of a yaml file, with its anchors followed."""
+"""Most runs of a sweep."""
 
 HEADED = "the first line of a task's file is # @package _global_, and its keys stand under task:"
-
-
-def conf_dir() -> Path:
-    """The folder of the yaml files: beside the modules where installed, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
-def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
-    """The files of a group by the names that choose them, in conf/ and in config_dir, a folder like it."""
-    folders = [Path(folder) / group for folder in (conf_dir(), config_dir) if folder is not None]
-    files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml")) if file.is_file()]
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
-
-
-def experiments(config_dir: str | None = None) -> list[str]:
-    """The names of all experiments. A file base.yaml is what the experiments of its folder have in common."""
-    return [name for name in choices("experiment", config_dir) if PurePosixPath(name).name != "base"]
-
-
-def description(file: Path) -> str:
-    """The first sentence of a yaml file's comments."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
-    text = " ".join(comment for comment in comments if not comment.startswith("@package"))
-    return re.split(r"[.:] (?=[A-Z])|:? {3,}|:? (?=task=)", text)[0].rstrip(".:")
 
 
 def load(*overrides: str) -> dict:
@@ -85,12 +55,12 @@ def load(*overrides: str) -> dict:
 def load_all(
     overrides: Sequence[str], sweep: bool = False, config_dir: str | None = None, show: bool = False
 ) -> list[dict]:
-    """The checked configurations of all runs that a command asks for: one, or every combination of a sweep.
+    """The checked configurations of all runs of a command: one, or every combination of a sweep.
 
-    show: nothing is trained. The rules in the classes of cell and task, which take torch's import, are then left out
-        unless an override sets an option of theirs.
+    show: the command only shows the configuration. The rules in the classes of cell and task, which need torch, are
+        then skipped, unless an override sets one of their options.
 
-    Raises ConfigurationError, for the first thing that is wrong in any of them.
+    Raises ConfigurationError for the first mistake in any of them.
     """
     composer = Composer(config_dir)
     with composer.ready():
@@ -101,7 +71,7 @@ def load_all(
             if override.is_sweep_override() and not sweep:
                 raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
         if (count := math.prod(map(_alternatives, parsed))) > MOST_JOBS:
-            raise ConfigurationError(f"a sweep of {spell(count)} runs; one command starts {MOST_JOBS:,} at most")
+            raise ConfigurationError(f"a sweep of {format_value(count)} runs; one command starts {MOST_JOBS:,} at most")
         common = [override.input_line for override in parsed if not override.is_sweep_override()]
         sweeps = [override for override in parsed if override.is_sweep_override()]
         try:
@@ -118,9 +88,10 @@ def load_all(
 
 
 def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
-    """The configurations, each given with its reference, with the options of cells and tasks checked by their classes.
+    """Configurations whose classes have checked the options of cells and tasks.
 
-    Tasks come first, which are fast to import. Raises ConfigurationError for the first wrong option.
+    loaded: each configuration with its reference. Tasks are checked first, because they are fast to import. Raises
+        ConfigurationError for the first wrong option.
     """
     # Cells and tasks import torch and numba, which then cannot change their instructions any more.
     for config, _ in loaded:
@@ -131,7 +102,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
     for config, reference in loaded:
         kind = _named("task.problem", task_class, config["task"]["problem"])
         config = check_options(config, reference, "task", options_of(kind, "__init__"))
-        # A task that keeps its criteria in its code, not in its yaml, has to check the name itself.
+        # A task with criteria in its code, not in its yaml, must check the name itself.
         if "criteria" in config["task"]:
             check_stop(config, kind.criteria_of(config["task"]))
         half_checked.append((config, reference))
@@ -145,7 +116,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
 
 
 def _named(key: str, find: Callable[[str], type], name: str) -> type:
-    """The class of this name; ConfigurationError, with the key, where there is none."""
+    """The class of this name; ConfigurationError, with the key, if there is none."""
     try:
         return find(name)
     except ValueError as error:
@@ -153,7 +124,7 @@ def _named(key: str, find: Callable[[str], type], name: str) -> type:
 
 
 def _alternatives(override: Override) -> float:
-    """How many values an override has, a range that never ends none: that is for the sweeper to refuse."""
+    """The number of values of an override; 1 for a range that never ends, which the sweeper refuses."""
     value = override.value()
     if override.is_range_sweep() and value.step:
         return max(math.ceil((value.stop - value.start) / value.step), 0)
@@ -161,14 +132,14 @@ def _alternatives(override: Override) -> float:
 
 
 def forced(overrides: Sequence[str]) -> list[str]:
-    """Overrides that are checked, such that Hydra also sets keys that are new in an open group."""
+    """Checked overrides in a form with which Hydra also sets new keys of an open group."""
     keys = [line.partition("=")[0].lstrip("+~") for line in overrides]
     own = [key not in GROUPS and not key.startswith(("hydra.", "hydra/")) for key in keys]
     return [f"++{line}" if force else line for line, force in zip(_quoted(overrides), own, strict=True)]
 
 
 class Composer:
-    """Composes and checks configurations; what the jobs of a sweep have in common is composed once."""
+    """Composes and checks configurations; the common part of a sweep's jobs is composed once."""
 
     def __init__(self, config_dir: str | None = None):
         self.config_dir = config_dir
@@ -177,23 +148,23 @@ class Composer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Hydra can compose within; where one of its jobs is running it can already."""
+        """A context in which Hydra can compose; in a job of Hydra it already can."""
         if GlobalHydra.instance().is_initialized():
             yield
         else:
             for group in GROUPS:
                 for file in choices(group, self.config_dir).values():
-                    _check_anchors(file)
+                    check_anchors(file)
             with initialize_config_dir(str(conf_dir()), job_name="amu-run", version_base="1.3"):
                 yield
 
     def load(self, lines: Sequence[str]) -> dict:
-        """The checked configuration that these overrides, none of them a sweep, describe."""
+        """The checked configuration of these overrides, none of which is a sweep."""
         (config,) = check_by_class([self.load_keys(_quoted(lines))])
         return config
 
     def load_keys(self, lines: Sequence[str]) -> tuple[dict, dict]:
-        """The configuration, checked but for the rules of its cell's and its task's class, and its reference."""
+        """The configuration, not yet checked by the classes of its cell and its task, and its reference."""
         overrides = _parse(lines)
         selecting, setting = [], []
         for override in overrides:
@@ -219,8 +190,8 @@ class Composer:
     def reference(self, task: str, model: str) -> dict:
         """Every key that a run of this task and this model has, with its default.
 
-        Each file says so for its own part: a model's yaml which keys `model` has, a task's those of `task`,
-        and config.yaml all others. So a key misspelt in a task's `training` is found like any other.
+        A model's yaml decides the keys of `model`, a task's yaml the keys of `task`, and config.yaml all others. So a
+        misspelt key in the section `training` of a task's yaml is found like any other.
         """
         config, _ = self._compose("~task", f"model={model}")
         with_task, _ = self._compose(f"model={model}", f"task={task}")
@@ -232,30 +203,34 @@ class Composer:
                     + ("it begins with cell: NAME" if group == "model" else HEADED)
                 )
             if not isinstance(reference[group][key], str):
-                value = spell(reference[group][key])
+                value = format_value(reference[group][key])
                 raise ConfigurationError(f"{group}.{key}={value}: {group}/{choice}.yaml must give the name of one")
         criteria = reference["task"].get("criteria", {})
         if not isinstance(criteria, dict):
-            raise ConfigurationError(f"task.criteria={spell(criteria)}: task/{task}.yaml must give a group of keys")
+            raise ConfigurationError(
+                f"task.criteria={format_value(criteria)}: task/{task}.yaml must give a group of keys"
+            )
         if isinstance(reference["task"].get("task"), dict):
             raise ConfigurationError(f"task={task}: task/{task}.yaml sets task.task; {HEADED}")
         return reference
 
     def _compose(self, *overrides: str) -> tuple[DictConfig, dict]:
-        """What Hydra composes, open to any key, and which file it chose in each group."""
+        """The configuration that Hydra composes, open to any key, and the file that it chose in each group."""
         if overrides not in self._composed:
             try:
                 composed = compose("config", [*self._search, *overrides], return_hydra_config=True)
             except Exception as error:
-                # A file of the user's own can make Hydra, OmegaConf and the yaml reader stumble in any way.
+                # A user's file can make Hydra, OmegaConf and the yaml reader raise errors of any kind.
                 chosen = ", ".join(line for line in overrides if not line.startswith("~"))
                 known = isinstance(error, HydraException | OmegaConfBaseException | YAMLError) and str(error)
-                raise ConfigurationError(_one_line(error) if known else f"{chosen}: {_one_line(error)}") from error
+                raise ConfigurationError(
+                    _format_hydra_error(error) if known else f"{chosen}: {_format_hydra_error(error)}"
+                ) from error
             try:
                 Plugins.instance()._instantiate(composed.hydra.launcher)
             except Exception as error:
-                # Code of a plugin's, or of no one's.
-                raise ConfigurationError(f"hydra/launcher: {_one_line(error)}") from error
+                # A plugin can raise errors of any kind.
+                raise ConfigurationError(f"hydra/launcher: {_format_hydra_error(error)}") from error
             groups = dict(composed.hydra.runtime.choices)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -267,14 +242,14 @@ class Composer:
         names = choices(group, self.config_dir)
         if name is None and group == "experiment":
             return
-        if spell(name) not in names:
+        if format_value(name) not in names:
             known = ", ".join(names)
             known = f"choose one of {known}" if len(known) <= 150 else "amu-run --help lists them"
-            near = did_you_mean(nearest(spell(name), names))
-            raise ConfigurationError(f"{group}={spell(name)}: no such {group}; {known}{near}")
-        if names[spell(name)].read_bytes().startswith(codecs.BOM_UTF8):
-            # Hydra would not see the first line as the comment that it is.
-            raise ConfigurationError(f"{names[spell(name)]}: begins with a byte order mark; save it without one")
+            near = did_you_mean(nearest(format_value(name), names))
+            raise ConfigurationError(f"{group}={format_value(name)}: no such {group}; {known}{near}")
+        if names[format_value(name)].read_bytes().startswith(codecs.BOM_UTF8):
+            # Hydra would not recognise the first line as a comment.
+            raise ConfigurationError(f"{names[format_value(name)]}: begins with a byte order mark; save it without one")
 
 
 def _parse(lines: Sequence[str]) -> list[Override]:
@@ -284,14 +259,16 @@ def _parse(lines: Sequence[str]) -> list[Override]:
     overrides = []
     for line in lines:
         if len(line) > LONGEST:
-            raise ConfigurationError(f"{spell(line)}: has {len(line):,} characters; {LONGEST:,} at most are read")
+            raise ConfigurationError(
+                f"{format_value(line)}: has {len(line):,} characters; {LONGEST:,} at most are read"
+            )
         try:
             (override,) = OverridesParser.create(loader).parse_overrides([line])
         except (HydraException, ValueError, RecursionError):
-            raise ConfigurationError(f"{spell(line)}: not understood; {_how_to_write(line)}") from None
+            raise ConfigurationError(f"{format_value(line)}: not understood; {_how_to_write(line)}") from None
         key = override.key_or_group
         if not key:
-            raise ConfigurationError(f"{spell(line)}: not understood; {_how_to_write(line)}")
+            raise ConfigurationError(f"{format_value(line)}: not understood; {_how_to_write(line)}")
         if key == "hydra.mode":
             raise ConfigurationError(f"{line}: a sweep is asked for with -m")
         if override.is_hydra_override() and (not key.startswith(LAUNCHER) or key.startswith("hydra.launcher._")):
@@ -305,7 +282,9 @@ def _parse(lines: Sequence[str]) -> list[Override]:
             raise ConfigurationError(f"{line}: write {key}={line.partition('=')[2]}")
         for each in _leaves(key, override.value()):
             if each in seen:
-                raise ConfigurationError(f"{spell(seen[each])} and {spell(line)}: {spell(each)} is given twice")
+                raise ConfigurationError(
+                    f"{format_value(seen[each])} and {format_value(line)}: {format_value(each)} is given twice"
+                )
             seen[each] = line
         overrides.append(override)
     return overrides
@@ -319,12 +298,12 @@ def _leaves(key: str, value: object) -> list[str]:
 
 
 def quote(text: str) -> str:
-    """The text as Hydra reads it between quotes: only a quote, and backslashes before one, are special there."""
+    """The text in quotes, as Hydra reads it: only quotes, and backslashes before them, are escaped."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def _quoted(lines: Sequence[str]) -> list[str]:
-    """Overrides with quotes around what Hydra cannot read without them: ~/runs, résultats, a(b."""
+    """Overrides with quotes around values that Hydra cannot read without them: ~/runs, résultats, a(b."""
     return [_quoted_value(line) for line in lines]
 
 
@@ -340,30 +319,8 @@ def _quoted_value(line: str) -> str:
     return f"{head}={','.join(parts)}"
 
 
-def _check_anchors(file: Path) -> None:
-    """ConfigurationError for a yaml file whose anchors stand for more values than can be read in any useful time."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        root = yaml.compose(text) if "&" in text and "*" in text else None
-    except (OSError, ValueError, YAMLError, RecursionError):
-        return  # Hydra says what is wrong with it, if it is chosen at all
-    sizes: dict[int, int] = {}
-
-    def size(node: yaml.Node | None) -> int:
-        if node is None or isinstance(node, yaml.ScalarNode):
-            return 1
-        if id(node) not in sizes:
-            sizes[id(node)] = 0  # an anchor within itself is found by Hydra
-            inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
-            sizes[id(node)] = 1 + sum(map(size, inner))
-        return sizes[id(node)]
-
-    if size(root) > MOST_VALUES:
-        raise ConfigurationError(f"{file}: its anchors stand for more than {MOST_VALUES:,} values")
-
-
 def _how_to_write(line: str) -> str:
-    """What is to be written in the place of an override that Hydra cannot read."""
+    """Advice on an override that Hydra cannot read."""
     if re.search(r"\d{4301}", line):
         return "a number has 4,300 digits at most"
     if re.search(r"[(\[{]{50}", line):
@@ -379,22 +336,22 @@ def _how_to_write(line: str) -> str:
 
 
 def _set(config: DictConfig, override: Override) -> None:
-    """Set a value as Hydra does, but for a key or a type that does not fit too: `check` has more to say about it."""
+    """Set a value as Hydra does, even if its key or its type is wrong: `check` has the better message."""
     key, value = override.key_or_group, override.value()
     try:
         group = None if isinstance(value, dict) else _select(config, key)
         if isinstance(group, DictConfig):
-            # `check` comes too late: the next override may set a key in what is left of the group.
+            # `check` comes too late: the next override may set a key of the replaced group.
             raise refusal(key, value, f"a group of keys ({', '.join(map(str, group))})")
         OmegaConf.update(config, key, value, merge=isinstance(value, dict))
     except ConfigurationError:
         raise
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"{override.input_line}: {_one_line(error)}") from error
+        raise ConfigurationError(f"{override.input_line}: {_format_hydra_error(error)}") from error
 
 
 def _select(config: DictConfig, key: str) -> object:
-    """What stands at a key; None for a value that cannot be resolved, since it is about to be replaced."""
+    """The value of a key; None if it cannot be resolved, because it will be replaced."""
     try:
         return OmegaConf.select(config, key)
     except OmegaConfBaseException:
@@ -405,11 +362,11 @@ def _resolved(config: DictConfig) -> dict:
     try:
         return plain(config)
     except OmegaConfBaseException as error:
-        raise ConfigurationError(_one_line(error)) from error
+        raise ConfigurationError(_format_hydra_error(error)) from error
 
 
 def _check_intent(overrides: Sequence[Override], config: dict) -> None:
-    """ConfigurationError for what would work but surely was not meant."""
+    """ConfigurationError for overrides that would work but are surely a mistake."""
     for override in overrides:
         if override.value() == {}:
             line = override.input_line
@@ -422,7 +379,7 @@ def _check_intent(overrides: Sequence[Override], config: dict) -> None:
             raise ConfigurationError(f"{override.input_line}: has no effect beside model.units={units}; give one")
 
 
-def _one_line(error: Exception) -> str:
+def _format_hydra_error(error: Exception) -> str:
     text = str(error) or str(error.__cause__ or type(error).__name__)
     if where := re.search(r"\s*full_key: (\S*)\s*(object_type=\w+)?\s*$", text):
         text = f"{where[1]}: {text[: where.start()]}" if where[1] else text[: where.start()]

@@ -10,7 +10,7 @@ import torch
 
 from amu_experiments import store
 from amu_experiments.network import count_parameters, resolved
-from amu_experiments.options import ConfigurationError, in_a_line, spell
+from amu_experiments.options import ConfigurationError, format_error, format_value
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Task
 
@@ -47,7 +47,7 @@ def prepare(config: dict) -> Run:
     try:
         config = _resolved(config)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(in_a_line(error)) from error
+        raise ConfigurationError(format_error(error)) from error
     return Run(config, store.folder_of(config), wanted_trials(config))
 
 
@@ -87,9 +87,11 @@ def _results_folder(config: dict) -> Path:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"results_dir={spell(results_dir)}: not the name of a folder ({reason})") from None
+        raise ValueError(f"results_dir={format_value(results_dir)}: not the name of a folder ({reason})") from None
     if not nearest.is_dir():
-        raise ValueError(f"results_dir={spell(results_dir)}: {nearest} is a file; give a folder (a new one is made)")
+        raise ValueError(
+            f"results_dir={format_value(results_dir)}: {nearest} is a file; give a folder (a new one is made)"
+        )
     try:
         with tempfile.TemporaryFile(dir=nearest):
             return folder
@@ -98,7 +100,7 @@ def _results_folder(config: dict) -> Path:
     found = store.finished_trials(store.folder_of(config | {"results_dir": folder}))
     if not found.issuperset(wanted_trials(config)):
         raise ValueError(
-            f"results_dir={spell(results_dir)}: {nearest} cannot be written to ({reason}); give another folder"
+            f"results_dir={format_value(results_dir)}: {nearest} cannot be written to ({reason}); give another folder"
         )
     return folder
 

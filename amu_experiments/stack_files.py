@@ -197,7 +197,7 @@ def read_provenance(stack: Path) -> dict:
     """The software, machine and command that trained a stack; UnusableError if the file is damaged.
 
     Texts `started`, `command`, `python` and `machine`; `packages`, names with versions; `commit`, a text or None;
-    and, unless the stack is old, `numerics`, a dict of what decides the rounding.
+    and, unless the stack is old, `numerics`, a dict with the version and the instructions of the arithmetic.
     """
     path = stack / "provenance.json"
     data = read_bytes(path)

@@ -13,8 +13,9 @@ import pandas as pd
 
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import p_text, sequences_text
+from amu_experiments.conf_files import conf_dir, description
 from amu_experiments.config import identity
-from amu_experiments.overrides import Composer, conf_dir, description
+from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 from amu_experiments.studies.tuning import read_plan
 

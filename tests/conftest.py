@@ -4,7 +4,7 @@ from multiprocessing import forkserver
 
 import pytest
 
-from amu_experiments import numerics, overrides
+from amu_experiments import conf_files, numerics, overrides
 
 numerics.fix("portable")  # as amu-run does, before anything imports torch
 
@@ -35,4 +35,4 @@ def composed() -> dict[str, dict]:
     """The checked configuration of every experiment, by name."""
     composer = overrides.Composer()
     with composer.ready():
-        return {name: composer.load([f"experiment={name}"]) for name in overrides.experiments()}
+        return {name: composer.load([f"experiment={name}"]) for name in conf_files.experiments()}

@@ -13,8 +13,9 @@ import amu_experiments.cells
 import amu_experiments.tasks
 from amu_experiments.analysis import report
 from amu_experiments.cli import main
+from amu_experiments.conf_files import choices
 from amu_experiments.options import ConfigurationError
-from amu_experiments.overrides import choices, load
+from amu_experiments.overrides import load
 
 
 @pytest.fixture(autouse=True)

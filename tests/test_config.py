@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amu_experiments.conf_files import choices
 from amu_experiments.config import (
     check,
     check_options,
@@ -19,8 +20,9 @@ from amu_experiments.config import (
     model_folder,
     task_folder,
 )
+from amu_experiments.network import cell_options
 from amu_experiments.options import POSITIVE, ConfigurationError, check_option, options_of, whole
-from amu_experiments.overrides import Composer, choices, load
+from amu_experiments.overrides import Composer, load
 from amu_experiments.store import folder_of
 
 REFERENCE = {
@@ -389,4 +391,5 @@ def test_every_task_and_every_model_composes(composer, task, model):
     data = ["task.name=GunPoint"] if task == "time_series" else []
     config = composer.load([f"task={task}", f"model={model}", *data])
     assert model.startswith(config["model"]["cell"])
-    assert config == check(config, composer.reference(task, model))
+    spelled_out = config | {"model": cell_options(config["model"]) | config["model"]}
+    assert check(spelled_out, composer.reference(task, model)) == spelled_out

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from amu_experiments import store, training
+from amu_experiments.conf_files import choices, experiments
 from amu_experiments.config import identity
-from amu_experiments.overrides import choices, experiments, load
+from amu_experiments.overrides import load
 from amu_experiments.plan import prepare
 
 LEAST = (

@@ -1,21 +1,15 @@
 """Multiplication, temporal order, long lags and copy memory against the literature and against worked examples."""
 
-import functools
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from configured import configuration, rows, task
 
 from amu_experiments.learning import loss_and_error
-from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences
 from amu_experiments.tasks.temporal_order import SYMBOLS
-
-CONF = Path(__file__).parents[1] / "conf"
 
 NAMES = [
     "multiplication",
@@ -33,27 +27,8 @@ NAMES = [
 SMALL = {"long_lag": {"p": 6, "q": 10}, "copy_memory": {"T": 5}}
 
 
-@functools.cache
-def configuration(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose(f"task/{name}"))
-
-
-def task(name, trials=(0,), **changes):
-    return make_task({**configuration(name)["task"], **changes}, trials)
-
-
 def small(name, trials):
     return task(name, trials, **SMALL.get(configuration(name)["task"]["problem"], {}))
-
-
-def rows(sequences, trial=0):
-    """The sequences of one trial of a stack, each as the bytes of its steps and its targets."""
-    one = sequences.take(trial)
-    return [
-        (x[:length].tobytes(), y[:length].tobytes())
-        for x, y, length in zip(one.inputs, one.targets, one.lengths, strict=True)
-    ]
 
 
 def symbols_of(sequences, row):

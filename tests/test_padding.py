@@ -9,9 +9,10 @@ from test_kernels import ANSWERS, made_network, made_optimizer, made_sequences
 
 from amu_experiments import AMU, GRU, LSTM, RNN
 from amu_experiments.cells.lstm97 import LSTM97
+from amu_experiments.conf_files import choices
 from amu_experiments.learning import learn, loss_and_error
 from amu_experiments.network import Network, to_torch
-from amu_experiments.overrides import Composer, choices
+from amu_experiments.overrides import Composer
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from amu_experiments.analysis.study_tables import read_studies
-from amu_experiments.overrides import conf_dir
+from amu_experiments.conf_files import conf_dir
 from amu_experiments.studies import readings
 
 PLAN = yaml.safe_load((conf_dir() / "readings.yaml").read_text())

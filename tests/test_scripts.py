@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from amu_experiments.overrides import conf_dir, experiments
+from amu_experiments.conf_files import conf_dir, experiments
 
 PLAN = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.overrides import conf_dir, experiments, load_all
+from amu_experiments.conf_files import conf_dir, experiments
+from amu_experiments.overrides import load_all
 from amu_experiments.store import read_results
 from amu_experiments.studies import export, mechanism, readings, tuning
 

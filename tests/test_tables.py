@@ -13,7 +13,7 @@ from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import compare, condition, final_values
 from amu_experiments.analysis.tables import Table, criteria_table, metrics_table, published_table, run_table, tables
 from amu_experiments.analysis.text import printable
-from amu_experiments.overrides import conf_dir
+from amu_experiments.conf_files import conf_dir
 
 
 @pytest.fixture

@@ -1,33 +1,17 @@
 """The tasks' data, metrics and criteria against the literature and against worked examples."""
 
-import functools
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from configured import configuration, rows, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from amu_experiments.registry import find_class
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.embedded_reber import SYMBOLS, draw_string, encode, legal_next
 from amu_experiments.tasks.task import BLOCK, Criterion, Sequences, Task, read_criteria
-
-CONF = Path(__file__).parents[1] / "conf"
-
-
-@functools.cache
-def configuration(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose(f"task/{name}"))
-
-
-def task(name, trials=(0,), **changes):
-    return make_task({**configuration(name)["task"], **changes}, trials)
-
 
 KINDS = {
     "embedded_reber": {},
@@ -40,15 +24,6 @@ KINDS = {
 
 def make(kind, trials):
     return task("two_sequence" if kind == "noisy_target" else kind, trials, **KINDS[kind])
-
-
-def rows(sequences, trial=0):
-    """The sequences of one trial of a stack, each as the bytes of its steps and its targets."""
-    one = sequences.take(trial)
-    return [
-        (x[:length].tobytes(), y[:length].tobytes())
-        for x, y, length in zip(one.inputs, one.targets, one.lengths, strict=True)
-    ]
 
 
 # The stream of a trial --------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.analysis.styles import Style, report_styles
 from amu_experiments.analysis.tables import Table, tables
 from amu_experiments.analysis.text import markdown, printable
+from amu_experiments.conf_files import conf_dir
 from amu_experiments.console import say, unheard
 from amu_experiments.files import UnusableError, remove_partial, write_text
-from amu_experiments.options import in_a_line, one_line
-from amu_experiments.overrides import conf_dir
+from amu_experiments.options import format_error, one_line
 from amu_experiments.store import read_provenances, read_results, unfinished
 
 PARTS = ("tables", "figures")
@@ -70,11 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(map(one_line, f"amu-report: {error}".splitlines())), file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"amu-report: {in_a_line(error) if error.filename else f'{options.out}: {error}'}", file=sys.stderr)
+        print(f"amu-report: {format_error(error) if error.filename else f'{options.out}: {error}'}", file=sys.stderr)
         return 1
     say("\n".join(lines))
     if unheard:
-        print(f"amu-report: {in_a_line(unheard.pop())}", file=sys.stderr)
+        print(f"amu-report: {format_error(unheard.pop())}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from amu_experiments.overrides import conf_dir
+from amu_experiments.conf_files import conf_dir
 
 
 def option_parser(study: str, description: str, *, out: str, results_dir: str, trains: bool) -> argparse.ArgumentParser:

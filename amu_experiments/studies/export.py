@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.files import UnusableError, remove_partial, write_bytes
-from amu_experiments.options import in_a_line
+from amu_experiments.options import format_error
 from amu_experiments.stack_files import read_provenance, read_stack, write_stack
 from amu_experiments.store import read_config
 from amu_experiments.studies.arguments import option_parser
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
     except OSError as error:
-        raise SystemExit(f"{parser.prog}: {in_a_line(error)}") from None
+        raise SystemExit(f"{parser.prog}: {format_error(error)}") from None
     print(f"{count} stacks written to {options.out}")
 
 

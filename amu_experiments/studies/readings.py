@@ -43,7 +43,8 @@ from scipy import stats
 from amu_experiments import files
 from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
-from amu_experiments.overrides import Composer, conf_dir
+from amu_experiments.conf_files import conf_dir
+from amu_experiments.overrides import Composer
 from amu_experiments.studies.arguments import option_parser
 from amu_experiments.studies.tuning import judge, leaf, ranked, trained
 

@@ -39,7 +39,8 @@ from scipy import stats
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
-from amu_experiments.overrides import Composer, conf_dir
+from amu_experiments.conf_files import conf_dir
+from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import option_parser
 from amu_experiments.training import train_missing

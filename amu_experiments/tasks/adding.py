@@ -85,11 +85,15 @@ class Adding(Task):
             "mse": float(np.mean(errors**2)),
             "mean_error": float(errors.mean()),
             "largest_error": float(errors.max()),
-            "wrong": int((~(errors < self.tolerance)).sum()),
+            "wrong": self._wrong(errors),
         }
 
     def measure_recent(self, errors):
-        return {"train_error": float(errors.mean()), "train_wrong": int((~(errors < self.tolerance)).sum())}
+        return {"train_error": float(errors.mean()), "train_wrong": self._wrong(errors)}
+
+    def _wrong(self, errors: np.ndarray) -> int:
+        """Number of errors that are not below the tolerance; NaN is such an error."""
+        return int((~(errors < self.tolerance)).sum())
 
     def _modern(self, rng: np.random.Generator, count: int) -> Sequences:
         rows = np.arange(count)

@@ -6,14 +6,12 @@ Hochreiter & Schmidhuber 1997, section 5.5 (experiment 5).
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import numpy as np
-
 from amu_experiments.options import Count, Positive, whole
-from amu_experiments.tasks.adding import marked_pairs
-from amu_experiments.tasks.task import Sequences, Task, read_criteria
+from amu_experiments.tasks.adding import Adding, marked_pairs
+from amu_experiments.tasks.task import Sequences, Task
 
 
-class Multiplication(Task):
+class Multiplication(Adding):
     """The adding problem of 1997 with values uniform in [0, 1] and the product X1 * X2 as target.
 
     A sequence has T to T + T/10 pairs of a value and a mark. X1 is one of the first ten, X2 one of the first T/2 - 1
@@ -33,11 +31,6 @@ class Multiplication(Task):
         train_error, train_wrong         mean absolute error; sequences with an error above `tolerance`
     """
 
-    input_size = 2
-    output_size = 1
-    metrics = ("mse", "mean_error", "largest_error", "wrong")
-    recent_metrics = ("train_error", "train_wrong")
-
     def __init__(
         self,
         trials,
@@ -51,32 +44,27 @@ class Multiplication(Task):
         test_size: Count,
         criteria: Mapping,
     ):
-        super().__init__(trials)
-        self.T = T
-        self.steps = self.T + self.T // 10
-        self.tolerance = tolerance
-        self.window = window
-        self.squash = squash
-        self.loss = loss
-        self.validation_size = validation_size
-        self.test_size = test_size
-        self.criteria = read_criteria(criteria, self.metrics + self.recent_metrics)
+        super().__init__(
+            trials,
+            form="1997",
+            T=T,
+            tolerance=tolerance,
+            window=window,
+            squash=squash,
+            loss=loss,
+            validation_size=validation_size,
+            test_size=test_size,
+            criteria=criteria,
+        )
+
+    @classmethod
+    def criteria_of(cls, options):
+        return Task.criteria_of(options)  # Adding has criteria for each form
 
     def generate(self, rng, count, split):
         inputs, lengths, X1, X2 = marked_pairs(rng, count, self.T, low=0, neutral=1)
         return Sequences(inputs, lengths, (X1 * X2)[:, None, None])
 
-    def measure(self, outputs, sequences):
-        errors = np.abs(outputs - sequences.targets)
-        return {
-            "mse": float(np.mean(errors**2)),
-            "mean_error": float(errors.mean()),
-            "largest_error": float(errors.max()),
-            "wrong": self._wrong(errors),
-        }
-
-    def measure_recent(self, errors):
-        return {"train_error": float(errors.mean()), "train_wrong": self._wrong(errors)}
-
-    def _wrong(self, errors: np.ndarray) -> int:
+    def _wrong(self, errors):
+        """Number of errors that are not within the tolerance; NaN is such an error."""
         return int((~(errors <= self.tolerance)).sum())
