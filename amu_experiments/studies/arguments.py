@@ -1,9 +1,11 @@
-"""The command line options of the studies."""
+"""The command line of the studies: their options, and how they start and stop."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from amu_experiments.conf_files import conf_dir
+from amu_experiments.interrupts import stop_on_signals
 
 
 def option_parser(study: str, description: str, *, out: str, results_dir: str, trains: bool) -> argparse.ArgumentParser:
@@ -29,3 +31,12 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number of 1 or more")
     return int(text)
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run the main function of a study that trains networks; a signal stops it, and its processes, with one line."""
+    with stop_on_signals():
+        try:
+            main()
+        except KeyboardInterrupt:
+            raise SystemExit("Stopped; the same command goes on from here.") from None

@@ -31,8 +31,8 @@ import math
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
 from amu_experiments.conf_files import conf_dir
 from amu_experiments.overrides import Composer
-from amu_experiments.studies.arguments import option_parser
+from amu_experiments.studies.arguments import option_parser, start
 from amu_experiments.studies.tuning import judge, leaf, ranked, trained
 
 Reading = tuple
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no such experiment: {', '.join(sorted(unknown))}; choose from {', '.join(plan['experiments'])}")
     tried = pd.read_csv(options.record) if options.go_on and options.record.exists() else pd.DataFrame()
     # A process for each reading that trains; torch and numba do not survive a fork.
-    with ProcessPoolExecutor(options.threads, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.threads) as pool:
         for name in plan["experiments"]:
             if not names or name in names:
                 tried = screen(plan, name, tried, options, pool)
@@ -137,7 +137,7 @@ def points(plan: Mapping) -> list[dict[str, float]]:
     return [{key: float(f"{value:.3g}") for key, value in zip(plan["ranges"], row, strict=True)} for row in values]
 
 
-def screen(plan: dict, name: str, tried: pd.DataFrame, options: Options, pool: Executor) -> pd.DataFrame:
+def screen(plan: dict, name: str, tried: pd.DataFrame, options: Options, pool: Pool) -> pd.DataFrame:
     """The record with the rows of every reading in an experiment; readings that it lacks are trained."""
     keys, best = list(plan["options"]), plan["experiments"][name].get("best")
     done = recorded(tried, name, keys)
@@ -146,15 +146,11 @@ def screen(plan: dict, name: str, tried: pd.DataFrame, options: Options, pool: E
     for reading in readings(plan["options"]):
         if reading not in done:
             tries = best_points(plan, earlier[reading], best["configurations"]) if best else points(plan)
-            jobs.append(pool.submit(train, plan, name, reading, tries, options))
-    try:
-        for job in as_completed(jobs):
-            tried = pd.concat([tried, pd.DataFrame(job.result())], ignore_index=True)
-            options.record.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(options.record, tried.to_csv(index=False, float_format="%.6g"))
-    finally:
-        for job in jobs:
-            job.cancel()
+            jobs.append((plan, name, reading, tries, options))
+    for rows in pool.imap_unordered(train, jobs):
+        tried = pd.concat([tried, pd.DataFrame(rows)], ignore_index=True)
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(options.record, tried.to_csv(index=False, float_format="%.6g"))
     return tried
 
 
@@ -177,8 +173,12 @@ def without_nan(rows: Sequence[dict]) -> list[dict]:
     return [row | {k: math.inf for k in ("median_sequences", "loss") if math.isnan(row[k])} for row in rows]
 
 
-def train(plan: dict, name: str, reading: Reading, tries: Sequence[dict], options: Options) -> list[dict]:
-    """The rows of a reading in an experiment, one for each configuration, trained unless the store has them."""
+def train(job: tuple[dict, str, Reading, Sequence[dict], Options]) -> list[dict]:
+    """The rows of a reading in an experiment, one for each configuration, trained unless the store has them.
+
+    job: the plan, the experiment, the reading, its configurations, and the options of the study.
+    """
+    plan, name, reading, tries, options = job
     experiment = plan["experiments"][name]
     chosen = dict(zip(plan["options"], reading, strict=True))
     common = {"experiment": f"{experiment.get('base', name)}/base", "model": "amu", "seed": plan["seed"]}
@@ -336,4 +336,4 @@ def spelled(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

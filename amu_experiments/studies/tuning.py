@@ -42,7 +42,7 @@ from amu_experiments.analysis.statistics import median_time
 from amu_experiments.conf_files import conf_dir
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
-from amu_experiments.studies.arguments import option_parser
+from amu_experiments.studies.arguments import option_parser, start
 from amu_experiments.training import train_missing
 
 Point = tuple[int, ...]
@@ -365,4 +365,4 @@ def trained(config: dict) -> store.Result:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
