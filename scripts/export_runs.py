@@ -1,10 +1,10 @@
-"""Copies stored runs in a form small enough to be kept in git, from which amu-report makes the same tables.
+"""Copies stored runs without the parts that are too large for git; amu-report makes the same tables from the copy.
 
     python scripts/export_runs.py --results-dir results/runs --out results/paper/runs
     amu-report --results-dir results/paper/runs --out results/paper
 
-The copy is a store like any other, with configurations, results of trials and provenance as they are; of the histories
-it has some 12 evaluations of each trial, and all those at which any trial ended. Weights stay behind.
+The copy is a store like any other. Configurations, results of trials and provenance are unchanged. A history has about
+12 evaluations of each trial, and every evaluation at which a trial ended. Weights are not copied.
 """
 
 import argparse
@@ -30,7 +30,7 @@ EVALUATIONS = 12
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/paper/runs"), help="where to (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/paper/runs"), help="folder for the copy (%(default)s)")
     options = parser.parse_args()
     folders = {path.parent.relative_to(options.results_dir) for path in options.results_dir.glob("*/*/*/config.yaml")}
     stacks = [path.parent for folder in folders for path in (options.results_dir / folder).glob("trials-*/trials.csv")]
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def copy(stack: Path, to: Path) -> None:
-    """Copy one stack, and the configuration it belongs to; UnusableError where they are not as they were written."""
+    """Copy one stack and its configuration. Raises UnusableError if a file of them is damaged."""
     read_config(stack.parent)
     _, history = read_stack(stack)
     to.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def copy(stack: Path, to: Path) -> None:
 
 
 def thinned(history: pd.DataFrame) -> pd.DataFrame:
-    """A history with fewer evaluations, evenly spread, and with all of those at which any trial ended."""
+    """A history with fewer evaluations: evenly spread ones, and every one at which a trial ended."""
     times = history["sequences"].sort_values().unique()
     spread = (
         times[np.linspace(0, len(times) - 1, min(len(times), EVALUATIONS)).round().astype(int)] if len(times) else []

@@ -3,8 +3,8 @@
     python scripts/measure_mechanism.py
     python scripts/measure_mechanism.py --task two_sequence --task adding --sequences 4
 
-Reads each run's configuration and final weights, trains nothing, and writes flow.csv, trials.csv and traces.csv, whose
-columns `amu_experiments.mechanism.measure` explains.
+Reads the configuration and final weights of each run, and trains nothing. Writes flow.csv, trials.csv and traces.csv;
+`amu_experiments.mechanism.measure` explains their columns.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from amu_experiments.store import read_results, read_weights, write_text
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/paper/mechanism"), help="where to (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/paper/mechanism"), help="folder for the CSV files (%(default)s)")
     parser.add_argument("--task", action="append", help="only the runs of this task; may be given more than once")
-    parser.add_argument("--sequences", type=int, default=8, help="of each trial that are looked at (%(default)s)")
+    parser.add_argument("--sequences", type=int, default=8, help="number of sequences to measure for each trial (%(default)s)")
     parser.add_argument("--threads", type=int, help="processor threads")
     options = parser.parse_args()
     if options.threads is not None and options.threads < 1:
@@ -41,7 +41,7 @@ def main() -> None:
     for result in tqdm(results):
         try:
             measured.append(measure(result, read_weights(result.folder), options.sequences))
-        except (OSError, ValueError) as error:  # weights that are damaged, data of the user's own that have changed
+        except (OSError, ValueError) as error:  # damaged weights, or changed data of the user
             print(f"Left out: {error}")
     if not measured:
         raise SystemExit("measure_mechanism: nothing could be measured")
