@@ -30,7 +30,7 @@ EVALUATIONS = 12
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/paper/runs"), help="folder for the copy (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/paper/runs"), help="the copy (%(default)s)")
     options = parser.parse_args()
     folders = {path.parent.relative_to(options.results_dir) for path in options.results_dir.glob("*/*/*/config.yaml")}
     stacks = [path.parent for folder in folders for path in (options.results_dir / folder).glob("trials-*/trials.csv")]

@@ -21,9 +21,9 @@ from amu_experiments.store import read_results, read_weights, write_text
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="the runs (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/paper/mechanism"), help="folder for the CSV files (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/paper/mechanism"), help="the tables (%(default)s)")
     parser.add_argument("--task", action="append", help="only the runs of this task; may be given more than once")
-    parser.add_argument("--sequences", type=int, default=8, help="number of sequences to measure for each trial (%(default)s)")
+    parser.add_argument("--sequences", type=int, default=8, help="sequences measured for each trial (%(default)s)")
     parser.add_argument("--threads", type=int, help="processor threads")
     options = parser.parse_args()
     if options.threads is not None and options.threads < 1:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes results/paper from nothing: runs, mechanism, speed, report, README. Needs amu-run in the PATH (pip install -e .).
+# Makes results/paper and the results in README.md from nothing: runs, mechanism, speed, report. Needs amu-run in the
+# PATH (pip install -e .).
 #
 #   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 2 hours on 2 cores
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: up to 2 hours more
