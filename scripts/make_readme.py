@@ -86,9 +86,9 @@ def experiments() -> str:
         rows.append(row | dict(zip(map(model_names().get, common_models()), values, strict=True)))
     caption = (
         "Each cell: the trials that met the criterion, of all trials, and the median of the training sequences until "
-        "then (n.r.: not reached). If no model met it, or the problem has none: the median of the trials' accuracy on test "
-        f"data. Rows with T = 1000 have the settings tuned at T = 100. [The page]({PAGE}) has more lags, AMUs that "
-        "emit their memory, intervals, and p-values (log-rank or Mann-Whitney tests with Holm's correction)."
+        "then (n.r.: not reached). If no model met it, or the problem has none: the median of the trials' accuracy on "
+        f"test data. Rows with T = 1000 have the settings tuned at T = 100. [The page]({PAGE}) has more lags, AMUs "
+        "that emit their memory, intervals, and p-values (log-rank or Mann-Whitney tests with Holm's correction)."
     )
     return markdown(pd.DataFrame(rows), caption)
 
