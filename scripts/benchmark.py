@@ -132,7 +132,7 @@ def main(arguments=None) -> None:
 # Comparisons ----------------------------------------------------------------------------------------------------
 
 Burst = Callable[[float], float]
-"""A function that works for about so many seconds and returns the seconds per sequence."""
+"""A function that works for about the given number of seconds and returns the seconds per sequence."""
 
 
 def by_turns(*bursts: Burst, turns: int = 15, seconds: float = 0.3) -> np.ndarray:
@@ -159,7 +159,7 @@ def against_torch(measure) -> Iterator[Row]:
 
 
 def over_lengths(measure) -> Iterator[Row]:
-    """Time and memory per time step, beside those of the shortest sequences."""
+    """Time and memory per time step, divided by those of the shortest sequences."""
     what, against, meaning = "AMU, truncated gradient, T = {:,}", "T = {:,}", "times as much per step"
     per_step = measure(*(fused(replace(AMU, steps=T)) for T in LENGTHS)) / np.array(LENGTHS)[:, None]
     for T, times in zip(LENGTHS[1:], per_step[1:], strict=True):

@@ -1,7 +1,7 @@
 """The training step of benchmark.py in JAX, for comparison: jit(vmap(scan)) over trials, on the CPU.
 
 Runs in any Python with jax and optax; it imports nothing of this project. It reads settings from standard input, one
-line of JSON each. For each it trains about so many seconds and prints a line with the time per sequence.
+line of JSON each. For each setting it trains for about `seconds` and prints a line with the time per sequence.
 
     {"cell": "amu", "units": 4, "trials": 30, "batch": 1, "steps": 100, "inputs": 2, "seconds": 0.3}
     {"seconds_per_sequence": 4.5e-05}

@@ -1,4 +1,4 @@
-"""Writes only the figures of amu-report; takes its options."""
+"""Writes only the figures of amu-report. Takes the same options."""
 
 import sys
 

@@ -6,13 +6,14 @@ The function NAME writes the part between the lines <!-- NAME --> and <!-- end o
 """
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from amu_experiments.analysis.tables import Table
-from amu_experiments.analysis.text import p_text, sequences_text
+from amu_experiments.analysis.text import sequences_text
 from amu_experiments.conf_files import conf_dir, description
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer
@@ -23,10 +24,11 @@ ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 PAGE = "results/paper/index.html"
 
-CLAIMED = ("embedded_reber", "embedded_reber_legal", "two_sequence_3a", "two_sequence_3c")
-"""The experiments that test the paper's claims, by their names in conf/experiment."""
-
-LAGS = (100, 200, 500, 1000)
+ROWS = {
+    "two_sequence_3a": {"T = 100": [], "T = 1000": ["task.T=1000"]},
+    "two_sequence_3c": {"T = 100": [], "T = 1000": ["task.T=1000"]},
+}
+"""Experiments with several rows in the table: the lag in the title, and overrides."""
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
 
 def rewritten(readme: str) -> str:
     """The README with every marked part written again."""
-    for part in (claims, comparison, lags, others, historical, speed):
+    for part in (claims, experiments, historical, speed):
         begin, end = f"<!-- {part.__name__} -->", f"<!-- end of {part.__name__} -->"
         written = f"{begin}\n{part()}{end}"
         readme = re.sub(f"{begin}\n.*?{end}", lambda _, text=written: text, readme, flags=re.S)
@@ -61,63 +63,33 @@ def claims() -> str:
             ],
         }
     )
-    note = "Verdicts by written rules; the numbers count findings, which the page gives with their tests."
+    note = "The last column counts the findings of a claim."
     return markdown(text, " ".join([note, *verdicts["judged_for"].unique()]))
 
 
-def comparison() -> str:
-    """Every model in the experiments that test the claims: solved, median, p."""
+def experiments() -> str:
+    """A row for each experiment: the trials solved and the median or, if no model solved any, the accuracy."""
     rows = []
-    for model, name in model_names().items():
-        found = [row_of(f"{experiment}/{model}") for experiment in CLAIMED]
-        row = {"model": name, "params": "; ".join(unique(each["parameters"] for each in found))}
-        for experiment, each in zip(CLAIMED, found, strict=True):
-            row[title(experiment).removesuffix(", T = 100")] = f"{shown(each)}{p_of(each)}"
-        rows.append(row)
-    references = [row_of(f"{experiment}/amu") for experiment in CLAIMED]
-    caps = [f"{config_of(f'{experiment}/amu')['training']['max_sequences']:,}" for experiment in CLAIMED]
-    caption = (
-        f"Trials that met the criterion ({', '.join(unique(row['criterion'] for row in references))}) of all trials, "
-        "the Kaplan-Meier median of the sequences until then (n.r.: not reached) and p of the log-rank test against "
-        "the first row, Holm-corrected for the tests of a column (for a claim, for all of its tests). At most "
-        f"{', '.join(unique(caps))} sequences, T = 100. Learning rate and one more setting of each model were tuned "
-        f"with equal numbers of configurations, on other trials. [All experiments]({PAGE})."
-    )
-    return markdown(pd.DataFrame(rows), caption)
-
-
-def lags() -> str:
-    """Success and median on the two-sequence problem by lag."""
-    rows = []
-    for experiment in CLAIMED[2:]:
-        for model in common_models():
-            row = {"problem": experiment.rpartition("_")[2], "model": model_names()[model]}
-            for T in LAGS:
-                row[f"T = {T}"] = shown(row_of(f"{experiment}/{model}", f"task.T={T}"))
-            rows.append(row)
-    return markdown(
-        pd.DataFrame(rows), "The two-sequence problem over longer lags, with the settings tuned at T = 100."
-    )
-
-
-def others() -> str:
-    """A row for each other experiment: the trials solved, or if no model solved any, the accuracy."""
-    rows = []
-    models = common_models()
-    for experiment in plan()["experiments"]:
-        if experiment in CLAIMED:
-            continue
-        configs = [config_of(f"{experiment}/{model}") for model in models]
+    for problem, experiment, overrides in settings():
+        configs = [config_of(f"{experiment}/{model}", *overrides) for model in common_models()]
         found = [solved_row(config) for config in configs if config["training"]["stop"]]
         if any(row["solved"] for row in found):
             values = [shown(row) for row in found]
         else:
-            values = [f"{accuracy_row(config)['median']:.3f}" for config in configs]
-        names = [model_names()[model] for model in models]
-        rows.append({"problem": title(experiment), **dict(zip(names, values, strict=True))})
+            found = [accuracy_row(config) for config in configs]
+            values = [f"{row['median']:.3f}" for row in found]
+        sizes = [row["parameters"] for row in found]
+        row = {
+            "problem": problem,
+            "parameters": f"{min(sizes):,} to {max(sizes):,}",
+            "sequences at most": f"{configs[0]['training']['max_sequences']:,}",
+        }
+        rows.append(row | dict(zip(map(model_names().get, common_models()), values, strict=True)))
     caption = (
-        "The other experiments: as above, and where no model met the criterion, or there is none, the median of the "
-        f"trials' accuracy on test data. [Tables with intervals and tests]({PAGE})."
+        "Each cell: the trials that met the criterion, of all trials, and the median of the training sequences until "
+        "then (n.r.: not reached). If no model met it, or the problem has none: the median of the trials' accuracy on "
+        f"test data. Rows with T = 1000 have the settings tuned at T = 100. [The page]({PAGE}) has more lags, AMUs "
+        "that emit their memory, intervals, and p-values (log-rank or Mann-Whitney tests with Holm's correction)."
     )
     return markdown(pd.DataFrame(rows), caption)
 
@@ -129,39 +101,40 @@ def historical() -> str:
     counts = run["agrees"].value_counts().reindex(["yes", "in range", "no"], fill_value=0)
     failed = ", ".join(unique(run.loc[run["agrees"] == "no", "task"].str.partition("-")[0].str.replace("_", " ")))
     return (
-        "The one network here with published numbers, the [LSTM of 1997 with its settings of 1997]"
-        f"(results/paper/tables/lstm97-published.md), meets {counts['yes']} of {len(run)} published means that were "
-        f"run again within a factor of two with at least nine of ten trials solved; {counts['in range']} more lie "
-        "within the range of its trials; "
-        f"{counts['no']} are not met ({failed}).\n"
+        "Of the networks here, only the LSTM of 1997 has published numbers (Hochreiter & Schmidhuber 1997). "
+        f"[{len(run)} of its means](results/paper/tables/lstm97-published.md) were measured again, with its settings: "
+        f"{counts['yes']} agree (within a factor of two, and at least nine of ten trials solved), {counts['in range']} "
+        f"more are in the range of our trials, and {counts['no']} are not reproduced ({failed}).\n"
     )
 
 
 def speed() -> str:
-    """The measurements of scripts/benchmark.py."""
+    """The measurements of scripts/benchmark.py, in words."""
     measured = pd.read_csv(PAPER / "speed.csv")
     ratios = measured[measured["meaning"].eq("times faster")]
-    text = pd.DataFrame(
-        {
-            "training step": ratios["what"],
-            "microseconds a sequence": ratios["value"].map("{:.1f}".format),
-            "against": ratios["against"],
-            "times as fast": [f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}" for ratio in ratios["ratio"]],
-        }
-    )
-    words = {"ns/step": "time", "byte/step": "memory"}
-    others = [
-        f"{row.what}: {row.ratio:.2f} times the {words.get(row.unit, row.unit)} per step that {row.against} takes."
-        if row.against == row.against
-        else f"{row.what}: {row.value:.2f} {row.unit}."
-        for row in measured.itertuples()
-        if row.unit == "s" or row.meaning == "times as much per step"
+    compared = [
+        f"{least_and_most(rows['ratio'])} times as fast as {other}"
+        for other, rows in ratios.groupby(ratios["against"].str.replace(r"torch\.nn\.\w+", "torch.nn", regex=True))
     ]
-    caption = f"{' '.join(others)} Medians, all in one run on {measured['machine'][0]}, {measured['software'][0]}."
-    return markdown(text, f"{caption} [All that was measured](results/paper/speed.csv).")
+    longest = measured[measured["unit"].eq("ns/step")].iloc[-1]
+    commands = ", ".join(f"{row.value:.2f} s for {row.what}" for row in measured.itertuples() if row.unit == "s")
+    return (
+        f"A step takes {least_and_most(ratios['value'])} microseconds a sequence of 100 time steps. That is "
+        f"{' and '.join(compared)} over trials, depending on cell, number of trials and batch. With sequences of "
+        f"{longest['what'].split(' = ')[-1]} time steps, each time step takes {longest['ratio']:.2f} times as long as "
+        f"with 100. Whole commands take {commands}. All are medians, on {measured['machine'][0]}, "
+        f"{measured['software'][0]}. [All measurements](results/paper/speed.csv).\n"
+    )
 
 
 # Sources ----------------------------------------------------------------------------------------------------------
+
+
+def settings() -> Iterator[tuple[str, str, list[str]]]:
+    """The problem, the experiment and the overrides of each row in the table of experiments."""
+    for experiment in plan()["experiments"]:
+        for lag, overrides in ROWS.get(experiment, {"T = 100": []}).items():
+            yield title(experiment).replace("T = 100", lag), experiment, overrides
 
 
 @cache
@@ -182,11 +155,6 @@ def common_models() -> list[str]:
 def title(experiment: str) -> str:
     """The title of an experiment: the first sentence of its base.yaml."""
     return description(conf_dir() / "experiment" / experiment / "base.yaml")
-
-
-def row_of(experiment: str, *overrides: str) -> pd.Series:
-    """The row of an experiment in the tables, for the criterion that ends its trials."""
-    return solved_row(config_of(experiment, *overrides))
 
 
 def config_of(experiment: str, *overrides: str) -> dict:
@@ -231,8 +199,8 @@ def shown(row: pd.Series) -> str:
     return f"{row['solved']}/{row['trials']}, {median}"
 
 
-def p_of(row: pd.Series) -> str:
-    return "" if pd.isna(row["p_holm"]) else f", {p_text(row['p_holm'], 'p')}"
+def least_and_most(values: pd.Series) -> str:
+    return " to ".join(f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in (values.min(), values.max()))
 
 
 def unique(values) -> list[str]:

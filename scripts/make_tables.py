@@ -1,4 +1,4 @@
-"""Writes only the tables of amu-report; takes its options."""
+"""Writes only the tables of amu-report. Takes the same options."""
 
 import sys
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes results/paper from nothing: runs, mechanism, speed, report. Needs amu-run in the PATH (pip install -e .).
+# Makes results/paper and the results in README.md from nothing: runs, mechanism, speed, report. Needs amu-run in the
+# PATH (pip install -e .).
 #
 #   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 2 hours on 2 cores
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: up to 2 hours more
@@ -77,7 +78,7 @@ main() {
   finish
 
   part "Report, from the runs as they are kept in git"
-  rm -rf "$paper"/{runs,tables,figures} # may be of runs that no longer exist
+  rm -rf "$paper"/{runs,tables,figures} # they may come from runs that no longer exist
   start export python scripts/export_runs.py --results-dir "$runs" --out "$paper/runs"
   finish
   start report amu-report --results-dir "$paper/runs" --out "$paper"

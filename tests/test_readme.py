@@ -46,7 +46,7 @@ def typed(command: str, code: str = "from amu_experiments.cli import command; co
 
 def test_the_cell_and_the_task_of_the_readme_train_as_typed(conf, tmp_path):
     sizes = "training.max_sequences=40 training.evaluate_every=20 trials=2 backend=torch"
-    for command in (commands()[-1], *(each for each in commands() if "task=adding model=ugrnn" in each)):
+    for command in (each for each in commands() if "task=parity" in each or "task=adding model=ugrnn" in each):
         ended = typed(f"{command} {sizes}" + " task.T=20")
         assert ended.returncode == 0, ended.stderr
     results = store.read_results(tmp_path / "results" / "runs")
@@ -150,6 +150,35 @@ def test_reading_results_runs_no_code_of_the_current_folder(conf):
     assert "parity" not in sys.modules
 
 
+def test_the_data_of_the_readme_train_as_typed_and_are_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my").mkdir()
+    for part in ("TRAIN", "TEST"):
+        (tmp_path / "my" / f"DATA_{part}.ts").write_text(code_after("my/DATA_TRAIN.ts"))
+    (command,) = (each for each in commands() if "task.path=my/" in each)
+    ended = typed(f"{command} training.max_sequences=40 training.evaluate_every=20 backend=torch")
+    assert ended.returncode == 0, ended.stderr
+    (result,) = store.read_results(tmp_path / "results" / "runs")
+    assert (result.task, result.model, len(result.trials)) == ("data", "gru", 10)
+    reported = typed("amu-report", "from amu_experiments.cli import report; report()")
+    assert reported.returncode == 0, reported.stderr
+    assert (tmp_path / "results" / "report" / "index.html").exists()
+
+
+def test_the_layer_of_the_readme_has_the_shape_that_its_comment_states():
+    names = {}
+    (code,) = re.findall(r"^```python\n(import torch\nfrom amu_experiments import AMU\n.*?)^```$", TEXT, re.M | re.S)
+    exec(code, names)
+    assert names["output"].shape == (4, 100, 8)
+    assert names["h"].numel() == 4 * 3 * 8
+    assert names["s"].numel() == 4 * 8
+
+
+def test_the_first_commands_of_the_readme_are_those_that_are_tried_on_a_fresh_machine():
+    tried = re.findall(r"^pip install .*$", (README.parent / ".ci" / "run").read_text(), re.M)
+    assert re.findall(r"^    (pip install .*)$", TEXT, re.M) == tried
+
+
 def commands() -> list[str]:
     typed = re.findall(r"^    (?:pip install \S+ && )?(amu-run .*)$", TEXT, re.M)
     return typed + re.findall(r"`(amu-run (?:--config-dir \S+ )?(?:-m )?(?:task|experiment)=[^`]*)`", TEXT)
@@ -158,6 +187,9 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_every_command_of_the_readme_is_a_valid_one(conf, command):
     words = shlex.split(command, comments=True)[1:]
+    if {"--help", "--cfg"} & set(words):
+        assert main(words) == 0
+        return
     sweep = "-m" in words
     words = [word for word in words if word not in ("-m", "--config-dir", "my/conf")]
     configs = load_all(words, sweep, config_dir=str(conf))
@@ -172,3 +204,10 @@ def test_results_in_the_readme_are_those_of_the_committed_tables(monkeypatch):
 def test_the_files_that_the_readme_points_to_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert (README.parent / target).exists(), target
+
+
+def test_every_promise_of_the_readme_names_the_test_that_proves_it():
+    promises = re.search(r"^## Promises\n(.*?)^## ", TEXT, re.M | re.S)[1].split("\n- ")[1:]
+    assert len(promises) > 10
+    for promise in promises:
+        assert re.search(r"\[(test_\w+)\]\(tests/\1\.py\)", promise), promise
