@@ -26,7 +26,6 @@ from amu_experiments.options import (
     TEXT,
     ConfigurationError,
     Rule,
-    added_options,
     check_option,
     format_value,
     one_of,
@@ -144,7 +143,7 @@ def check_options(config: Mapping, reference: Mapping, section: str, annotations
     """The checked configuration with the options of "task" or "model" checked by the annotations of its class.
 
     Raises ConfigurationError for the first that breaks its rule. An option without an annotation takes values of its
-    default's type. An option that came later is left out at the value from before (see `options.Added`).
+    default's type.
     """
 
     def checked(name: str, value: Any) -> Any:
@@ -155,9 +154,7 @@ def check_options(config: Mapping, reference: Mapping, section: str, annotations
             return check_option(key, value, annotations[name])
         return _checked(key, value, reference[section][name], reference, lambda _, default: BY_DEFAULT[type(default)])
 
-    before = added_options(annotations)
-    values = {name: checked(name, value) for name, value in config[section].items()}
-    return {**config, section: {name: value for name, value in values.items() if before.get(name, ...) != value}}
+    return {**config, section: {name: checked(name, value) for name, value in config[section].items()}}
 
 
 def check_stop(config: Mapping, criteria: Iterable[str]) -> None:

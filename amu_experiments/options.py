@@ -123,6 +123,12 @@ def added_options(annotations: Mapping[str, Any]) -> dict[str, Any]:
     return {name: mark.before for name, all_ in marks.items() for mark in all_ if isinstance(mark, Added)}
 
 
+def without_added(options: Mapping[str, Any], annotations: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that came later and have the value from before."""
+    before = added_options(annotations)
+    return {name: value for name, value in options.items() if name not in before or value != before[name]}
+
+
 def check_option(key: str, value: Any, annotation: Any) -> Any:
     """The value in the type of the annotation; ConfigurationError, with the key, if it is not allowed."""
     rule = _rule(annotation)

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from amu_experiments import store
+from amu_experiments.cells import cell_class
 from amu_experiments.network import count_parameters, resolved
-from amu_experiments.options import ConfigurationError, format_error, format_value
+from amu_experiments.options import ConfigurationError, format_error, format_value, options_of, without_added
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Task
 
@@ -25,7 +26,8 @@ COPIES = 6
 class Run:
     """Trials of a configuration that can be trained here.
 
-    config: complete, with the number of units and, for data given by path, their digest.
+    config: complete, with the number of units and, for data given by path, their digest; options that came later are
+        left out at the value from before (`options.Added`).
     folder: contains the results of all trials of this configuration.
     trials: their numbers, ascending.
     """
@@ -61,8 +63,10 @@ def _resolved(config: dict) -> dict:
 
         set_threads(threads)
     task = make_task(config["task"], [0])
-    model = resolved(config["model"], task)
-    config = config | {"model": model, "task": config["task"] | task.contents}
+    kind = cell_class(config["model"]["cell"])
+    model = without_added(resolved(config["model"], task), options_of(kind, "__init__", "shapes"))
+    data = without_added(config["task"], options_of(type(task), "__init__")) | task.contents
+    config = config | {"model": model, "task": data}
     config |= {"results_dir": str(_results_folder(config))}
     _check_ram(config, task, count_parameters(model, task, model["units"]))
     return config

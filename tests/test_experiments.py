@@ -68,5 +68,27 @@ def test_experiments_keep_their_identities(composed):
     assert {name: identity(prepare(composed[name]).config) for name in IDENTITIES} == IDENTITIES
 
 
+READING = {"memory_seen_by": "unit", "output_sees": "old", "writers": "tanh"}
+"""Options of the AMU that are younger than the results in results/paper, at what it was before them."""
+
+
+def test_stored_runs_are_found_by_a_cell_with_more_options():
+    paper = Path(__file__).parents[1] / "results/paper/runs"
+    readings = [f"model.{name}={value}" for name, value in READING.items()]
+    run = prepare(load("experiment=two_sequence_3c/amu", *readings, f"results_dir={paper}"))
+    assert store.finished_trials(run.folder).issuperset(range(30))
+    assert not READING.keys() & store.read_config(run.folder)["model"].keys()
+
+
+@pytest.mark.parametrize("other", ["memory_seen_by=all", "writers=gated", "output_sees=new"])
+def test_another_reading_is_another_run(other):
+    lines = ("experiment=two_sequence_3c/amu", "model.output_in_product=false")
+    runs = [prepare(load(*lines, *more)) for more in ((), (f"model.{other}",))]
+    assert runs[0].folder != runs[1].folder
+    added = dict([other.split("=")])
+    units = {"units": runs[1].config["model"]["units"]}  # more weights, fewer units of the same number of parameters
+    assert runs[1].config["model"] == runs[0].config["model"] | added | units
+
+
 def test_identities_are_distinct():
     assert len(IDENTITIES) == len(set(IDENTITIES.values())) == 129
