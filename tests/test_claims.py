@@ -293,6 +293,17 @@ def test_memory_is_judged_at_the_longest_lag(tmp_path, at_longest, verdict):
     assert any("T1000" in text for text in memory.beside)
 
 
+def test_of_two_comparisons_at_the_longest_lag_the_one_with_most_trials_counts(tmp_path):
+    lags = ({"T": 100}, {"T": 1000, "variance": 0.1}, {"T": 1000})
+    rows = [
+        ("amu", ends, task | lag, {})
+        for task in (NOISE_FREE, NOISY)
+        for lag, ends in zip(lags, (QUICK, QUICK * 2, NEVER), strict=True)
+    ]
+    memory = verdicts(tmp_path, rows)["memory"]
+    assert [finding.text.count("20/20 solved") for finding in memory.findings] == [1, 1]
+
+
 def test_lags_that_are_close_together_show_no_long_memory(tmp_path):
     rows = [("amu", QUICK, task | {"T": T}, {}) for task in (NOISE_FREE, NOISY) for T in (100, 200)]
     memory = verdicts(tmp_path, rows)["memory"]

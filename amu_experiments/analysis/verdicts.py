@@ -26,7 +26,8 @@ VERDICTS = ("supported", "contradicted", "undecided")
 
 RULE = (
     "A claim is supported (contradicted) if more than half of its findings support (contradict) it, none says the "
-    "opposite and none is missing. Otherwise it is undecided."
+    "opposite and none is missing. Otherwise it is undecided. All tests of a claim, in all cases, share one Holm "
+    "correction."
 )
 
 
@@ -191,7 +192,7 @@ def verdicts_table(claims: list[Claim]) -> pd.DataFrame:
 
 
 def verdicts_by_case(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The table of verdicts for readers: a row for each claim, and a column with the verdicts of each case."""
+    """The table of verdicts for readers: a row for each claim, and a column with the verdicts under each case."""
     by_case = verdicts[["claim", "statement"]].drop_duplicates()
     for names, rows in verdicts.groupby(["reading", "training"], sort=False):
         by_case = by_case.merge(rows[["claim", "verdict"]].rename(columns={"verdict": case_name(*names)}), on="claim")
@@ -238,11 +239,8 @@ def speaks_for_neither(verdicts: pd.DataFrame) -> str:
     """The claims that are undecided under every case; empty without any."""
     counts = _case_counts(verdicts)
     claims = counts.index[counts["supported"] + counts["contradicted"] == 0]
-    return (
-        f"Undecided{' under every case' if len(_case_names(verdicts)) > 1 else ''}: {listing(claims)}."
-        if len(claims)
-        else ""
-    )
+    where = " under every case" if len(_case_names(verdicts)) > 1 else ""
+    return f"Undecided{where}: {listing(claims)}." if len(claims) else ""
 
 
 def hangs_on(verdicts: pd.DataFrame) -> str:
