@@ -14,6 +14,7 @@ import pandas as pd
 
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import sequences_text
+from amu_experiments.analysis.verdicts import readings_text, summary, verdicts_by_case
 from amu_experiments.conf_files import conf_dir, description
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer
@@ -49,22 +50,12 @@ def rewritten(readme: str) -> str:
 
 
 def claims() -> str:
-    """The verdict on each claim of the paper, with its numbers of findings."""
+    """The verdict on each claim of the paper, in a column for each case."""
     verdicts = pd.read_csv(PAPER / "tables" / "claims.csv")
-    text = pd.DataFrame(
-        {
-            "claim": [f"[{claim}]({PAGE}#claim-{claim})" for claim in verdicts["claim"]],
-            "statement": verdicts["statement"],
-            "verdict": verdicts["verdict"],
-            "for, against, open": [
-                f"{row.findings_supported}, {row.findings_contradicted}, "
-                f"{row.findings_undecided + row.findings_missing}"
-                for row in verdicts.itertuples()
-            ],
-        }
-    )
-    note = "The last column counts the findings of a claim."
-    return markdown(text, " ".join([note, *verdicts["judged_for"].unique()]))
+    text = verdicts_by_case(verdicts)
+    text["claim"] = [f"[{claim}]({PAGE}#claim-{claim})" for claim in text["claim"]]
+    caption = " ".join([*summary(verdicts)[1:], readings_text(verdicts)])
+    return Table("", caption, text, text, words=tuple(text)).markdown(marked=True)
 
 
 def experiments() -> str:

@@ -3,9 +3,23 @@
 import pandas as pd
 import pytest
 from handmade import write
+from scipy import stats
 
-from amu_experiments.analysis.claims import Claim, Finding, claims_tables, judge
+from amu_experiments.analysis.cases import Case, Reading
+from amu_experiments.analysis.claims import judge
 from amu_experiments.analysis.comparison import compare
+from amu_experiments.analysis.verdicts import (
+    Claim,
+    Finding,
+    Verdict,
+    claims_tables,
+    hangs_on,
+    speaks_against,
+    speaks_for,
+    speaks_for_neither,
+    summary,
+    verdicts_by_case,
+)
 
 QUICK = [300 + 10 * n for n in range(10)]
 SLOW = [800 + 10 * n for n in range(10)]
@@ -14,21 +28,35 @@ NOISE_FREE = {"variant": "noise_free"}
 NOISY = {"variant": "noisy_target", "criteria": {"noisy_target": {"st1": {"wrong": "== 0"}, "st2": {"wrong": "== 0"}}}}
 REBER, LEGAL = ({"problem": "embedded_reber", "targets": targets} for targets in ("next", "legal"))
 TASKS = (NOISE_FREE, NOISY, REBER, LEGAL)
+ABSTRACT = {"neurons_per_unit": 2, "output_in_product": False}
+TFRAME = Case(Reading(), "adam")
 
 
-def verdicts(root, rows, mechanism=None) -> dict[str, Claim]:
-    """The claims by name, from rows (cell, ends, task, model settings)."""
-    results = [
-        write(root, cell, ends, identity=f"{place:012}", task=task, model=model)
-        for place, (cell, ends, task, model) in enumerate(rows)
-    ]
+def judged(root, rows, mechanism=None) -> dict[str, Claim]:
+    """The claims by name, from rows (cell, ends, task, model settings, optimizer or Adam).
+
+    An AMU has the truncated gradient if its settings do not say otherwise.
+    """
+    results = []
+    for place, (cell, ends, task, model, *optimizer) in enumerate(rows):
+        model = ({"gradient": "truncated"} if cell == "amu" else {}) | model
+        training = {"optimizer": (*optimizer, "adam")[0]}
+        results.append(write(root, cell, ends, identity=f"{place:012}", task=task, model=model, training=training))
     return {claim.id: claim for claim in judge(compare(results), mechanism or {})}
 
 
-def against(amu, others, tasks=TASKS) -> list[tuple]:
-    """The AMU and, of each task, the three others."""
+def verdicts(root, rows, mechanism=None) -> dict[str, Verdict]:
+    """The verdicts by the names of the claims, from rows with one case."""
+    claims = judged(root, rows, mechanism)
+    assert {len(claim.verdicts) for claim in claims.values()} == {1}
+    return {name: claim.verdicts[0] for name, claim in claims.items()}
+
+
+def against(amu, others, tasks=TASKS, model=(), *optimizer) -> list[tuple]:
+    """The AMU with these settings and, of each task, the three others."""
     rivals = dict(zip(("lstm", "gru", "rnn"), others, strict=True))
-    return [(cell, ends, task, {}) for task in tasks for cell, ends in {"amu": amu, **rivals}.items()]
+    rows = {"amu": (amu, dict(model)), **{cell: (ends, {}) for cell, ends in rivals.items()}}
+    return [(cell, ends, task, own, *optimizer) for task in tasks for cell, (ends, own) in rows.items()]
 
 
 def measured(rows: list[tuple]) -> dict[str, pd.DataFrame]:
@@ -71,7 +99,7 @@ def measured(rows: list[tuple]) -> dict[str, pd.DataFrame]:
     ],
 )
 def test_a_verdict_takes_more_than_half_of_the_findings_and_none_against(says, verdict):
-    assert Claim("id", "statement", "rule", [Finding("text", each) for each in says]).verdict == verdict
+    assert Verdict(TFRAME, [Finding("text", each) for each in says]).verdict == verdict
 
 
 def test_nothing_run_leaves_every_claim_undecided_and_names_what_is_missing():
@@ -79,10 +107,12 @@ def test_nothing_run_leaves_every_claim_undecided_and_names_what_is_missing():
     assert [claim.id for claim in claims] == [
         *("separation", "algorithm", "memory", "gradient", "convergence", "generation", "classification")
     ]
-    assert {claim.verdict for claim in claims} == {"undecided"}
-    assert all(finding.says == "missing" for claim in claims for finding in claim.findings)
-    assert "10 trials or more of each of amu, lstm, gru, rnn" in claims[5].findings[0].text
-    assert claims[5].would_change.startswith("2 of its 2 findings have no runs")
+    assert {claim.sentence for claim in claims} == {"Undecided."}
+    assert {verdict.case.name for claim in claims for verdict in claim.verdicts} == {"abstract (Adam)"}
+    assert all(finding.says == "missing" for claim in claims for finding in claim.verdicts[0].findings)
+    (generation,) = claims[5].verdicts
+    assert "10 trials or more of each of amu, lstm, gru, rnn, trained by Adam" in generation.findings[0].text
+    assert generation.would_change.startswith("2 of its 2 findings have no runs")
 
 
 # Generation, classification, convergence
@@ -132,15 +162,118 @@ def test_a_missing_rival_or_too_few_trials_leave_it_open(tmp_path):
 
 
 def test_the_truncated_unit_is_judged_and_others_are_told_beside(tmp_path):
-    full = [("amu", QUICK, task, {"gradient": "full"}) for task in (NOISE_FREE, NOISY, REBER, LEGAL)]
-    rivals = [row for row in against(SLOW, [QUICK, NEVER, NEVER]) if row[0] != "amu"]
-    truncated = [("amu", SLOW, task, {"gradient": "truncated"}) for task in (NOISE_FREE, NOISY, REBER, LEGAL)]
-    generation = verdicts(tmp_path, [*full, *rivals, *truncated])["generation"]
+    full = [("amu", QUICK, task, {"gradient": "full"}) for task in TASKS]
+    generation = verdicts(tmp_path, [*full, *against(SLOW, [QUICK, NEVER, NEVER])])["generation"]
     assert generation.verdict == "contradicted"
     assert generation.beside == [
         f"embedded_reber-noise_free-T100-N3-{targets}: amu (gradient=full) 10/10, median 340"
         for targets in ("next", "legal")
     ]
+
+
+def test_the_p_of_a_claim_is_that_of_scipys_logrank_test_on_the_stored_trials(tmp_path):
+    """The claim rests on three tests on one experiment; Holm multiplies the smallest of three p by 3."""
+    times = {"amu": QUICK, "lstm": [n + 45 for n in QUICK], "gru": QUICK, "rnn": QUICK}
+    rows = [(cell, ends, REBER, {}) for cell, ends in times.items()]
+    (finding, missing) = verdicts(tmp_path, rows)["generation"].findings
+    samples = {}
+    for path in tmp_path.glob("*/*/*/trials-0-9/trials.csv"):
+        trials = pd.read_csv(path)
+        samples[path.parts[-4]] = trials["st2_sequences"].fillna(trials["sequences"])
+    p = 3 * stats.logrank(samples["amu"], samples["lstm"]).pvalue
+    assert 0.001 < p < 0.2
+    assert f"against lstm 10/10, median 385, p = {p:.3f}" in finding.text
+    assert missing.says == "missing"
+
+
+# Cases
+
+
+def test_each_reading_is_judged_for_itself(tmp_path):
+    rows = against(SLOW, [QUICK, NEVER, NEVER])
+    rows += [("amu", [100 + n for n in range(10)], task, ABSTRACT) for task in TASKS]
+    claims = judged(tmp_path, rows)
+    assert claims["generation"].sentence == "Holds under abstract (Adam); fails under tframe (Adam)."
+    table, findings = claims_tables(list(claims.values()))
+    assert table.numbers.loc[table.numbers["claim"] == "generation", "verdict"].tolist() == [
+        "supported",
+        "contradicted",
+    ]
+    assert verdicts_by_case(table.numbers).columns.tolist() == [
+        *("claim", "statement", "abstract (Adam)", "tframe (Adam)")
+    ]
+    assert set(findings.numbers["reading"]) == {"abstract", "tframe"}
+    assert hangs_on(table.numbers) == (
+        "2 of 7 claims hold under one case and fail under another (generation and classification); the reading changes "
+        "the verdict on 3 of 3 claims that can be compared (convergence, generation and classification); no claim has "
+        "all its runs under two cases that differ in the training alone."
+    )
+
+
+def test_a_case_has_only_rivals_and_pairs_of_its_own_optimizer(tmp_path):
+    """Gradient descent has other task settings. There, the LSTM and the full gradient were trained by Adam only."""
+    by_descent = [task | {"squash": "logistic"} for task in TASKS]
+    rows = against(QUICK, [SLOW, SLOW, SLOW])
+    rows += [("amu", SLOW, task, {"gradient": "full"}) for task in TASKS]
+    rows += [("amu", QUICK, task, {}, "sgd") for task in by_descent]
+    rows += [(cell, SLOW, task, {}, "sgd") for task in by_descent for cell in ("gru", "rnn")]
+    rows += [("lstm", SLOW, task, {}) for task in by_descent]
+    rows += [("amu", SLOW, task, {"gradient": "full"}) for task in by_descent]
+    claims = judged(tmp_path, rows)
+    for name, missing in (("classification", "gru, rnn, trained by gradient descent"), ("algorithm", "gradient=full")):
+        assert claims[name].sentence == "Holds under tframe (Adam); undecided under tframe (gradient descent)."
+        assert {finding.says for finding in claims[name].verdicts[1].findings} == {"missing"}
+        assert missing in claims[name].verdicts[1].findings[0].text
+
+
+def test_pairs_have_the_reading_of_their_case(tmp_path):
+    rows = [("amu", QUICK, task, ABSTRACT) for task in TASKS]
+    rows += [("amu", SLOW, task, {"gradient": "full"}) for task in TASKS]
+    algorithm = verdicts(tmp_path, rows)["algorithm"]
+    assert algorithm.case.name == "abstract (Adam)"
+    assert {finding.says for finding in algorithm.findings} == {"missing"}
+
+
+def test_holm_corrects_for_the_tests_of_all_cases(tmp_path):
+    """Two tests have p; all other tests of their case have a smaller one. A second case has two tests with p = 1."""
+    near = [n + 35 for n in QUICK]
+    p = stats.logrank(QUICK, near).pvalue
+    assert 2 * p < 0.05 < 4 * p
+    alone = against(QUICK, [near, NEVER, NEVER], (REBER, LEGAL))
+    second = [("amu", near, task, ABSTRACT) for task in (REBER, LEGAL)]
+    assert judged(tmp_path / "alone", alone)["generation"].sentence == "Supported."
+    both = judged(tmp_path / "both", [*alone, *second])["generation"]
+    assert both.sentence == "Undecided under every case."
+    assert f"p = {4 * p:.3f}" in both.verdicts[1].findings[0].text
+
+
+def test_cases_come_in_the_order_of_the_named_readings_and_adam_first(tmp_path):
+    readings = [{}, {"neurons_per_unit": 4, "memory_seen_by": "all"}, ABSTRACT, ABSTRACT | {"output": "linear"}]
+    rows = [("amu", QUICK, NOISE_FREE, model, by) for model in readings for by in ("rmsprop", "sgd", "adam")]
+    rows += [
+        ("amu", QUICK, NOISE_FREE, ABSTRACT | {"output": "memory"}),
+        ("amu", QUICK, NOISE_FREE, {"neurons_per_unit": 5, "gradient": "full"}),
+        ("amu", QUICK[:9], NOISE_FREE, {"neurons_per_unit": 6}),
+        ("amu", QUICK, {"variant": "noisy_input"}, {"neurons_per_unit": 7}),
+    ]
+    cases = [verdict.case for verdict in judged(tmp_path, rows)["memory"].verdicts]
+    assert [case.name for case in cases[:6]] == [
+        f"{reading} ({training})"
+        for reading in ("abstract", "tframe")
+        for training in ("Adam", "gradient descent", "RMSprop")
+    ]
+    assert [case.name for case in cases[6::3]] == [
+        "abstract with output without tanh (Adam)",
+        "tframe with 4 neurons a unit and memory seen by all units (Adam)",
+    ]
+    assert len(cases) == 12
+
+
+def test_a_stored_row_without_the_newer_options_has_their_old_values(tmp_path):
+    newer = {"memory_seen_by": "unit", "output_sees": "old", "writers": "tanh"}
+    rows = [("amu", QUICK, task, {}) for task in TASKS]
+    rows += [("amu", SLOW, task, newer | {"gradient": "full"}) for task in TASKS]
+    assert verdicts(tmp_path, rows)["algorithm"].verdict == "supported"
 
 
 # Memory
@@ -158,6 +291,17 @@ def test_memory_is_judged_at_the_longest_lag(tmp_path, at_longest, verdict):
     memory = verdicts(tmp_path, rows)["memory"]
     assert memory.verdict == verdict
     assert any("T1000" in text for text in memory.beside)
+
+
+def test_of_two_comparisons_at_the_longest_lag_the_one_with_most_trials_counts(tmp_path):
+    lags = ({"T": 100}, {"T": 1000, "variance": 0.1}, {"T": 1000})
+    rows = [
+        ("amu", ends, task | lag, {})
+        for task in (NOISE_FREE, NOISY)
+        for lag, ends in zip(lags, (QUICK, QUICK * 2, NEVER), strict=True)
+    ]
+    memory = verdicts(tmp_path, rows)["memory"]
+    assert [finding.text.count("20/20 solved") for finding in memory.findings] == [1, 1]
 
 
 def test_lags_that_are_close_together_show_no_long_memory(tmp_path):
@@ -193,7 +337,9 @@ def test_units_that_differ_in_more_than_the_gradient_are_no_pair(tmp_path):
         ("amu", QUICK, NOISE_FREE, {"gradient": "truncated"}),
         ("amu", SLOW, NOISE_FREE, {"gradient": "full", "output": "memory"}),
     ]
-    assert "else alike" in verdicts(tmp_path, rows)["algorithm"].findings[1].text
+    algorithm = verdicts(tmp_path, rows)["algorithm"]
+    assert {finding.says for finding in algorithm.findings} == {"missing"}
+    assert "the same AMU with gradient=full" in algorithm.findings[0].text
 
 
 def conflicts(separate: float, joint: float) -> dict[str, pd.DataFrame]:
@@ -257,7 +403,59 @@ def test_the_tables_hold_every_verdict_and_finding(tmp_path):
     claims = judge([], {})
     verdict, findings = claims_tables(claims)
     assert verdict.numbers["claim"].tolist() == [claim.id for claim in claims]
-    assert len(findings.numbers) == sum(len(claim.findings) for claim in claims)
-    assert "| undecided |" in verdict.markdown()
+    assert len(findings.numbers) == sum(len(claim.verdicts[0].findings) for claim in claims)
+    assert "| undecided       |" in verdict.markdown()
     assert verdict.numbers.loc[5, "findings_missing"] == 2
     assert all(claim.rule.endswith(".") and "\n" not in claim.rule for claim in claims)
+
+
+# Sentences about all claims
+
+
+def table(**claims: str) -> pd.DataFrame:
+    """The table of verdicts; for each claim a letter for each case of a (Adam), b (Adam), a (sgd); m: runs missing."""
+    words = {"s": "supported", "c": "contradicted", "u": "undecided", "m": "undecided"}
+    cases = (("a", "Adam"), ("b", "Adam"), ("a", "sgd"))
+    return pd.DataFrame(
+        [
+            {"claim": claim, "statement": f"It is {claim}.", "reading": reading, "training": training}
+            | {"verdict": words[letter], "findings_missing": int(letter == "m")}
+            for claim, letters in claims.items()
+            for letter, (reading, training) in zip(letters, cases, strict=False)
+        ]
+    )
+
+
+def test_what_speaks_for_and_against_the_paper():
+    many = table(good="sus", bad="ccc", poor="ucu", turned="scs", open="umu")
+    assert speaks_for(many) == (
+        "For the paper: 1 of 5 claims holds under at least one case and fails under none: good (2 of 3 cases)."
+    )
+    assert speaks_against(many) == (
+        "Against the paper: 2 of 5 claims fail under at least one case and hold under none: "
+        "bad (3 of 3 cases) and poor (1 of 3 cases)."
+    )
+    assert speaks_for_neither(many) == "Undecided under every case: open."
+    assert speaks_for(table(a="cc")) == "For the paper: no claim holds under any case."
+    assert (
+        speaks_for(table(a="cs", b="uu")) == "For the paper: each claim that holds under one case fails under another."
+    )
+    assert summary(table(good="s", fair="s", open="u"))[:2] == [
+        "The paper claims of its unit: it is good (good); it is fair (fair); it is open (open).",
+        "For the paper: 2 of 3 claims hold: good and fair. Against the paper: no claim fails. Undecided: open.",
+    ]
+
+
+def test_what_the_verdicts_hang_on():
+    assert hangs_on(table(good="s", bad="c")) == (
+        "These verdicts hold for one reading of the unit and one training only: a (Adam)."
+    )
+    assert hangs_on(table(good="sss", bad="ccu", open="umu")) == (
+        "The reading changes no verdict on the 2 claims that can be compared; "
+        "the training changes the verdict on 1 of 3 claims that can be compared (bad)."
+    )
+    assert hangs_on(table(turned="sc", other="um")) == (
+        "1 of 2 claims holds under one case and fails under another (turned); the reading changes the verdict on 1 of "
+        "1 claims that can be compared (turned); no claim has all its runs under two cases that differ in the training "
+        "alone."
+    )

@@ -101,6 +101,33 @@ def test_the_page_has_claims_numbers_figures_and_where_they_come_from(out):
     assert "Some stored trials are not in this report" in read.text
 
 
+def test_the_page_begins_with_what_the_paper_claims_what_came_out_and_what_it_hangs_on(out):
+    _, read = page(out)
+    top = read.text.partition("6 trials of 2 configurations")[0]
+    assert "The paper claims of its unit: memory and output are separate neurons of a unit" in top
+    assert "For the paper: no claim holds. Against the paper: no claim fails. Undecided: separation, " in top
+    assert top.rstrip().endswith(
+        "These verdicts hold for one reading of the unit and one training only: abstract (Adam)."
+    )
+
+
+def test_the_table_of_claims_has_a_column_for_each_case(out):
+    ends = [300 + n for n in range(10)]
+    for model in ({}, {"neurons_per_unit": 2, "output_in_product": False}):
+        settings = {"gradient": "truncated"} | model
+        write(out.parent / "runs", "amu", ends, model=settings, training={"optimizer": "adam"})
+    html, read = page(out)
+    heads = re.findall(
+        r"<th scope=\"col\"[^>]*>([^<]*)", html.partition('id="table-claims"')[2].partition("</thead>")[0]
+    )
+    assert heads == ["claim", "statement [A]", "abstract (Adam)", "tframe (Adam)"]
+    assert "Memory: Undecided under every case." in read.text
+    assert "2 neurons a unit, output neuron not a factor of the product" in read.text
+    assert {f"claim-{name}" for name in ("separation", "memory", "generation")} <= {
+        attributes.get("id") for attributes in read.every("details")
+    }
+
+
 def test_one_task_alone_has_no_claims(out):
     _, read = page(out, task="two_sequence")
     assert [attributes["id"] for tag, attributes in read.tags if tag == "section"] == ["experiments", NAME, "again"]
@@ -139,7 +166,7 @@ def test_studies_are_shown_where_their_numbers_are(out):
 def test_a_study_that_cannot_be_shown_is_named_and_the_others_are_shown(out, name, content, why):
     (out / "tuning").mkdir(parents=True)
     (out / "mechanism").mkdir()
-    for path in ("speed", "reconstruction", "tuning/adding-amu"):
+    for path in ("speed", "readings", "tuning/adding-amu"):
         (out / f"{path}.csv").write_text("what,value\nAMU,4\n")
     path = out / name
     path.unlink(missing_ok=True)
@@ -149,8 +176,8 @@ def test_a_study_that_cannot_be_shown_is_named_and_the_others_are_shown(out, nam
         path.write_bytes(content)
     _, read = page(out)
     assert f"{path}: {why}" in read.text
-    assert "reconstruction" in read.text
     ids = [attributes["id"] for tag, attributes in read.tags if tag == "section"]
+    assert "readings" in ids
     assert ("speed" in ids) == (name != "speed.csv")
 
 

@@ -40,7 +40,7 @@ def test_report_has_tables_figures_and_a_page_that_shows_them(store, tmp_path):
     assert all(f"](figures/{figure}.png)" in page for figure in figures)
     assert "variant noise_free, T 100, N 3" in page
     assert lines[-1].endswith(f"{out / 'index.html'}, and as Markdown in {out / 'report.md'}")
-    assert "generation      undecided" in lines
+    assert "generation      Undecided." in lines
 
 
 def test_the_same_store_gives_the_same_report_however_many_processes_draw(store, tmp_path, monkeypatch):

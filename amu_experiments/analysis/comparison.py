@@ -25,7 +25,7 @@ PAPER = {"gradient": "truncated", "output": "neuron"}
 PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
 """Settings that change what a number means; if rows differ in one, every label states it."""
 
-TUNED = ("training.learning_rate", "model.initial_range", "model.forget_bias")
+TUNED = ("training.learning_rate", "training.clip_norm", "model.initial_range", "model.forget_bias")
 """Settings that tuning changes; a label states them only if rows would have the same label without them."""
 
 HIGHER_IS_BETTER = ("accuracy", "right", "correct")

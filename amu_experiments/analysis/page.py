@@ -7,12 +7,12 @@ from urllib.parse import quote
 import jinja2
 import pandas as pd
 
-from amu_experiments.analysis.claims import Claim
 from amu_experiments.analysis.comparison import Comparison, flat
 from amu_experiments.analysis.picture import Drawn
 from amu_experiments.analysis.study_tables import Study
 from amu_experiments.analysis.tables import WORDS, Table
 from amu_experiments.analysis.text import LONGEST_CELL, printable
+from amu_experiments.analysis.verdicts import RULE, Claim, summary, verdicts_table
 from amu_experiments.store import Result
 
 SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013"}
@@ -70,6 +70,9 @@ def render(
     return environment.get_template("page.html.j2").render(
         sections=sections,
         claims=claims,
+        cases=[verdict.case for verdict in claims[0].verdicts] if claims else [],
+        summary=summary(verdicts_table(claims)) if claims else [],
+        rule=RULE,
         historical=historical,
         studies=studies,
         left_out=left_out,
@@ -96,7 +99,7 @@ def columns(table: Table) -> list[tuple[str, str]]:
 
     def classes(name: str) -> str:
         values = table.numbers[name].dropna() if name in table.numbers else pd.Series([0])
-        if name not in WORDS and not all(isinstance(value, str) for value in values):
+        if name not in (*WORDS, *table.words) and not all(isinstance(value, str) for value in values):
             return "r"
         return "l wide" if table.text[name].str.len().max() > NARROW else "l"
 

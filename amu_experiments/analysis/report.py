@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from amu_experiments.analysis.claims import claims_tables, judge
+from amu_experiments.analysis.claims import judge
 from amu_experiments.analysis.comparison import Comparison, compare
 from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.historical import historical_table
@@ -27,6 +27,7 @@ from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.analysis.styles import Style, report_styles
 from amu_experiments.analysis.tables import Table, tables
 from amu_experiments.analysis.text import markdown, printable
+from amu_experiments.analysis.verdicts import claims_tables
 from amu_experiments.conf_files import conf_dir
 from amu_experiments.console import say, unheard
 from amu_experiments.files import UnusableError, remove_partial, write_text
@@ -144,7 +145,7 @@ def write_report(
     for table in [*alone, *(table for section in sections for table in section.tables)]:
         _write_table(table, out_dir / "tables")
     if verdicts:
-        lines += [verdicts[0].name, "", *(f"{claim.id:15} {claim.verdict}" for claim in claims), ""]
+        lines += [verdicts[0].name, "", *(f"{claim.id:15} {claim.sentence}" for claim in claims), ""]
     lines += [*left_out, *notes]
     if set(parts) != set(PARTS):
         return [*lines, *(f"Written: {out_dir / part}" for part in parts)]

@@ -36,19 +36,23 @@ from amu_experiments.store import Result
 
 WORDS = (
     *("criterion", "metric", "model", "method", "source", "claim", "statement", "verdict", "finding", "says"),
-    *("task", "agrees", "but with", "reading", "problem", "training step", "against"),
+    *("task", "agrees", "but with", "reading", "training", "problem", "training step", "against"),
 )
 """Columns of words, aligned left; all other columns hold numbers and are aligned right."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table in two forms, numbers for computation and text for readers, with its caption."""
+    """A table in two forms, numbers for computation and text for readers, with its caption.
+
+    words: columns of the text, beside those in `WORDS`, that are words and aligned left.
+    """
 
     name: str
     caption: str
     numbers: pd.DataFrame
     text: pd.DataFrame
+    words: tuple[str, ...] = ()
 
     def csv(self) -> str:
         return self.numbers.to_csv(index=False)
@@ -81,7 +85,7 @@ class Table:
         return self.text.to_string(index=False) + "\n"
 
     def _alignment(self) -> str:
-        return "".join("l" if column in WORDS else "r" for column in self.text)
+        return "".join("l" if column in (*WORDS, *self.words) else "r" for column in self.text)
 
 
 # The tables -----------------------------------------------------------------------------------------------

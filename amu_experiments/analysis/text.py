@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 
 LONGEST = 60
 """Longest setting or name in characters; a longer one loses its middle."""
@@ -50,6 +51,12 @@ def p_text(p: float, name: str = "") -> str:
         return "-"
     number, sign = ("0.001", "<") if p < 0.001 else (f"{p:.3f}", "=")
     return f"{name} {sign} {number}" if name else f"{sign}{number}".removeprefix("=")
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names as a list in a sentence: "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def markdown(text: str) -> str:

@@ -1,0 +1,192 @@
+"""The cases in which claims are judged: a reading of the auxiliary memory unit, and a training.
+
+The paper's text is closed. A reading is one way to understand its abstract, given by options of the AMU. A training is
+the optimizer; the loss and the output layer of a task go with it, so trainings lie in different comparisons.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from amu_experiments.analysis import statistics
+from amu_experiments.analysis.comparison import Comparison, flat, leaf
+from amu_experiments.analysis.text import listing, sequences_text
+from amu_experiments.overrides import conf_dir
+
+MIN_TRIALS = 10
+"""Rows with fewer trials are not used."""
+
+OPTIMIZERS = {"adam": "Adam", "sgd": "gradient descent", "rmsprop": "RMSprop"}
+"""The trainings in words, in the order of every list of cases."""
+
+PHRASES = {
+    "output_in_product": {
+        True: "output neuron a factor of the product",
+        False: "output neuron not a factor of the product",
+    },
+    "memory_seen_by": {"unit": "memory seen by its own unit", "all": "memory seen by all units"},
+    "output_sees": {"old": "old memory seen by the output neuron", "new": "new memory seen by the output neuron"},
+    "writers": {"tanh": "tanh writers", "gated": "gated writers"},
+    "output": {"neuron": "output with tanh", "linear": "output without tanh"},
+}
+"""The values of a reading's options in words."""
+
+
+class Reading(NamedTuple):
+    """The options of the AMU that the paper's abstract leaves open.
+
+    The defaults are the AMU as it was before it had these options: stored rows lack their keys.
+    """
+
+    neurons_per_unit: int = 3
+    output_in_product: bool = True
+    memory_seen_by: str = "unit"
+    output_sees: str = "old"
+    writers: str = "tanh"
+    output: str = "neuron"
+
+    @property
+    def phrases(self) -> list[str]:
+        """Each option in words."""
+        neurons = f"{self.neurons_per_unit} neuron{'' if self.neurons_per_unit == 1 else 's'} a unit"
+        others = [words.get(getattr(self, key), f"{key}={getattr(self, key)}") for key, words in PHRASES.items()]
+        return [neurons, *others]
+
+    @property
+    def words(self) -> str:
+        """The reading in words: "2 neurons a unit, output neuron not a factor of the product, ..."."""
+        return ", ".join(self.phrases)
+
+    @property
+    def name(self) -> str:
+        """Its name in conf/readings.yaml, or else the nearest of these with what differs: "tframe with ..."."""
+        name, nearest = min(named_readings().items(), key=lambda item: len(self.unlike(item[1])))
+        differences = self.unlike(nearest)
+        return f"{name} with {listing(differences)}" if differences else name
+
+    def unlike(self, other: "Reading") -> list[str]:
+        """The options in words whose values the other reading does not have."""
+        return [phrase for phrase, theirs in zip(self.phrases, other.phrases, strict=True) if phrase != theirs]
+
+
+class Case(NamedTuple):
+    """A reading of the unit with the optimizer of its training."""
+
+    reading: Reading
+    optimizer: str
+
+    @property
+    def training(self) -> str:
+        return OPTIMIZERS.get(self.optimizer, self.optimizer)
+
+    @property
+    def name(self) -> str:
+        return case_name(self.reading.name, self.training)
+
+
+class Row(NamedTuple):
+    """A row of a comparison."""
+
+    comparison: Comparison
+    number: int
+
+    @property
+    def label(self) -> str:
+        return self.comparison.labels[self.number]
+
+    @property
+    def trials(self) -> int:
+        return len(self.comparison.results[self.number].trials)
+
+    @property
+    def model(self) -> dict:
+        """The options of the model; an AMU's have the defaults of `Reading` where the row lacks them."""
+        model = self.comparison.results[self.number].config["model"]
+        return Reading()._asdict() | model if model["cell"] == "amu" else model
+
+    @property
+    def optimizer(self) -> str:
+        return self.comparison.results[self.number].config["training"].get("optimizer", "unknown")
+
+    @property
+    def case(self) -> Case | None:
+        """The case that the row is judged in; None unless it is an AMU with the paper's own algorithm.
+
+        That is the truncated gradient. With output=memory nothing is separate, so such a row has no reading.
+        """
+        model = self.model
+        if model["cell"] != "amu" or model.get("gradient") != "truncated" or model["output"] == "memory":
+            return None
+        return Case(reading_of(model), self.optimizer) if self.trials >= MIN_TRIALS else None
+
+    def times(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.comparison.times(self.number, stop_criterion(self.comparison))
+
+    def text(self) -> str:
+        """The row's label with its solved trials and its Kaplan-Meier median."""
+        times, solved = self.times()
+        middle = sequences_text(statistics.median_time(times, solved).value)
+        return f"{self.label} {solved.sum()}/{len(solved)}, median {middle}"
+
+
+def case_name(reading: str, training: str) -> str:
+    """A case by the names of its reading and training: "tframe (Adam)"."""
+    return f"{reading} ({training})"
+
+
+def reading_of(model: Mapping) -> Reading:
+    """The reading that the options of an AMU give."""
+    return Reading(**{key: model[key] for key in Reading._fields if key in model})
+
+
+@functools.cache
+def named_readings() -> dict[str, Reading]:
+    """The readings that conf/readings.yaml names, in its order, which is the order of every list."""
+    named = yaml.safe_load((conf_dir() / "readings.yaml").read_text(encoding="utf-8"))["named"]
+    return {name: reading_of({leaf(key): value for key, value in options.items()}) for name, options in named.items()}
+
+
+def find_cases(comparisons: list[Comparison], experiments: Iterable[Mapping]) -> list[Case]:
+    """The cases with a row in any of these experiments, in order; without any, the first named reading with Adam.
+
+    Named readings come first, in their order; then the others by name. In each reading, the trainings have the order of
+    `OPTIMIZERS`.
+    """
+    found = []
+    for comparison in fitting(comparisons, experiments):
+        cases = [row.case for row in rows_of(comparison)]
+        found += [case for case in dict.fromkeys(cases) if case is not None and case not in found]
+    first = Case(next(iter(named_readings().values())), next(iter(OPTIMIZERS)))
+    return sorted(found, key=_place) or [first]
+
+
+def fitting(comparisons: list[Comparison], experiments: Iterable[Mapping]) -> list[Comparison]:
+    """The comparisons that have criteria and the task settings of one of these experiments."""
+    return [
+        comparison
+        for comparison in comparisons
+        if comparison.criteria and any(settings.items() <= flat(comparison.task).items() for settings in experiments)
+    ]
+
+
+def rows_of(comparison: Comparison, cell: str = "amu", optimizer: str | None = None) -> list[Row]:
+    """The rows of a cell, those with most trials first; with `optimizer`, only those that it trained."""
+    rows = [Row(comparison, number) for number in range(len(comparison.results))]
+    return [row for row in rows if row.model["cell"] == cell and optimizer in (None, row.optimizer)]
+
+
+def stop_criterion(comparison: Comparison) -> str:
+    """The criterion that ends the trials of the reference row, or else the last criterion."""
+    stop = comparison.results[0].config["training"]["stop"]
+    return stop if stop in comparison.criteria else comparison.criteria[-1]
+
+
+def _place(case: Case) -> tuple:
+    """Sort key of a case."""
+    trainings, named = list(OPTIMIZERS), list(named_readings().values())
+    training = trainings.index(case.optimizer) if case.optimizer in trainings else len(trainings)
+    reading = named.index(case.reading) if case.reading in named else len(named)
+    return reading, case.reading.name, training, case.optimizer

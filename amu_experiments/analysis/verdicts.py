@@ -1,0 +1,305 @@
+"""Verdicts: how findings make a verdict on a claim in a case, and sentences about all verdicts.
+
+A finding supports the claim, contradicts it or leaves it undecided, by the same threshold in both directions. A finding
+without its runs is missing. The claim is supported if more than half of its findings support it and none contradicts
+it. It is contradicted if more than half contradict it and none supports it. Otherwise, and if any finding is missing,
+it is undecided.
+
+Each claim is judged in every case, that is for every reading of the unit with every training that the results have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pandas as pd
+
+from amu_experiments.analysis import statistics
+from amu_experiments.analysis.cases import Case, case_name
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import listing, p_text
+
+SIGNIFICANT = 0.05
+"""A test is significant if its p, Holm-corrected for all tests of the claim in all cases, is below this."""
+
+VERDICTS = ("supported", "contradicted", "undecided")
+
+RULE = (
+    "A claim is supported (contradicted) if more than half of its findings support (contradict) it, none says the "
+    "opposite and none is missing. Otherwise it is undecided. All tests of a claim, in all cases, share one Holm "
+    "correction."
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One piece of evidence; `says` is "supported", "contradicted", "undecided" or "missing"."""
+
+    text: str
+    says: str
+
+
+class Test(NamedTuple):
+    """A test of an AMU against another row; tests with the same `of` make one finding."""
+
+    of: str
+    text: str
+    p: float
+    ahead: bool
+
+
+@dataclass
+class Evidence:
+    """What the results say about a claim in a case, before the correction for many tests.
+
+    beside: further facts, which are not part of the verdict. rests_on: names of tables and figures.
+    """
+
+    tests: list[Test] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+    rests_on: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on a claim in a case, with the findings on which it rests."""
+
+    case: Case
+    findings: list[Finding]
+    beside: list[str] = field(default_factory=list)
+    rests_on: list[str] = field(default_factory=list)
+
+    def count(self, says: str) -> int:
+        """The number of findings with this result."""
+        return sum(finding.says == says for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        for verdict, opposite in (VERDICTS[:2], VERDICTS[1::-1]):
+            if self.count(verdict) > len(self.findings) / 2 and not self.count(opposite) + self.count("missing"):
+                return verdict
+        return "undecided"
+
+    @property
+    def would_change(self) -> str:
+        """What would change the verdict."""
+        missing = self.count("missing")
+        if missing:
+            return f"{missing} of its {len(self.findings)} findings have no runs; with these runs, the rule decides."
+        supports, contradicts = self.count("supported"), self.count("contradicted")
+        if supports and contradicts:
+            return (
+                f"Findings disagree ({supports} support it, {contradicts} contradict it): the verdict changes only if "
+                "every finding of one side changes."
+            )
+        if self.verdict == "undecided":
+            wanted = len(self.findings) // 2 + 1 - max(supports, contradicts)
+            return (
+                f"Too few findings are decided: {wanted} more of {len(self.findings)} would be enough if they agreed. "
+                "More trials may decide them."
+            )
+        other = VERDICTS[1 - VERDICTS.index(self.verdict)]
+        spare = self.count(self.verdict) - len(self.findings) // 2
+        return (
+            f"It would become undecided if one finding became {other}, or if {spare} became undecided. It would become "
+            f"{other} if more than half of the findings became {other} and none stayed {self.verdict}."
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with the rule for its verdicts and a verdict for each case."""
+
+    id: str
+    statement: str
+    rule: str
+    verdicts: list[Verdict]
+
+    @property
+    def sentence(self) -> str:
+        """The verdicts in one sentence: "Holds under tframe (Adam); fails under abstract (Adam)."."""
+        if len(self.verdicts) == 1:
+            return f"{self.verdicts[0].verdict.capitalize()}."
+        parts = []
+        for word, words in zip(VERDICTS, ("holds", "fails", "undecided"), strict=True):
+            names = [verdict.case.name for verdict in self.verdicts if verdict.verdict == word]
+            if len(names) == len(self.verdicts):
+                return f"{words.capitalize()} under every case."
+            if names:
+                parts.append(f"{words} under {listing(names)}")
+        return _sentence(parts)
+
+
+def decide(cases: Sequence[Case], evidence: Sequence[Evidence]) -> list[Verdict]:
+    """The verdicts on a claim from its evidence in each case; all its tests, in all cases, share Holm's correction."""
+    adjusted = iter(statistics.holm([test.p for each in evidence for test in each.tests]))
+    verdicts = []
+    for case, each in zip(cases, evidence, strict=True):
+        findings = _findings(each.tests, [next(adjusted) for _ in each.tests]) + each.findings
+        verdicts.append(Verdict(case, findings, each.beside, each.rests_on))
+    return verdicts
+
+
+def _findings(tests: list[Test], adjusted: list[float]) -> list[Finding]:
+    """A finding for each group of tests: ahead in all of them supports, behind in any of them contradicts."""
+    findings = []
+    for of in dict.fromkeys(test.of for test in tests):
+        group = [(test, p) for test, p in zip(tests, adjusted, strict=True) if test.of == of]
+        if any(p < SIGNIFICANT and not test.ahead for test, p in group):
+            says = "contradicted"
+        else:
+            says = "supported" if all(p < SIGNIFICANT for _, p in group) else "undecided"
+        texts = [f"{test.text}, {p_text(p, 'p')}" for test, p in group]
+        findings.append(Finding(f"{of}: {'; '.join(texts)}", says))
+    return findings
+
+
+# Tables ---------------------------------------------------------------------------------------------------------
+
+
+def claims_tables(claims: list[Claim]) -> list[Table]:
+    """A table of the verdicts, whose text has a column for each case, and a table of the findings."""
+    verdicts = verdicts_table(claims)
+    findings = pd.DataFrame(
+        [
+            {"claim": claim.id, **_names(verdict.case), "finding": finding.text, "says": finding.says}
+            for claim in claims
+            for verdict in claim.verdicts
+            for finding in verdict.findings
+        ]
+    )
+    said = "Claims of the abstract of Wang, Zhang, Guo & Yi 2018 [A], in our words, judged under each case."
+    caption = " ".join([said, RULE, *summary(verdicts)[1:], readings_text(verdicts)])
+    by_case = verdicts_by_case(verdicts)
+    return [
+        Table("claims", caption, verdicts, by_case, words=tuple(by_case)),
+        Table("claims-findings", f"The findings on which the verdicts rest. {RULE}", findings, findings.astype(str)),
+    ]
+
+
+def verdicts_table(claims: list[Claim]) -> pd.DataFrame:
+    """The verdicts with their numbers of findings; a row for each claim and case."""
+    return pd.DataFrame(
+        [
+            {"claim": claim.id, "statement": claim.statement, **_names(verdict.case), "verdict": verdict.verdict}
+            | {f"findings_{says}": verdict.count(says) for says in (*VERDICTS, "missing")}
+            | {"reading_in_words": verdict.case.reading.words}
+            for claim in claims
+            for verdict in claim.verdicts
+        ]
+    )
+
+
+def verdicts_by_case(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The table of verdicts for readers: a row for each claim, and a column with the verdicts under each case."""
+    by_case = verdicts[["claim", "statement"]].drop_duplicates()
+    for names, rows in verdicts.groupby(["reading", "training"], sort=False):
+        by_case = by_case.merge(rows[["claim", "verdict"]].rename(columns={"verdict": case_name(*names)}), on="claim")
+    return by_case
+
+
+def readings_text(verdicts: pd.DataFrame) -> str:
+    """A sentence for each reading in the table of verdicts."""
+    readings = verdicts[["reading", "reading_in_words"]].drop_duplicates().itertuples(index=False)
+    return " ".join(f"The reading {name}: {words}." for name, words in readings)
+
+
+def _names(case: Case) -> dict[str, str]:
+    return {"reading": case.reading.name, "training": case.training}
+
+
+# Sentences about all claims, computed from the table `claims` -----------------------------------------------------
+
+
+def summary(verdicts: pd.DataFrame) -> list[str]:
+    """For a reader in a hurry: what the paper claims, what came out for and against it, what the verdicts hang on."""
+    came_out = [speaks_for(verdicts), speaks_against(verdicts), speaks_for_neither(verdicts)]
+    return [paper_says(verdicts), " ".join(filter(None, came_out)), hangs_on(verdicts)]
+
+
+def paper_says(verdicts: pd.DataFrame) -> str:
+    """The paper's claims in one sentence, each with its name."""
+    claims = verdicts[["claim", "statement"]].drop_duplicates().itertuples(index=False)
+    said = [f"{text[0].lower()}{text[1:].removesuffix('.')} ({claim})" for claim, text in claims]
+    return f"The paper claims of its unit: {'; '.join(said)}."
+
+
+def speaks_for(verdicts: pd.DataFrame) -> str:
+    """The claims that hold under at least one case and fail under none, with the number of cases of each."""
+    return _one_side(verdicts, "For the paper", "supported", "hold", "contradicted", "fail")
+
+
+def speaks_against(verdicts: pd.DataFrame) -> str:
+    """The claims that fail under at least one case and hold under none, with the number of cases of each."""
+    return _one_side(verdicts, "Against the paper", "contradicted", "fail", "supported", "hold")
+
+
+def speaks_for_neither(verdicts: pd.DataFrame) -> str:
+    """The claims that are undecided under every case; empty without any."""
+    counts = _case_counts(verdicts)
+    claims = counts.index[counts["supported"] + counts["contradicted"] == 0]
+    where = " under every case" if len(_case_names(verdicts)) > 1 else ""
+    return f"Undecided{where}: {listing(claims)}." if len(claims) else ""
+
+
+def hangs_on(verdicts: pd.DataFrame) -> str:
+    """Whether the reading of the unit, or the training, changes verdicts, and on which claims.
+
+    The reading changes the verdict on a claim if two readings with the same training have different verdicts. The
+    training changes it if two trainings of the same reading have different verdicts. A verdict with missing findings is
+    not compared, because it says only that runs are missing. Claims that hold under one case and fail under another
+    come first.
+    """
+    names, claims = _case_names(verdicts), _case_counts(verdicts)
+    if len(names) == 1:
+        return f"These verdicts hold for one reading of the unit and one training only: {names[0]}."
+    turned = claims.index[(claims["supported"] > 0) & (claims["contradicted"] > 0)]
+    parts = []
+    if len(turned):
+        verbs = "holds under one case and fails" if len(turned) == 1 else "hold under one case and fail"
+        parts.append(f"{len(turned)} of {len(claims)} claims {verbs} under another ({listing(turned)})")
+    whole = verdicts[verdicts["findings_missing"] == 0]
+    for varied, fixed in (("reading", "training"), ("training", "reading")):
+        groups = whole.groupby(["claim", fixed], sort=False)["verdict"]
+        compared = (groups.nunique()[groups.size() > 1] > 1).groupby("claim", sort=False).any()
+        changed = compared.index[compared]
+        if not len(compared):
+            parts.append(f"no claim has all its runs under two cases that differ in the {varied} alone")
+        elif not len(changed):
+            parts.append(f"the {varied} changes no verdict on the {len(compared)} claims that can be compared")
+        else:
+            of = f"{len(changed)} of {len(compared)} claims that can be compared"
+            parts.append(f"the {varied} changes the verdict on {of} ({listing(changed)})")
+    return _sentence(parts)
+
+
+def _one_side(verdicts: pd.DataFrame, head: str, verdict: str, verb: str, opposite: str, contrary: str) -> str:
+    cases, claims = len(_case_names(verdicts)), _case_counts(verdicts)
+    own = claims[verdict][(claims[verdict] > 0) & (claims[opposite] == 0)]
+    if own.empty and claims[verdict].any():
+        return f"{head}: each claim that {verb}s under one case {contrary}s under another."
+    if own.empty:
+        return f"{head}: no claim {verb}s{' under any case' if cases > 1 else ''}."
+    s = "s" if len(own) == 1 else ""
+    said = f"{head}: {len(own)} of {len(claims)} claims {verb}{s}"
+    if cases == 1:
+        return f"{said}: {listing(own.index)}."
+    names = [f"{claim} ({count} of {cases} cases)" for claim, count in own.items()]
+    return f"{said} under at least one case and {contrary}{s} under none: {listing(names)}."
+
+
+def _case_names(verdicts: pd.DataFrame) -> list[str]:
+    pairs = verdicts[["reading", "training"]].drop_duplicates()
+    return [case_name(*pair) for pair in pairs.itertuples(index=False)]
+
+
+def _case_counts(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """For each claim, the number of cases with each verdict."""
+    counts = pd.crosstab(verdicts["claim"], verdicts["verdict"])
+    return counts.reindex(index=verdicts["claim"].unique(), columns=VERDICTS, fill_value=0)
+
+
+def _sentence(parts: list[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
