@@ -33,7 +33,7 @@ COMPLETION = "(install|uninstall)=(bash|fish|zsh)"
 HELP = """\
 amu-run trains recurrent networks on a sequence task, many trials side by side, and stores the results.
 
-Usage: amu-run task=TASK [model=MODEL] [experiment=EXPERIMENT] [key=value ...]
+Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMENT] [key=value ...]
 
   amu-run task=japanese_vowels model=amu           a stack of trials
   amu-run task=adding model=lstm trials=30         thirty; trials that exist are not trained again
@@ -48,8 +48,8 @@ Keys and their defaults; a task may have other defaults:
 
 {keys}
 
-Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/, model/ or experiment/ in it),
---version, --shell-completion install=bash, --hydra-help.
+Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/, model/, training/ or experiment/ in
+it), --version, --shell-completion install=bash, --hydra-help.
 """
 
 BASES = """\
@@ -266,7 +266,7 @@ def _help(config_dir: str | None) -> str:
     from amu_experiments.conf_files import GROUPS, choices, conf_dir, description, experiments
 
     groups = []
-    for group in GROUPS[:2]:
+    for group in GROUPS[:3]:
         files = choices(group, config_dir)
         width = max(map(len, files), default=0)
         lines = [f"  {name:{width}}  {description(file)}".rstrip() for name, file in files.items()]

@@ -7,7 +7,7 @@ import yaml
 
 from amu_experiments.options import ConfigurationError
 
-GROUPS = ("task", "model", "experiment")
+GROUPS = ("task", "model", "training", "experiment")
 
 MOST_VALUES = 100_000
 """Most values of a yaml file, with its anchors followed."""

@@ -170,7 +170,7 @@ class Composer:
         for override in overrides:
             if override.is_hydra_override():
                 selecting.append(override.input_line)
-            elif override.key_or_group in GROUPS:
+            elif override.key_or_group in GROUPS and not isinstance(override.value(), dict):
                 self._check_choice(override)
                 selecting.append(f"{override.key_or_group}={override.get_value_element_as_str()}")
             else:

@@ -82,7 +82,7 @@ WRONG = {
     "task=adding training.learning_rate=nan": "training.learning_rate=nan: must be a number above 0",
     "task=adding training.optimizer=adamw": "training.optimizer=adamw: must be one of adam, rmsprop, sgd",
     "task=adding training.stop=erc": "training.stop=erc: must be one of solved, or null",
-    "task=adding training=null": "training=null: must be a group of keys (batch_size, ",
+    "task=adding training=null": "training=null: no such training; choose one of adam, default, sgd",
     "task=adding model.units=0": "model.units=0: must be a whole number from 1 to 1000000000, or null",
     "task=adding model.parameters=null": "one of them must be a number",
     "task=adding model.units=5 model.parameters=100": "has no effect beside model.units=5",
@@ -465,7 +465,7 @@ print(sorted({"torch", "numpy", "numba", "pandas", "scipy", "matplotlib", "aeon"
 def test_help_names_every_choice_and_every_key(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for group in ("task", "model"):
+    for group in ("task", "model", "training"):
         assert f"\n{group}=\n" in text
         for name in choices(group):
             assert f"\n  {name} " in text

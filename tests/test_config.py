@@ -350,6 +350,42 @@ def test_no_identity_before_the_units_are_known():
         identity(load("task=adding"))
 
 
+# Training ---------------------------------------------------------------------------------------------------
+
+SGD = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0, "batch_size": 1, "clip_norm": None}
+HALF = {"loss": "half_squared_error"}
+ANSWERS = {
+    "two_sequence": HALF | {"squash": "logistic"},
+    "embedded_reber": HALF,
+    "temporal_order_6b": HALF,
+    "long_lag_2a": HALF,
+    "adding": HALF | {"squash": "linear"},
+    "adding_1997": HALF | {"squash": "logistic"},
+    "multiplication": HALF | {"squash": "linear"},
+    "multiplication_1997": HALF | {"squash": "logistic"},
+    "copy_memory": {},
+}
+
+
+@pytest.mark.parametrize("task", ANSWERS)
+def test_one_word_chooses_the_training_of_1997(composer, task):
+    own, sgd = (composer.load([f"task={task}", *more]) for more in ([], ["training=sgd"]))
+    assert sgd["training"] == own["training"] | SGD
+    assert sgd["task"] == own["task"] | ANSWERS[task]
+    assert sgd["model"] == own["model"]
+
+
+def test_a_training_is_overridden_by_an_experiment_and_by_the_command_line(composer):
+    tuned = composer.load(["experiment=two_sequence_3c/amu", "training=sgd", "task.squash=linear"])
+    assert (tuned["training"]["optimizer"], tuned["training"]["learning_rate"]) == ("sgd", 0.001)
+    assert (tuned["task"]["loss"], tuned["task"]["squash"]) == ("half_squared_error", "linear")
+
+
+@pytest.mark.parametrize("task", ["two_sequence", "adding", "japanese_vowels"])
+def test_adam_is_the_training_of_every_task(composer, task):
+    assert composer.load([f"task={task}", "training=adam"]) == composer.load([f"task={task}"])
+
+
 # Folders ----------------------------------------------------------------------------------------------------
 
 

@@ -75,7 +75,12 @@ class AMU(Cell):
         if neurons_per_unit < 2 and not output_in_product:
             raise ValueError(f"neurons_per_unit={neurons_per_unit}: must be 2 or more with output_in_product=false")
         if output_sees == "new" and output_in_product:
-            raise ValueError("output_sees=new: needs output_in_product=false, for a factor is computed before s(t)")
+            raise ValueError("output_sees=new: needs output_in_product=false, for the product makes the new memory")
+        if writers == "gated" and neurons_per_unit - (not output_in_product) < 2:
+            raise ValueError(
+                f"writers=gated: needs two writing neurons, and neurons_per_unit={neurons_per_unit} with "
+                f"output_in_product={'true' if output_in_product else 'false'} gives one"
+            )
         self.neurons_per_unit = neurons_per_unit
         self.gradient = gradient
         self.output = output
