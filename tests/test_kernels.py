@@ -44,6 +44,19 @@ class Products(Cell):
 COMPILED = {
     "amu": (AMU, 2, 3, {}),
     "amu, one unit": (AMU, 1, 1, {"neurons_per_unit": 2, "output": "memory", "output_in_product": False}),
+    "amu, all memories": (AMU, 2, 3, {"memory_seen_by": "all"}),
+    "amu, gated": (
+        AMU,
+        2,
+        3,
+        {
+            "neurons_per_unit": 4,
+            "output_in_product": False,
+            "memory_seen_by": "all",
+            "output_sees": "new",
+            "writers": "gated",
+        },
+    ),
     "amu, full": (AMU, 5, 5, {"gradient": "full", "output": "linear", "neurons_per_unit": 4}),
     "lstm": (LSTM, 3, 5, {}),
     "gru": (GRU, 1, 3, {}),
@@ -276,18 +289,20 @@ def test_a_trial_that_diverges_stops_and_leaves_its_neighbours_alone(backend):
     assert torch.equal(network.flat[[0, 2]], calm.flat[[0, 2]])
 
 
-def test_gradients_are_clipped_trial_by_trial():
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+@pytest.mark.parametrize("clip", [20.0, float("inf")])
+def test_gradients_are_clipped_trial_by_trial(backend, clip):
     """One step of plain gradient descent moves a trial by rate * min(norm, clip)."""
     task, trials = Answers(), [0, 1, 2]
-    network = made_network("fused", trials)
+    network = made_network(backend, trials)
     before = network.flat.clone()
     sequences = made_sequences(trials, 1, task)
     sequences.targets[0] *= 1000
     sequences.targets[1:] /= 1000
-    optimizer = Optimizer("sgd", 0.1, 0.0, 20.0, torch.zeros(3, 2 * before.shape[1]))
+    optimizer = Optimizer("sgd", 0.1, 0.0, clip, torch.zeros(3, 2 * before.shape[1]))
     learned = learn(network, optimizer, task, sequences, 1)
     moved = (network.flat - before).norm(dim=1)
-    expected = 0.1 * torch.from_numpy(learned.norms[:, 0]).clamp(max=20.0)
+    expected = 0.1 * torch.from_numpy(learned.norms[:, 0]).clamp(max=clip)
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
     assert learned.norms[0, 0] > 20 > learned.norms[1, 0]
 
