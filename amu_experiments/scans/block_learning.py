@@ -42,13 +42,13 @@ from amu_experiments.scans.blocks import (
     X,
     Y,
     compiled,
-    driver,
     into_block,
     invoke,
     odd,
     pack_matrices,
     take,
 )
+from amu_experiments.scans.compiling import driver
 from amu_experiments.scans.functions import f32
 from amu_experiments.scans.learning import loss_of_answer, squared_norm, update_parameters
 from amu_experiments.scans.vectors import LANES
@@ -230,7 +230,7 @@ def end_update(p, memory, partial, healthy, optimizer, rate, momentum, clip, num
     return True
 
 
-@driver()
+@driver
 def train(
     begin,
     end_of_jobs,
@@ -327,7 +327,7 @@ def train(
                     done[r] += 1
 
 
-@driver()
+@driver
 def predict(
     begin,
     end_of_jobs,

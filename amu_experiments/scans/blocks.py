@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from amu_experiments.scans.compiling import Separate, driver
 from amu_experiments.scans.functions import EXACT, f32
 from amu_experiments.scans.lanes import AT, PRODUCT
 from amu_experiments.scans.vectors import LANES
@@ -22,8 +23,7 @@ from amu_experiments.scans.vectors import LANES
 GROUPS = 8
 """Most partial sums of a trial's gradient."""
 
-compiled = functools.partial(njit, fastmath=EXACT, error_model="numpy")
-driver = functools.partial(njit, nogil=True, no_cfunc_wrapper=True)
+compiled = functools.partial(njit, fastmath=EXACT, error_model="numpy", pipeline_class=Separate)
 
 # Places in a frame, as constants of the compiled code.
 P, G, X, STATES, TAPE, Y, NET, REC = (AT[n] for n in ("p", "g", "x", "states", "tape", "y", "net", "rec"))
@@ -127,7 +127,7 @@ def out_of_block(block, lengths, values):
                     values[t, lane, i] = f32(0.0)
 
 
-@driver()
+@driver
 def forward(
     begin,
     end,
@@ -191,7 +191,7 @@ def take(scratch, at, rows):
     return scratch.ctypes.data + 4 * at, at + rows * LANES
 
 
-@driver()
+@driver
 def backward(
     begin,
     end,

@@ -18,7 +18,7 @@ from amu_experiments.scans.recurrence import Recurrence
 from amu_experiments.scans.threads import shared
 
 
-class _Separate(CompilerBase):
+class Separate(CompilerBase):
     """Numba's usual pipeline, with the promise that no two array arguments of a function overlap.
 
     Without it the compiler must assume that writing one array changes another, and leaves the loops scalar.
@@ -32,7 +32,7 @@ class _Separate(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
-compiled = functools.partial(njit, fastmath=EXACT, error_model="numpy", forceinline=True, pipeline_class=_Separate)
+compiled = functools.partial(njit, fastmath=EXACT, error_model="numpy", forceinline=True, pipeline_class=Separate)
 driver = functools.partial(njit, nogil=True, no_cfunc_wrapper=True)
 
 

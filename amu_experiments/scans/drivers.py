@@ -116,7 +116,7 @@ class BlockScans:
     def compile(self) -> None:
         with _COMPILING:
             numerics.fix_numba()
-            self._code = lanes.compiled(self._form)
+            self._code = lanes.compiled(self._form, lanes.machine())
             numba.config.SLP_VECTORIZE, before = 0, numba.config.SLP_VECTORIZE
             try:
                 _compile_blocks(self._purpose, self._notice)

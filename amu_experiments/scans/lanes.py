@@ -19,6 +19,7 @@ from amu_experiments.scans.vectors import (
     I64,
     LANES,
     Code,
+    Compiled,
     Machine,
     Numbers,
     Rows,
@@ -102,13 +103,14 @@ def frame_of(recurrence: Recurrence) -> np.ndarray:
 
 @functools.cache
 def machine() -> Machine:
+    """This machine, with its widest vectors: they change no digit."""
     return Machine()
 
 
 @functools.cache
-def compiled(form: Form):
+def compiled(form: Form, machine: Machine) -> Compiled:
     """Machine code with the functions forward(frame) and backward(frame) of a block."""
-    return machine().compile(module_of(form, machine()))
+    return machine.compile(module_of(form, machine))
 
 
 def module_of(form: Form, machine: Machine) -> ir.Module:
