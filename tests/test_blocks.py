@@ -10,8 +10,8 @@ from amu_experiments import LSTM
 from amu_experiments.cells import cell_class
 from amu_experiments.learning import learn
 from amu_experiments.scans import lanes
+from amu_experiments.scans.machine import Machine
 from amu_experiments.scans.threads import set_threads
-from amu_experiments.scans.vectors import Machine
 
 CELLS = {
     "amu": {},

@@ -5,49 +5,8 @@ Shapes as in blocks.py; O readout outputs, n sequences of a stretch.
 
 import numpy as np
 
-from amu_experiments.scans.blocks import (
-    DFACTOR,
-    DFACTORS,
-    DNET,
-    DNET_STEP,
-    DREC,
-    DREC_STEP,
-    DSTATE,
-    DX,
-    DY,
-    INPUTS,
-    LENGTHS,
-    LONGEST,
-    NET,
-    OF_VECTORS,
-    ONES,
-    OUTPUTS,
-    REC,
-    RECS,
-    ROWS,
-    SAVED,
-    SHORTEST,
-    STATE,
-    STATES,
-    STATES_STEP,
-    STRETCH,
-    TAPE,
-    TAPE_ROWS,
-    TAPE_STEP,
-    VECTORS,
-    X_STEP,
-    Y_STEP,
-    G,
-    P,
-    X,
-    Y,
-    compiled,
-    into_block,
-    invoke,
-    odd,
-    pack_matrices,
-    take,
-)
+from amu_experiments.scans import slots
+from amu_experiments.scans.blocks import compiled, into_block, invoke, odd, pack_matrices, take
 from amu_experiments.scans.compiling import driver
 from amu_experiments.scans.functions import f32
 from amu_experiments.scans.learning import loss_of_answer, squared_norm, update_parameters
@@ -60,24 +19,24 @@ WHOLE_TRIALS, GROUPS_OF_AN_UPDATE, ENDS_OF_AN_UPDATE = range(3)
 @compiled()
 def carve(f, scratch, T, tape_steps):
     """Give a frame its blocks in scratch memory, for T time steps; (places of x, states, y, dy and dstate, the end)."""
-    K, S, N, A, I = f[ROWS], f[STATE], f[TAPE_ROWS], f[OUTPUTS], f[INPUTS]
-    f[X_STEP], f[STATES_STEP], f[Y_STEP] = odd(I), odd(S), odd(A)
-    f[TAPE_STEP] = odd(N) if tape_steps > 1 else 0
-    f[DNET_STEP], f[DREC_STEP] = odd(K), odd(f[RECS])
-    f[X], states_at = take(scratch, 0, T * odd(I))
-    f[STATES], at = take(scratch, states_at, (T + 1) * odd(S))
-    f[TAPE], y_at = take(scratch, at, tape_steps * odd(N))
-    f[Y], dy_at = take(scratch, y_at, T * odd(A))
-    f[DY], at = take(scratch, dy_at, tape_steps * odd(A))
-    f[NET], at = take(scratch, at, odd(K))
-    f[REC], at = take(scratch, at, odd(f[RECS]))
-    f[DNET], at = take(scratch, at, f[STRETCH] * odd(K))
-    f[DREC], at = take(scratch, at, f[STRETCH] * odd(f[RECS]))
-    f[DFACTOR], at = take(scratch, at, odd(f[DFACTORS]))
-    f[OF_VECTORS], at = take(scratch, at, odd(f[VECTORS]))
-    f[SAVED], dstate_at = take(scratch, at, odd(S + f[VECTORS]))
-    f[DSTATE], at = take(scratch, dstate_at, odd(S))
-    f[DX] = 0
+    K, S, N, A, I = f[slots.ROWS], f[slots.STATE], f[slots.TAPE_ROWS], f[slots.OUTPUTS], f[slots.INPUTS]
+    f[slots.X_STEP], f[slots.STATES_STEP], f[slots.Y_STEP] = odd(I), odd(S), odd(A)
+    f[slots.TAPE_STEP] = odd(N) if tape_steps > 1 else 0
+    f[slots.DNET_STEP], f[slots.DREC_STEP] = odd(K), odd(f[slots.RECS])
+    f[slots.X], states_at = take(scratch, 0, T * odd(I))
+    f[slots.STATES], at = take(scratch, states_at, (T + 1) * odd(S))
+    f[slots.TAPE], y_at = take(scratch, at, tape_steps * odd(N))
+    f[slots.Y], dy_at = take(scratch, y_at, T * odd(A))
+    f[slots.DY], at = take(scratch, dy_at, tape_steps * odd(A))
+    f[slots.NET], at = take(scratch, at, odd(K))
+    f[slots.REC], at = take(scratch, at, odd(f[slots.RECS]))
+    f[slots.DNET], at = take(scratch, at, f[slots.STRETCH] * odd(K))
+    f[slots.DREC], at = take(scratch, at, f[slots.STRETCH] * odd(f[slots.RECS]))
+    f[slots.DFACTOR], at = take(scratch, at, odd(f[slots.DFACTORS]))
+    f[slots.OF_VECTORS], at = take(scratch, at, odd(f[slots.VECTORS]))
+    f[slots.SAVED], dstate_at = take(scratch, at, odd(S + f[slots.VECTORS]))
+    f[slots.DSTATE], at = take(scratch, dstate_at, odd(S))
+    f[slots.DX] = 0
     return states_at, y_at, dy_at, dstate_at, at
 
 
@@ -88,11 +47,11 @@ def begin_block(f, scratch, states_at, x, lengths, c, ends):
     count = min(LANES, lengths.size - first)
     for lane in range(LANES):
         ends[lane] = lengths[first + lane] if lane < count else 0
-    T, I = ends.max(), f[INPUTS]
-    f[LENGTHS], f[LONGEST], f[SHORTEST] = ends.ctypes.data, T, ends.min()
+    T, I = ends.max(), f[slots.INPUTS]
+    f[slots.LENGTHS], f[slots.LONGEST], f[slots.SHORTEST] = ends.ctypes.data, T, ends.min()
     block = scratch[: T * odd(I) * LANES].reshape((T, odd(I), LANES))
     into_block(np.transpose(x[first : first + count, :T], (1, 0, 2)), ends, block)
-    scratch[states_at : states_at + f[STATE] * LANES] = f32(0.0)
+    scratch[states_at : states_at + f[slots.STATE] * LANES] = f32(0.0)
     return count
 
 
@@ -151,9 +110,9 @@ def group_gradient(
     ends,
 ):
     """The gradient g (P,) of a group's blocks in one batch, x (n, T, I); whether all losses are finite."""
-    T, A, O = x.shape[1], f[OUTPUTS], targets.shape[2]
+    T, A, O = x.shape[1], f[slots.OUTPUTS], targets.shape[2]
     states_at, y_at, dy_at, dstate_at, at = carve(f, scratch, T, T)
-    f[P], f[G] = p.ctypes.data, g.ctypes.data
+    f[slots.P], f[slots.G] = p.ctypes.data, g.ctypes.data
     y = scratch[y_at : y_at + T * odd(A) * LANES].reshape((T, odd(A), LANES))
     dy = scratch[dy_at : dy_at + T * odd(A) * LANES].reshape((T, odd(A), LANES))
     of_readout = scratch[at : at + (O * A + O) * LANES].reshape((O * A + O, LANES))
@@ -172,7 +131,7 @@ def group_gradient(
         first = c * LANES
         losses[first : first + count] = f32(0.0)
         errors[first : first + count] = f32(0.0)
-        for answer in range(f[LONGEST] if every else 1):
+        for answer in range(f[slots.LONGEST] if every else 1):
             if not every:
                 for lane in range(LANES):
                     for a in range(A):
@@ -198,7 +157,7 @@ def group_gradient(
             healthy = healthy and np.isfinite(losses[first + lane])
             if every and loss != 2:
                 losses[first + lane] /= f32(ends[lane])
-        scratch[dstate_at : dstate_at + f[STATE] * LANES] = f32(0.0)
+        scratch[dstate_at : dstate_at + f[slots.STATE] * LANES] = f32(0.0)
         invoke(code_backward, f)
         if not every:
             for lane in range(count):
@@ -273,7 +232,7 @@ def train(
     """
     groups = partial.shape[1]
     f = frame.copy()
-    f[ONES] = ones.ctypes.data
+    f[slots.ONES] = ones.ctypes.data
     for job in range(begin, end_of_jobs):
         r = job // groups if what == GROUPS_OF_AN_UPDATE else job
         first_update = 0 if what == WHOLE_TRIALS else update
@@ -346,7 +305,7 @@ def predict(
     ends,
 ):
     """As `predict` of learning.py; a job is a block."""
-    B, T, A, O = lengths.shape[1], x.shape[2], frame[OUTPUTS], outputs.shape[3]
+    B, T, A, O = lengths.shape[1], x.shape[2], frame[slots.OUTPUTS], outputs.shape[3]
     blocks = (B + LANES - 1) // LANES
     f = frame.copy()
     net = np.empty((O, LANES), f32)
@@ -356,11 +315,11 @@ def predict(
     for job in range(begin, end_of_jobs):
         r, c = job // blocks, job % blocks
         p = parameters[r]
-        f[P] = p.ctypes.data
+        f[slots.P] = p.ctypes.data
         pack_matrices(f, products_at, transposed, p, size, scratch[at:])
         count = begin_block(f, scratch, states_at, x[r], lengths[r], c, ends)
         invoke(code, f)
-        for answer in range(f[LONGEST] if every else 1):
+        for answer in range(f[slots.LONGEST] if every else 1):
             if not every:
                 for lane in range(LANES):
                     for a in range(A):

@@ -15,30 +15,15 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from amu_experiments.scans import slots
 from amu_experiments.scans.compiling import Separate, driver
 from amu_experiments.scans.functions import EXACT, f32
-from amu_experiments.scans.lanes import AT, PRODUCT
 from amu_experiments.scans.vectors import LANES
 
 GROUPS = 8
 """Most partial sums of a trial's gradient."""
 
 compiled = functools.partial(njit, fastmath=EXACT, error_model="numpy", pipeline_class=Separate)
-
-# Places in a frame, as constants of the compiled code.
-P, G, X, STATES, TAPE, Y, NET, REC = (AT[n] for n in ("p", "g", "x", "states", "tape", "y", "net", "rec"))
-DX, DY, DSTATE, DNET, DREC, DFACTOR = (AT[n] for n in ("dx", "dy", "dstate", "dnet", "drec", "dfactor"))
-OF_VECTORS, SAVED, ONES, LENGTHS = (AT[n] for n in ("of_vectors", "saved", "ones", "lengths"))
-FORWARD_IH, BACKWARD_IH = AT["forward_ih"], AT["backward_ih"]
-X_STEP, STATES_STEP, TAPE_STEP, Y_STEP = (AT[f"{n}_step"] for n in ("x", "states", "tape", "y"))
-DNET_STEP, DREC_STEP = AT["dnet_step"], AT["drec_step"]
-LONGEST, SHORTEST, STRETCH = AT["longest"], AT["shortest"], AT["stretch"]
-INPUTS, ROWS, STATE, TAPE_ROWS, OUTPUTS = (AT[n] for n in ("inputs", "rows", "state", "tape_rows", "outputs"))
-RECS, DFACTORS, VECTORS, IH = (AT[n] for n in ("recs", "dfactors", "vectors", "ih"))
-FACTORS, RESULTS, PLACE, WIDTH, FORWARD, BACKWARD = (
-    PRODUCT.index(n) for n in ("factors", "results", "place", "width", "forward", "backward")
-)
-FIELDS_OF_PRODUCT = len(PRODUCT)
 
 
 @intrinsic
@@ -81,23 +66,23 @@ def pack(p, place, to_row, to_column, rows, columns, size, out, at):
 @compiled()
 def pack_matrices(frame, products_at, transposed, p, size, out):
     """All matrices of a trial, and their transposes, with their addresses in the frame; out: 2 W floats."""
-    K, I = frame[ROWS], frame[INPUTS]
+    K, I = frame[slots.ROWS], frame[slots.INPUTS]
     base, at = out.ctypes.data, 0
-    pack(p, frame[IH], I, 1, K, I, size, out, at)
-    frame[FORWARD_IH] = base + 4 * at
+    pack(p, frame[slots.IH], I, 1, K, I, size, out, at)
+    frame[slots.FORWARD_IH] = base + 4 * at
     at += K * I
-    pack(p, frame[IH], 1, I, I, K, size, out, at)
-    frame[BACKWARD_IH] = base + 4 * at
+    pack(p, frame[slots.IH], 1, I, I, K, size, out, at)
+    frame[slots.BACKWARD_IH] = base + 4 * at
     at += K * I
     for n in range(transposed.size):
-        product = frame[products_at + n * FIELDS_OF_PRODUCT : products_at + (n + 1) * FIELDS_OF_PRODUCT]
-        H, M, width = product[FACTORS], product[RESULTS], product[WIDTH]
+        product = frame[products_at + n * slots.SLOTS_OF_PRODUCT : products_at + (n + 1) * slots.SLOTS_OF_PRODUCT]
+        H, M, width = product[slots.FACTORS], product[slots.RESULTS], product[slots.WIDTH]
         to_result, to_factor = (1, width) if transposed[n] else (width, 1)
-        pack(p, product[PLACE], to_result, to_factor, M, H, size, out, at)
-        product[FORWARD] = base + 4 * at
+        pack(p, product[slots.PLACE], to_result, to_factor, M, H, size, out, at)
+        product[slots.FORWARD] = base + 4 * at
         at += M * H
-        pack(p, product[PLACE], to_factor, to_result, H, M, size, out, at)
-        product[BACKWARD] = base + 4 * at
+        pack(p, product[slots.PLACE], to_factor, to_result, H, M, size, out, at)
+        product[slots.BACKWARD] = base + 4 * at
         at += M * H
 
 
@@ -158,7 +143,7 @@ def forward(
         here = lengths[r, c]
         count = min(LANES, B - c * LANES)
         f = frame.copy()
-        K, S = f[ROWS], f[STATE]
+        K, S = f[slots.ROWS], f[slots.STATE]
         part = x[r, :, c * LANES : c * LANES + count]
         into_block(part, here, xs[r, c])
         for s in range(S):
@@ -166,9 +151,9 @@ def forward(
                 states[r, c, 0, s, lane] = first[r, c * LANES + lane, s] if lane < count else f32(0.0)
         p = parameters[r]
         net = scratch[: odd(K) * LANES]
-        rec = scratch[odd(K) * LANES : (odd(K) + odd(f[RECS])) * LANES]
-        pack_matrices(f, products_at, transposed, p, size, scratch[(odd(K) + odd(f[RECS])) * LANES :])
-        f[P], f[NET], f[REC] = p.ctypes.data, net.ctypes.data, rec.ctypes.data
+        rec = scratch[odd(K) * LANES : (odd(K) + odd(f[slots.RECS])) * LANES]
+        pack_matrices(f, products_at, transposed, p, size, scratch[(odd(K) + odd(f[slots.RECS])) * LANES :])
+        f[slots.P], f[slots.NET], f[slots.REC] = p.ctypes.data, net.ctypes.data, rec.ctypes.data
         set_blocks(f, xs[r, c], states[r, c], tape[r, c], ys[r, c], here)
         invoke(code, f)
         out_of_block(ys[r, c], here, y[r, :, c * LANES : c * LANES + count])
@@ -179,10 +164,12 @@ def forward(
 
 @compiled()
 def set_blocks(f, x, states, tape, y, lengths):
-    f[X], f[STATES], f[TAPE], f[Y] = x.ctypes.data, states.ctypes.data, tape.ctypes.data, y.ctypes.data
-    f[X_STEP], f[STATES_STEP], f[TAPE_STEP], f[Y_STEP] = x.shape[1], states.shape[1], tape.shape[1], y.shape[1]
-    f[LENGTHS] = lengths.ctypes.data
-    f[LONGEST], f[SHORTEST] = lengths.max(), lengths.min()
+    f[slots.X], f[slots.X_STEP] = x.ctypes.data, x.shape[1]
+    f[slots.STATES], f[slots.STATES_STEP] = states.ctypes.data, states.shape[1]
+    f[slots.TAPE], f[slots.TAPE_STEP] = tape.ctypes.data, tape.shape[1]
+    f[slots.Y], f[slots.Y_STEP] = y.ctypes.data, y.shape[1]
+    f[slots.LENGTHS] = lengths.ctypes.data
+    f[slots.LONGEST], f[slots.SHORTEST] = lengths.max(), lengths.min()
 
 
 @compiled()
@@ -220,20 +207,20 @@ def backward(
         r, group = job // G_, job % G_
         f = frame.copy()
         p, g = parameters[r], gradients[r, group]
-        f[P], f[G], f[ONES] = p.ctypes.data, g.ctypes.data, ones.ctypes.data
-        K, S, A, I = f[ROWS], f[STATE], f[OUTPUTS], f[INPUTS]
-        f[DNET_STEP], f[DREC_STEP] = odd(K), odd(f[RECS])
-        f[DNET], at = take(scratch, 0, f[STRETCH] * odd(K))
-        f[DREC], at = take(scratch, at, f[STRETCH] * odd(f[RECS]))
-        f[DFACTOR], at = take(scratch, at, odd(f[DFACTORS]))
-        f[OF_VECTORS], at = take(scratch, at, odd(f[VECTORS]))
-        f[SAVED], at = take(scratch, at, odd(S + f[VECTORS]))
+        f[slots.P], f[slots.G], f[slots.ONES] = p.ctypes.data, g.ctypes.data, ones.ctypes.data
+        K, S, A, I = f[slots.ROWS], f[slots.STATE], f[slots.OUTPUTS], f[slots.INPUTS]
+        f[slots.DNET_STEP], f[slots.DREC_STEP] = odd(K), odd(f[slots.RECS])
+        f[slots.DNET], at = take(scratch, 0, f[slots.STRETCH] * odd(K))
+        f[slots.DREC], at = take(scratch, at, f[slots.STRETCH] * odd(f[slots.RECS]))
+        f[slots.DFACTOR], at = take(scratch, at, odd(f[slots.DFACTORS]))
+        f[slots.OF_VECTORS], at = take(scratch, at, odd(f[slots.VECTORS]))
+        f[slots.SAVED], at = take(scratch, at, odd(S + f[slots.VECTORS]))
         dstate_at = at
-        f[DSTATE], at = take(scratch, at, odd(S))
+        f[slots.DSTATE], at = take(scratch, at, odd(S))
         dys = scratch[at : at + T * odd(A) * LANES].reshape((T, odd(A), LANES))
-        f[DY], at = take(scratch, at, T * odd(A))
+        f[slots.DY], at = take(scratch, at, T * odd(A))
         dxs = scratch[at : at + T * odd(I) * LANES].reshape((T, odd(I), LANES))
-        f[DX], at = take(scratch, at, T * odd(I))
+        f[slots.DX], at = take(scratch, at, T * odd(I))
         pack_matrices(f, products_at, transposed, p, size, scratch[at:])
         for c in range(group, C, G_):
             here = lengths[r, c]

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from amu_experiments import numerics
-from amu_experiments.scans import block_learning, blocks, functions, kernels, lanes, learning, tiles
+from amu_experiments.scans import block_learning, blocks, functions, kernels, lanes, learning, slots, tiles
 from amu_experiments.scans.compiling import Driver, Notice, beside
 from amu_experiments.scans.functions import f32
 from amu_experiments.scans.recurrence import Recurrence
@@ -108,7 +108,7 @@ class BlockScans:
         # Few enough steps for the factors and errors of a stretch to stay in the second cache.
         widest = max([recurrence.inputs, *(p.factors for p in recurrence.products)])
         self._stretch = min(max(16384 // widest, 32), 128)
-        self._frame[lanes.AT["stretch"]] = self._stretch
+        self._frame[slots.STRETCH] = self._stretch
         self._matrices = 2 * (
             recurrence.inputs * recurrence.rows + sum(p.factors * p.results for p in recurrence.products)
         )
@@ -125,7 +125,7 @@ class BlockScans:
         products = self.recurrence.products
         self._static = (
             self._frame,
-            len(self._frame) - len(products) * len(lanes.PRODUCT),
+            len(self._frame) - len(products) * len(slots.PRODUCT),
             np.array([p.transposed for p in products], bool),
             tiles.tile_rows(lanes.machine()),
         )
@@ -207,7 +207,7 @@ class BlockScans:
         """Rows of scratch memory that `carve` and its kind need at most."""
         r, odd = self.recurrence, blocks.odd_rows
         by_step = odd(r.inputs) + odd(r.state) + 2 * odd(r.outputs)
-        vectors = int(self._frame[lanes.AT["vectors"]])
+        vectors = int(self._frame[slots.VECTORS])
         once = odd(r.rows) + odd(r.recs) + odd(r.dfactors) + 3 * odd(r.state) + 3 * odd(vectors)
         stretch = self._stretch * (odd(r.rows) + odd(r.recs))
         return T * by_step + tape_steps * odd(r.tape) + once + stretch + readout
@@ -246,7 +246,7 @@ def _compile_blocks(purpose: str, notice: Notice) -> None:
 
 @functools.cache
 def _block_drivers() -> dict[str, Driver]:
-    key = hashlib.sha256(_sources(blocks, block_learning, learning, functions, lanes).encode()).hexdigest()
+    key = hashlib.sha256(_sources(blocks, block_learning, learning, functions, slots).encode()).hexdigest()
     functions_of = {
         "forward": blocks.forward,
         "backward": blocks.backward,

@@ -13,40 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from amu_experiments.scans import functions, tiles
+from amu_experiments.scans import functions, slots, tiles
+from amu_experiments.scans.machine import Compiled, Machine
 from amu_experiments.scans.recurrence import Recurrence
-from amu_experiments.scans.vectors import (
-    I64,
-    LANES,
-    Code,
-    Compiled,
-    Machine,
-    Numbers,
-    Rows,
-    Value,
-    namespace,
-)
-from amu_experiments.scans.vectors import (
-    defined as vectors_defined,
-)
-
-FIELDS = (
-    # Addresses: parameters (P,) and their gradient; blocks; packed matrices.
-    *("p", "g", "x", "states", "tape", "y", "net", "rec", "dx", "dy", "dstate", "dnet", "drec", "dfactor"),
-    *("of_vectors", "saved", "ones", "lengths", "forward_ih", "backward_ih"),
-    # Rows from one time step to the next; of dnet and drec within a stretch.
-    *("x_step", "states_step", "tape_step", "y_step", "dnet_step", "drec_step"),
-    # Time steps: of the longest and the shortest sequence, and of a stretch.
-    *("longest", "shortest", "stretch"),
-    # Sizes and places of parameters.
-    *("inputs", "rows", "state", "tape_rows", "outputs", "recs", "dfactors", "vectors", "ih", "bias", "biased"),
-)
-PRODUCT = ("factors", "results", "factor_at", "result_at", "error_at", "place", "width", "forward", "backward")
-"""Fields of each product; `forward` and `backward` are addresses of its packed matrix and the transpose."""
-VECTOR = ("place", "row", "size")
-"""Fields of each vector among the parameters that the step reads: its gradient gathers in rows of `of_vectors`."""
-
-AT = {name: i for i, name in enumerate(FIELDS)}
+from amu_experiments.scans.slots import FIELDS, PRODUCT, VECTOR
+from amu_experiments.scans.vectorised import defined, namespace
+from amu_experiments.scans.vectors import I64, LANES, Code, Numbers, Rows, Value
 
 
 class Form(NamedTuple):
@@ -93,7 +65,7 @@ def frame_of(recurrence: Recurrence) -> np.ndarray:
         size = shape[parameter][0]
         frame += [recurrence.place(parameter), row, size]
         row += size
-    frame[AT["vectors"]] = row
+    frame[slots.VECTORS] = row
     for p in recurrence.products:
         error = p.factor[1] if p.error == "state" else p.error or 0
         place = recurrence.place(p.parameter) + p.first * p.width
@@ -159,7 +131,7 @@ class _Block:
         self.vectors = {c: [read() for _ in VECTOR] for c in form.constants if c != "A"}
         self.products = [_Product(p, {field: read() for field in PRODUCT}) for p in form.products]
         self.functions = namespace(code, functions)
-        self.defined = vectors_defined(form.source, self.functions)
+        self.defined = defined(form.source, self.functions)
         self.defined["A"] = self.at["outputs"]
         for constant, (value, _, _) in self.vectors.items():
             value.origin = constant

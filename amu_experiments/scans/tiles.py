@@ -6,7 +6,8 @@ that neither the size of the tiles nor the processor changes a digit.
 
 from llvmlite import ir
 
-from amu_experiments.scans.vectors import F32, I32, LANES, Code, Machine, Numbers, Rows, Value, Variable
+from amu_experiments.scans.machine import Machine
+from amu_experiments.scans.vectors import F32, I32, LANES, Code, Numbers, Rows, Value, Variable
 
 COLUMNS = 4
 """Of a tile of `outer`: its sums are added to the matrix in vectors of so many."""

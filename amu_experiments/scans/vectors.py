@@ -6,14 +6,9 @@ The digits are the same on every processor, whatever its widest vector: a produc
 multiply-add, as IEEE 754 defines it, because the code here says so and not because a compiler may choose it.
 """
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
@@ -22,7 +17,7 @@ LANES = 16
 
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(F32, LANES)
-_KINDS = {np.float32: F32, np.float64: F64, np.int32: I32, np.int64: I64}
+TYPES = {np.float32: F32, np.float64: F64, np.int32: I32, np.int64: I64}
 
 
 class Value:
@@ -152,11 +147,11 @@ class Value:
 
     def view(self, kind) -> "Value":
         """The same bits as another type."""
-        return Value(self.code, self.code.builder.bitcast(self.ir, self._of(_KINDS[kind.numpy])))
+        return Value(self.code, self.code.builder.bitcast(self.ir, self._of(TYPES[kind.numpy])))
 
     def to(self, kind) -> "Value":
         """Converted to another type."""
-        kind, builder = _KINDS[kind], self.code.builder
+        kind, builder = TYPES[kind], self.code.builder
         if kind is self.kind:
             return self
         if kind in (F32, F64):
@@ -325,160 +320,3 @@ class Code:
             write()
             self.builder.branch(after)
         self.builder.position_at_end(after)
-
-
-# Python sources ---------------------------------------------------------------------------------------------------
-
-
-class _Choices(ast.NodeTransformer):
-    """`a if c else b`, `and`, `or` and `not` as calls, since a vector's condition differs from lane to lane."""
-
-    def visit_IfExp(self, node):
-        self.generic_visit(node)
-        return _call("where", node.test, node.body, node.orelse)
-
-    def visit_BoolOp(self, node):
-        self.generic_visit(node)
-        first, *rest = node.values
-        sign = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
-        for value in rest:
-            first = ast.BinOp(first, sign, value)
-        return first
-
-    def visit_UnaryOp(self, node):
-        self.generic_visit(node)
-        return _call("opposite", node.operand) if isinstance(node.op, ast.Not) else node
-
-    def visit_FunctionDef(self, node):
-        node.decorator_list = []
-        return self.generic_visit(node)
-
-
-def _call(name: str, *arguments) -> ast.Call:
-    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
-
-
-def defined(source: str, namespace: dict) -> dict:
-    """The functions that a source defines, for vectors; they see `namespace`, and what it gets later."""
-    tree = ast.fix_missing_locations(_Choices().visit(ast.parse(textwrap.dedent(source))))
-    exec(compile(tree, "<vectors>", "exec"), namespace)
-    return namespace
-
-
-def namespace(code: Code, functions) -> dict:
-    """What sources of steps are written with, as code for vectors.
-
-    functions: a module of scalar functions, which are written for vectors from their sources.
-    """
-
-    def lowest(a, b):
-        return code.where(b < a, b, a)
-
-    def highest(a, b):
-        return code.where(b > a, b, a)
-
-    numbers = SimpleNamespace(
-        **{kind.__name__: _Type(kind) for kind in _KINDS},
-        floor=lambda value: code.intrinsic("floor", value),
-        inf=np.inf,
-        nan=np.nan,
-        pi=np.pi,
-    )
-    known = {
-        "np": numbers,
-        "f32": code.f32,
-        "range": code.loop,
-        "where": code.where,
-        "opposite": lambda condition: Value(code, code.builder.not_(condition.ir)),
-        "min": lowest,
-        "max": highest,
-        "abs": lambda value: code.intrinsic("fabs", value),
-        "sqrt": lambda value: code.intrinsic("sqrt", value),
-    }
-    for name, value in vars(functions).items():
-        if isinstance(value, float | int | tuple) and not name.startswith("__"):
-            known[name] = value
-        elif isinstance(value, np.ndarray):
-            known[name] = _Table(code, name, value)
-    for function in functions.VECTORISED:
-        defined(inspect.getsource(getattr(function, "py_func", function)), known)
-    return known
-
-
-class _Type:
-    """A type of numpy, which converts values of the code, too."""
-
-    def __init__(self, numpy: type):
-        self.numpy = numpy
-
-    def __call__(self, value):
-        return value.to(self.numpy) if isinstance(value, Value) else self.numpy(value)
-
-
-class _Table:
-    """A constant array of 64-bit integers, of which every lane reads an entry."""
-
-    def __init__(self, code: Code, name: str, entries: np.ndarray):
-        kind = ir.ArrayType(I64, len(entries))
-        self.code = code
-        if name in code.module.globals:
-            self.array = code.module.globals[name]
-            return
-        self.array = ir.GlobalVariable(code.module, kind, name)
-        self.array.linkage, self.array.global_constant = "internal", True
-        self.array.initializer = ir.Constant(kind, [int(e) for e in entries])
-
-    def __getitem__(self, index: Value) -> Value:
-        builder, zero = self.code.builder, ir.Constant(I64, 0)
-        if not index.wide:
-            return Value(self.code, builder.load(builder.gep(self.array, [zero, index.ir])))
-        out = ir.Constant(index.ir.type, ir.Undefined)
-        for lane in range(LANES):
-            place = builder.extract_element(index.ir, ir.Constant(I32, lane))
-            entry = builder.load(builder.gep(self.array, [zero, place]))
-            out = builder.insert_element(out, entry, ir.Constant(I32, lane))
-        return Value(self.code, out)
-
-
-# Compiling --------------------------------------------------------------------------------------------------------
-
-
-class Machine:
-    """Compiles modules for a processor: by default for this one, with its widest vectors."""
-
-    def __init__(self, processor: str | None = None, features: str | None = None):
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        self.processor = processor or llvm.get_host_cpu_name()
-        self.features = features if features is not None else llvm.get_host_cpu_features().flatten()
-
-    @property
-    def width(self) -> int:
-        """Floats of one register."""
-        return 16 if "+avx512f" in self.features else 8 if "+avx2" in self.features else 4
-
-    @property
-    def registers(self) -> int:
-        return 16 if self.width == 8 else 32
-
-    def compile(self, module: ir.Module) -> "Compiled":
-        target = llvm.Target.from_default_triple().create_target_machine(
-            cpu=self.processor, features=self.features, opt=3, jit=True
-        )
-        parsed = llvm.parse_assembly(str(module))
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
-        passes = llvm.create_pass_builder(target, options)
-        passes.getModulePassManager().run(parsed, passes)
-        return Compiled(parsed, target)
-
-
-class Compiled:
-    """Machine code; `address` of a function, as long as this object lives."""
-
-    def __init__(self, module, target):
-        self._engine = llvm.create_mcjit_compiler(module, target)
-        self._engine.finalize_object()
-
-    def address(self, name: str) -> int:
-        return self._engine.get_function_address(name)
