@@ -1,6 +1,6 @@
 """Learning from a stretch of sequences: loss, gradient, clipping and optimiser, separately for each trial.
 
-`learn` has two implementations of the same computation: the compiled driver of kernels.py, and plain torch. Torch works
+`learn` has two implementations of the same computation: the compiled drivers of scans/, and plain torch. Torch works
 for every cell on every device; tests compare the compiled driver with it.
 """
 
@@ -78,14 +78,14 @@ def learn(network: Network, optimizer: Optimizer, task: Task, sequences: Sequenc
         np.zeros((R, n // batch_size), np.float32),
         np.full(R, n // batch_size),
     )
-    scans = network.scans()
+    scans = network.scans(batch_size)
     if scans is None:
         return _learn_in_torch(network, optimizer, task, sequences, batch_size, learned)
     return _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned)
 
 
 def _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned):
-    from amu_experiments.cells.kernels import LOSSES, OPTIMIZERS, SQUASHES
+    from amu_experiments.scans.learning import LOSSES, OPTIMIZERS, SQUASHES
 
     scans.train(
         network.flat.numpy(),

@@ -26,11 +26,14 @@ class Network(nn.Module):
 
     One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A), and
     its bias (O,) unless the cell has no readout bias. A trial leaves the stack when its row is dropped.
+
+    batch_size: of the training; it decides which compiled scans predict, so that all numbers of a run have one source.
     """
 
-    def __init__(self, cell: Cell, output_size: int, device: str = "cpu"):
+    def __init__(self, cell: Cell, output_size: int, device: str = "cpu", batch_size: int = 1):
         super().__init__()
         self.cell = cell
+        self.batch_size = batch_size
         self.readout_weight = nn.Parameter(torch.empty(cell.trials, output_size, cell.hidden_size))
         self.readout_bias = nn.Parameter(torch.empty(cell.trials, output_size)) if cell.readout_bias else None
         flat = torch.cat([p.detach().flatten(1) for p in self._ordered()], dim=1)
@@ -84,7 +87,7 @@ class Network(nn.Module):
         R, B, T, _ = sequences.inputs.shape
         size = self.readout_weight.shape[1]
         outputs = np.zeros((R, B, T if every else 1, size), np.float32)
-        scans = self.scans()
+        scans = self.scans(self.batch_size)
         if scans is not None:
             chunk = max(STEPS_AT_ONCE // max(R * T, 1), 1)
             for first in range(0, B, chunk):
@@ -105,11 +108,11 @@ class Network(nn.Module):
     @property
     def backend(self) -> str:
         """The backend that computes this network: "fused" or "torch"."""
-        return "torch" if self.scans() is None else "fused"
+        return "torch" if self.scans(self.batch_size) is None else "fused"
 
-    def scans(self):
-        """The compiled drivers, or None if this network runs in torch."""
-        return self.cell.fused_scans("training") if self.flat.device.type == "cpu" else None
+    def scans(self, batch_size: int):
+        """The compiled drivers for batches of this size, or None if this network runs in torch."""
+        return self.cell.fused_scans("training", batch_size) if self.flat.device.type == "cpu" else None
 
 
 def to_torch(sequences: Sequences, device) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,12 +145,12 @@ def _given(model: dict) -> dict:
     return {key: value for key, value in model.items() if key not in _NOT_CELL_OPTIONS}
 
 
-def build(model: dict, task: Task, backend: str, device: str) -> Network:
+def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 1) -> Network:
     """The network of a configuration, whose `units` must be a number, for the stack of trials of a task."""
     cell = cell_class(model["cell"])(
         task.input_size, model["units"], trials=len(task.trials), backend=backend, **cell_options(model)
     )
-    network = Network(cell, task.output_size, device)
+    network = Network(cell, task.output_size, device, batch_size)
     network.initialise(task.trials)
     return network
 

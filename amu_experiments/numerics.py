@@ -12,11 +12,12 @@ import platform
 
 from amu_experiments.options import ConfigurationError
 
-VERSION = 3
+VERSION = 4
 """Version of the arithmetic of the compiled scans. Increase it if the same run would give other digits.
 
 1: compiled for the processor of the machine, exp and log of the C library. 2: fixed instructions, our own exp and log.
-3: steps and adjoints derived from the cells' torch form.
+3: steps and adjoints derived from the cells' torch form. 4: batches of 8 and more in blocks of sequences side by side;
+smaller batches give the digits of 3.
 """
 
 PORTABLE = {"x86_64": "x86-64-v3", "amd64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}

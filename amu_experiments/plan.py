@@ -59,7 +59,7 @@ def _resolved(config: dict) -> dict:
     threads = config["threads"] or os.cpu_count()
     torch.set_num_threads(threads)
     if config["backend"] != "torch" and config["device"] == "cpu":
-        from amu_experiments.cells.kernels import set_threads
+        from amu_experiments.scans.threads import set_threads
 
         set_threads(threads)
     task = make_task(config["task"], [0])

@@ -79,7 +79,7 @@ class Stack:
         self.task: Task = make_task(config["task"], run.trials)
         self.task.threads = torch.get_num_threads()
         self.validation = self.task.validation()
-        self.network = build(config["model"], self.task, config["backend"], config["device"])
+        self.network = build(config["model"], self.task, config["backend"], config["device"], self.batch_size)
         self.metric_names = ["loss", *self.task.metrics, *self.task.recent_metrics]
         self.met_names = [f"{criterion.name}_sequences" for criterion in self.task.criteria]
         self.test_names = [f"test_{name}" for name in ("loss", *self.task.metrics)]

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from amu_experiments.cells import cell_class
-from amu_experiments.cells.kernels import set_threads
+from amu_experiments.scans.threads import set_threads
 from amu_experiments.learning import Optimizer, learn
 from amu_experiments.network import Network
 from amu_experiments.overrides import load

@@ -68,14 +68,15 @@ def test_outputs_losses_and_gradients_in_torch_do_not_see_the_padding(name, answ
 
 
 @pytest.mark.parametrize("answers", ANSWERS)
+@pytest.mark.parametrize("batch", [2, 18])
 @settings(max_examples=10, deadline=None)
 @given(more=st.integers(0, 200), fill=st.sampled_from([-1e3, 0.5, float("nan"), float("inf")]))
-def test_compiled_learning_does_not_see_the_padding_to_the_bit(answers, more, fill):
+def test_compiled_learning_does_not_see_the_padding_to_the_bit(answers, batch, more, fill):
     task, seen = ANSWERS[answers], []
-    sequences = made_sequences([0, 1], 6, task)
+    sequences = made_sequences([0, 1], 36, task)
     for made in (sequences, padded(sequences, more, fill, task.answer == "every")):
         network = made_network("fused", [0, 1])
-        learned = learn(network, made_optimizer(network), task, made, 2)
+        learned = learn(network, made_optimizer(network), task, made, batch)
         seen.append([network.flat.numpy(), *vars(learned).values()])
     for a, b in zip(*seen, strict=True):
         np.testing.assert_array_equal(a, b)

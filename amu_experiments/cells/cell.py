@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from amu_experiments.cells.arguments import check_names, signature_of
+from amu_experiments.cells.backends import compiled, first_derivatives, not_compiled
 from amu_experiments.options import Positive, check_arguments
 
 State = tuple[Tensor, ...]
@@ -72,11 +74,11 @@ class Cell(nn.Module):
 
     def __init_subclass__(cls, **keywords):
         super().__init_subclass__(**keywords)
-        cls.__signature__ = _signature(cls)
+        cls.__signature__ = signature_of(cls, Cell)
 
     def __new__(cls, *arguments, **options):
         # Checked here, before a subclass's own __init__ uses the options or passes them on.
-        _check_arguments(cls, arguments, options)
+        check_names(cls, arguments, options)
         check_arguments(cls, ("__init__", "shapes"), options)
         return super().__new__(cls)
 
@@ -208,41 +210,33 @@ class Cell(nn.Module):
 
     def scan(self, x_RTBI: Tensor, state: State, lengths_RB: Tensor | None) -> tuple[Tensor, State]:
         """All time steps on stacked tensors, by the backend asked for."""
-        scans = self.fused_scans() if x_RTBI.device.type == "cpu" and x_RTBI.dtype == torch.float32 else None
+        fused = x_RTBI.device.type == "cpu" and x_RTBI.dtype == torch.float32
+        scans = self.fused_scans("layer", x_RTBI.shape[2]) if fused else None
         parameters = [getattr(self, name) for name in self._parameter_names()]
-        if scans is None:
-            if self.gradient != "truncated":
-                return self.unroll(x_RTBI, state, lengths_RB)
-            try:
-                y_RTBA, last = self.unroll(x_RTBI, state, lengths_RB)
-                outputs, inputs = (y_RTBA, *last), (x_RTBI, *state, *parameters)
-                y_RTBA, *last = FirstDerivative.apply(len(outputs), *outputs, *inputs)
-            except NotImplementedError as error:
-                if "jvp" not in str(error):
-                    raise
-                raise _no_truncated("forward-mode derivatives") from error
-            return y_RTBA, tuple(last)
-        R, T, B, _ = x_RTBI.shape
-        lengths = torch.full((R, B), T, device=x_RTBI.device) if lengths_RB is None else lengths_RB
-        y_RBTA, last_RB1S, _, _ = FusedScan.apply(scans, lengths, x_RTBI, torch.cat(state, dim=-1), *parameters)
-        # Slices, for they may be changed in place, unlike what split gives.
-        ends = np.cumsum(self.state_sizes())
-        last = tuple(last_RB1S[:, :, 0, end - size : end] for end, size in zip(ends, self.state_sizes(), strict=True))
-        return y_RBTA.transpose(1, 2), last
+        if scans is not None:
+            y_RTBA, last_RBS = compiled(scans, x_RTBI, state, lengths_RB, parameters)
+            # Slices, for they may be changed in place, unlike what split gives.
+            ends, sizes = np.cumsum(self.state_sizes()), self.state_sizes()
+            return y_RTBA, tuple(last_RBS[..., end - size : end] for end, size in zip(ends, sizes, strict=True))
+        if self.gradient == "truncated":
+            return first_derivatives(lambda: self.unroll(x_RTBI, state, lengths_RB), (x_RTBI, *state, *parameters))
+        return self.unroll(x_RTBI, state, lengths_RB)
 
-    def fused_scans(self, purpose: str = "layer"):
-        """The compiled drivers of this cell (kernels.Scans) for "layer" or "training"; None: use torch."""
+    def fused_scans(self, purpose: str, batch_size: int):
+        """The compiled drivers of this cell for batches of this size, for "layer" or "training"; None: use torch."""
         if self.backend == "torch":
             return None
         if torch.compiler.is_compiling():
             # torch.compile leaves what follows to Python; with fullgraph=True its error gives this reason.
-            torch._dynamo.graph_break(str(_not_compiled("is no part of a graph of torch.compile")))
-        if purpose not in self._scans:
+            torch._dynamo.graph_break(str(not_compiled("is no part of a graph of torch.compile")))
+        from amu_experiments.scans import drivers
+
+        key = purpose, drivers.in_blocks(batch_size)
+        if key not in self._scans:
             try:
-                from amu_experiments.cells import kernels
                 from amu_experiments.scans.derive import derive
 
-                self._scans[purpose] = kernels.scans(derive(self), purpose)
+                self._scans[key] = drivers.scans(derive(self), purpose, batch_size)
             except Exception as error:
                 # Whatever keeps a machine from compiling, torch can do the same, slower.
                 if self.backend == "fused":
@@ -255,7 +249,7 @@ class Cell(nn.Module):
                 )
                 self.backend = "torch"
                 return None
-        return self._scans[purpose]
+        return self._scans[key]
 
     def __getstate__(self):
         # Compiled functions belong to the process: a copy makes its own.
@@ -367,193 +361,6 @@ class Cell(nn.Module):
                     raise ValueError(
                         f"{name} is on {tensor.device}, but the layer's {own} is on {parameter.device}: move one"
                     )
-
-
-# What a layer is called with ------------------------------------------------------------------------------------
-
-
-def _signature(kind: type[Cell]) -> inspect.Signature:
-    """The arguments of a cell, with those that its __init__ passes on to its base classes and to `shapes`."""
-    classes = kind.__mro__[: kind.__mro__.index(Cell) + 1]
-    own, *bases = [inspect.signature(each.__init__) for each in classes if "__init__" in vars(each)]
-    named = dict(list(own.parameters.items())[1:])  # without self
-    for further in (*bases, inspect.signature(kind.shapes)):
-        rest = next((name for name, argument in named.items() if argument.kind == argument.VAR_KEYWORD), None)
-        if rest is None:
-            break
-        del named[rest]
-        for name, argument in further.parameters.items():
-            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY) and name != "self":
-                named.setdefault(name, argument.replace(kind=argument.KEYWORD_ONLY))
-            elif argument.kind == argument.VAR_KEYWORD:
-                named[name] = argument
-    return inspect.Signature(list(named.values()))
-
-
-def _check_arguments(kind: type[Cell], arguments: tuple, options: dict) -> None:
-    """Raise TypeError for an argument that a cell does not take, with the names of those that it takes."""
-    known = inspect.signature(kind).parameters.values()
-    positional = [a.name for a in known if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
-    named = [a.name for a in known if a.kind == a.KEYWORD_ONLY]
-    kinds = {a.kind for a in known}
-    if len(arguments) > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds:
-        raise TypeError(
-            f"{kind.__name__} was given {len(arguments)} positional arguments, but takes {' and '.join(positional)} "
-            f"only; give options by name: {', '.join(f'{name}=' for name in named)}"
-        )
-    unknown = [name for name in options if name not in (*positional, *named)]
-    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)}; its options are {', '.join(named)}")
-
-
-# Operations of torch --------------------------------------------------------------------------------------------
-
-
-class FusedScan(torch.autograd.Function):
-    """A compiled scan as an operation of torch: from x, state and parameters to
-
-    y (R, B, T, A), the last state (R, B, 1, S), and, for the adjoint, all states (R, B, T + 1, S) and the tape.
-    """
-
-    @staticmethod
-    def forward(scans, lengths_RB, x_RTBI, state_RBS, *parameters):
-        R, T, B, _ = x_RTBI.shape
-        S = state_RBS.shape[-1]
-        states = x_RTBI.new_zeros(R, B, T + 1, S)
-        states[:, :, 0] = state_RBS
-        tape, y = x_RTBI.new_empty(R, B, T, scans.tape), x_RTBI.new_zeros(R, B, T, scans.outputs)
-        scans.forward(*_arrays(_flat(parameters), _by_sequence(x_RTBI), lengths_RB, states, tape, y))
-        last = states.gather(2, lengths_RB.view(R, B, 1, 1).expand(-1, -1, 1, S))
-        return y, last, states, tape
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        scans, lengths_RB, x_RTBI, state_RBS, *parameters = inputs
-        _, _, states, tape = output
-        ctx.scans = scans
-        ctx.mark_non_differentiable(states, tape)
-        ctx.set_materialize_grads(False)  # states and tape are large
-        ctx.save_for_backward(lengths_RB, states, tape, x_RTBI, state_RBS, *parameters)
-
-    @staticmethod
-    def backward(ctx, dy_RBTA, dlast_RB1S, *_):
-        lengths_RB, states, tape, x_RTBI, state_RBS, *parameters = ctx.saved_tensors
-        if dy_RBTA is None:
-            R, T, B, _ = x_RTBI.shape
-            dy_RBTA = x_RTBI.new_zeros(R, B, T, ctx.scans.outputs)
-        if dlast_RB1S is None:
-            dlast_RB1S = torch.zeros_like(state_RBS).unsqueeze(2)
-        # Without a graph of the gradients its plain function will do, which is faster to call.
-        adjoint = FusedAdjoint.apply if torch.is_grad_enabled() else FusedAdjoint.forward
-        gradients = adjoint(ctx.scans, lengths_RB, states, tape, dy_RBTA, dlast_RB1S, x_RTBI, state_RBS, *parameters)
-        return None, None, *gradients
-
-    @staticmethod
-    def vmap(*_):
-        raise _not_compiled("does not run under torch.func.vmap")
-
-    @staticmethod
-    def jvp(*_):
-        raise _not_compiled("has no forward-mode derivatives", _FULL)
-
-
-class FusedAdjoint(torch.autograd.Function):
-    """The adjoint of a FusedScan: the gradients of x, state and parameters.
-
-    An operation of its own with all that it depends on as inputs, for a second derivative to reach its error:
-    what torch's once_differentiable returns is a constant if the errors dy and dlast are.
-    """
-
-    @staticmethod
-    def forward(scans, lengths_RB, states, tape, dy_RBTA, dlast_RB1S, x_RTBI, state_RBS, *parameters):
-        flat, x, dy = _flat(parameters), _by_sequence(x_RTBI), dy_RBTA.contiguous()
-        dstate = dlast_RB1S.squeeze(2).clone(memory_format=torch.contiguous_format)
-        # A fixed number of groups, so that the sums come out the same whatever the number of threads.
-        gradients = x.new_zeros(x.shape[0], min(x.shape[1], 8), flat.shape[1])
-        dx = torch.zeros_like(x)
-        # The tape is the adjoint's to read only, so a second backward over a retained graph is right, too.
-        scans.backward(*_arrays(flat, x, lengths_RB, states, tape, dy, dstate, gradients, dx))
-        pieces = gradients.sum(dim=1).split([p.shape[1:].numel() for p in parameters], dim=1)
-        shaped = [piece.reshape(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
-        return dx.transpose(1, 2), dstate, *shaped
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise _not_compiled("has no second derivatives", _FULL)
-
-    @staticmethod
-    def vmap(*_):
-        raise _not_compiled("does not run under torch.func.vmap")
-
-    @staticmethod
-    def jvp(*_):
-        raise _not_compiled("has no second derivatives", _FULL)
-
-
-class FirstDerivative(torch.autograd.Function):
-    """The first `count` of the tensors as they are, with first derivatives and no higher ones.
-
-    The tensors after them are all that they were computed from. A gradient is linear in the error that comes in here,
-    so that every second derivative passes through this operation's backward.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(count, *tensors):
-        # Copies, for they may be changed in place, unlike views that an operation gives.
-        return tuple(tensor.clone() for tensor in tensors[:count])
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.count, *tensors = inputs
-        ctx.save_for_backward(*tensors[ctx.count :])
-
-    @staticmethod
-    def backward(ctx, *errors):
-        if torch.is_grad_enabled():  # a second derivative may follow
-            errors = NoDerivative.apply(ctx.count, *errors, *ctx.saved_tensors)
-        return None, *errors, *(None for _ in ctx.saved_tensors)
-
-
-class NoDerivative(FirstDerivative):
-    """The first `count` of the tensors as they are; a derivative is an error."""
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise _no_truncated("second derivatives")
-
-
-_FULL = ', gradient="full" if the cell has this option'
-
-
-def _not_compiled(what: str, also: str = "") -> RuntimeError:
-    return RuntimeError(f'a compiled cell {what}: make the layer with backend="torch"{also}')
-
-
-def _no_truncated(what: str) -> RuntimeError:
-    return RuntimeError(f'a truncated gradient has no {what}: make the layer with gradient="full", backend="torch"')
-
-
-def _flat(parameters: Sequence[Tensor]) -> Tensor:
-    """Stacked parameters side by side, (R, P)."""
-    return torch.cat([p.flatten(1) for p in parameters], dim=1)
-
-
-def _by_sequence(values_RTBX: Tensor) -> Tensor:
-    """(R, T, B, X) as contiguous (R, B, T, X)."""
-    return values_RTBX.transpose(1, 2).contiguous()
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    try:
-        return [tensor.detach().numpy() for tensor in tensors]
-    except (RuntimeError, TypeError) as error:
-        raise _not_compiled(f"does not run on {' and '.join({type(t).__name__ for t in tensors})} objects") from error
 
 
 def recur(h_RBH: Tensor, weight_hh: Tensor) -> Tensor:

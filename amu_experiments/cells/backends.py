@@ -1,0 +1,246 @@
+"""How a layer runs: a compiled scan as an operation of torch, and a torch scan that has first derivatives only."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LANES = 16
+
+
+def compiled(scans, x_RTBI: Tensor, state: Sequence[Tensor], lengths_RB: Tensor | None, parameters: Sequence[Tensor]):
+    """y (R, T, B, A) and the last state (R, B, S), by compiled scans (scans/drivers.py)."""
+    R, T, B, _ = x_RTBI.shape
+    lengths = torch.full((R, B), T, device=x_RTBI.device) if lengths_RB is None else lengths_RB
+    layer = BlockLayer if scans.blocks else SequenceLayer
+    y, last_RB1S, *_ = FusedScan.apply(layer(scans), lengths, x_RTBI, torch.cat(tuple(state), dim=-1), *parameters)
+    return layer.by_time(y), last_RB1S[:, :, 0]
+
+
+def first_derivatives(unroll: Callable, inputs: Sequence[Tensor]):
+    """What `unroll` computes from these inputs, y and a state, without second derivatives."""
+    try:
+        y_RTBA, last = unroll()
+        outputs = (y_RTBA, *last)
+        y_RTBA, *last = FirstDerivative.apply(len(outputs), *outputs, *inputs)
+    except NotImplementedError as error:
+        if "jvp" not in str(error):
+            raise
+        raise _no_truncated("forward-mode derivatives") from error
+    return y_RTBA, tuple(last)
+
+
+class SequenceLayer:
+    """Scans of one sequence after another, with tensors as arguments. Outputs y are (R, B, T, A)."""
+
+    def __init__(self, scans):
+        self.scans = scans
+
+    @staticmethod
+    def by_time(y_RBTA: Tensor) -> Tensor:
+        return y_RBTA.transpose(1, 2)
+
+    def outputs(self, x_RTBI: Tensor) -> Tensor:
+        R, T, B, _ = x_RTBI.shape
+        return x_RTBI.new_zeros(R, B, T, self.scans.recurrence.outputs)
+
+    def forward(self, flat, lengths_RB, x_RTBI, state_RBS):
+        """y, the last state (R, B, 1, S), and for the adjoint all states (R, B, T + 1, S) and the tape."""
+        (R, T, B, _), S = x_RTBI.shape, state_RBS.shape[-1]
+        states = x_RTBI.new_zeros(R, B, T + 1, S)
+        states[:, :, 0] = state_RBS
+        tape, y = x_RTBI.new_empty(R, B, T, self.scans.recurrence.tape), self.outputs(x_RTBI)
+        self.scans.forward(*arrays(flat, _by_sequence(x_RTBI), lengths_RB, states, tape, y))
+        last = states.gather(2, lengths_RB.view(R, B, 1, 1).expand(-1, -1, 1, S))
+        return y, last, states, tape
+
+    def backward(self, flat, lengths_RB, kept, dy_RBTA, dlast_RBS, x_RTBI):
+        """Gradients of the parameters (R, P), of x and of the first state."""
+        states, tape = kept
+        dstate = dlast_RBS.clone(memory_format=torch.contiguous_format)
+        x = _by_sequence(x_RTBI)
+        # A fixed number of groups, so that the sums come out the same whatever the number of threads.
+        gradients = x.new_zeros(x.shape[0], min(x.shape[1], 8), flat.shape[1])
+        dx = torch.zeros_like(x)
+        # The tape is the adjoint's to read only, so a second backward over a retained graph is right, too.
+        dy = dy_RBTA.contiguous()
+        self.scans.backward(*arrays(flat, x, lengths_RB, states, tape, dy, dstate, gradients, dx))
+        return gradients.sum(dim=1), dx.transpose(1, 2), dstate
+
+
+class BlockLayer:
+    """Scans of blocks of sequences, with tensors as arguments. Outputs y are (R, T, B, A)."""
+
+    def __init__(self, scans):
+        self.scans = scans
+
+    @staticmethod
+    def by_time(y_RTBA: Tensor) -> Tensor:
+        return y_RTBA
+
+    def outputs(self, x_RTBI: Tensor) -> Tensor:
+        return x_RTBI.new_zeros(*x_RTBI.shape[:3], self.scans.recurrence.outputs)
+
+    def forward(self, flat, lengths_RB, x_RTBI, state_RBS):
+        """y, the last state (R, B, 1, S), and for the adjoint blocks of inputs, states and tape."""
+        r, (R, T, B, I) = self.scans.recurrence, x_RTBI.shape
+        C = -(-B // LANES)
+
+        def blocks(steps, rows):
+            return x_RTBI.new_empty(R, C, steps, rows | 1, LANES)
+
+        xs, states, tape, ys = blocks(T, I), blocks(T + 1, r.state), blocks(T, r.tape), blocks(T, r.outputs)
+        y, last = x_RTBI.new_empty(R, T, B, r.outputs), x_RTBI.new_empty(R, B, 1, r.state)
+        x, first = x_RTBI.contiguous(), state_RBS.contiguous()
+        lengths = self._lengths(lengths_RB)
+        self.scans.forward(*arrays(flat, x, lengths, first, xs, states, tape, ys, y, last[:, :, 0]))
+        return y, last, xs, states, tape
+
+    def backward(self, flat, lengths_RB, kept, dy_RTBA, dlast_RBS, x_RTBI):
+        """Gradients of the parameters (R, P), of x and of the first state."""
+        xs, states, tape = kept
+        (R, T, B, I), C = x_RTBI.shape, xs.shape[1]
+        gradients = x_RTBI.new_zeros(R, min(C, 8), flat.shape[1])
+        dx, dfirst = x_RTBI.new_empty(R, T, B, I), torch.empty_like(dlast_RBS, memory_format=torch.contiguous_format)
+        dy, dlast, lengths = dy_RTBA.contiguous(), dlast_RBS.contiguous(), self._lengths(lengths_RB)
+        self.scans.backward(*arrays(flat, lengths, xs, states, tape, dy, dlast, gradients, dx, dfirst))
+        return gradients.sum(dim=1), dx, dfirst
+
+    @staticmethod
+    def _lengths(lengths_RB: Tensor) -> Tensor:
+        """(R, C, LANES), zeros in lanes without a sequence."""
+        R, B = lengths_RB.shape
+        C = -(-B // LANES)
+        return torch.nn.functional.pad(lengths_RB, (0, C * LANES - B)).view(R, C, LANES)
+
+
+class FusedScan(torch.autograd.Function):
+    """A compiled scan as an operation of torch: from lengths, x, state and parameters to the results of `layer`."""
+
+    @staticmethod
+    def forward(layer, lengths_RB, x_RTBI, state_RBS, *parameters):
+        return layer.forward(_flat(parameters), lengths_RB, x_RTBI, state_RBS)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        layer, lengths_RB, x_RTBI, state_RBS, *parameters = inputs
+        _, _, *kept = output
+        ctx.layer, ctx.kept = layer, len(kept)
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)  # what is kept is large
+        ctx.save_for_backward(lengths_RB, *kept, x_RTBI, state_RBS, *parameters)
+
+    @staticmethod
+    def backward(ctx, dy, dlast_RB1S, *_):
+        lengths_RB, *saved = ctx.saved_tensors
+        kept, (x_RTBI, state_RBS, *parameters) = saved[: ctx.kept], saved[ctx.kept :]
+        if dy is None:
+            dy = ctx.layer.outputs(x_RTBI)
+        if dlast_RB1S is None:
+            dlast_RB1S = torch.zeros_like(state_RBS).unsqueeze(2)
+        # Without a graph of the gradients its plain function will do, which is faster to call.
+        adjoint = FusedAdjoint.apply if torch.is_grad_enabled() else FusedAdjoint.forward
+        gradients = adjoint(ctx.layer, ctx.kept, lengths_RB, *kept, dy, dlast_RB1S, x_RTBI, state_RBS, *parameters)
+        return None, None, *gradients
+
+    @staticmethod
+    def vmap(*_):
+        raise not_compiled("does not run under torch.func.vmap")
+
+    @staticmethod
+    def jvp(*_):
+        raise not_compiled("has no forward-mode derivatives", _FULL)
+
+
+class FusedAdjoint(torch.autograd.Function):
+    """The adjoint of a FusedScan: the gradients of x, state and parameters.
+
+    An operation of its own with all that it depends on as inputs, for a second derivative to reach its error:
+    what torch's once_differentiable returns is a constant if the errors dy and dlast are.
+    """
+
+    @staticmethod
+    def forward(layer, count, lengths_RB, *tensors):
+        kept, (dy, dlast_RB1S, x_RTBI, _, *parameters) = tensors[:count], tensors[count:]
+        summed, dx, dstate = layer.backward(_flat(parameters), lengths_RB, kept, dy, dlast_RB1S.squeeze(2), x_RTBI)
+        pieces = summed.split([p.shape[1:].numel() for p in parameters], dim=1)
+        return dx, dstate, *(piece.reshape(p.shape) for piece, p in zip(pieces, parameters, strict=True))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise not_compiled("has no second derivatives", _FULL)
+
+    @staticmethod
+    def vmap(*_):
+        raise not_compiled("does not run under torch.func.vmap")
+
+    @staticmethod
+    def jvp(*_):
+        raise not_compiled("has no second derivatives", _FULL)
+
+
+class FirstDerivative(torch.autograd.Function):
+    """The first `count` of the tensors as they are, with first derivatives and no higher ones.
+
+    The tensors after them are all that they were computed from. A gradient is linear in the error that comes in here,
+    so that every second derivative passes through this operation's backward.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(count, *tensors):
+        # Copies, for they may be changed in place, unlike views that an operation gives.
+        return tuple(tensor.clone() for tensor in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors[ctx.count :])
+
+    @staticmethod
+    def backward(ctx, *errors):
+        if torch.is_grad_enabled():  # a second derivative may follow
+            errors = NoDerivative.apply(ctx.count, *errors, *ctx.saved_tensors)
+        return None, *errors, *(None for _ in ctx.saved_tensors)
+
+
+class NoDerivative(FirstDerivative):
+    """The first `count` of the tensors as they are; a derivative is an error."""
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise _no_truncated("second derivatives")
+
+
+_FULL = ', gradient="full" if the cell has this option'
+
+
+def not_compiled(what: str, also: str = "") -> RuntimeError:
+    return RuntimeError(f'a compiled cell {what}: make the layer with backend="torch"{also}')
+
+
+def _no_truncated(what: str) -> RuntimeError:
+    return RuntimeError(f'a truncated gradient has no {what}: make the layer with gradient="full", backend="torch"')
+
+
+def _flat(parameters: Sequence[Tensor]) -> Tensor:
+    """Stacked parameters side by side, (R, P)."""
+    return torch.cat([p.flatten(1) for p in parameters], dim=1)
+
+
+def _by_sequence(values_RTBX: Tensor) -> Tensor:
+    """(R, T, B, X) as contiguous (R, B, T, X)."""
+    return values_RTBX.transpose(1, 2).contiguous()
+
+
+def arrays(*tensors: Tensor) -> list[np.ndarray]:
+    try:
+        return [tensor.detach().numpy() for tensor in tensors]
+    except (RuntimeError, TypeError) as error:
+        raise not_compiled(f"does not run on {' and '.join({type(t).__name__ for t in tensors})} objects") from error

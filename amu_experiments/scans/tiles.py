@@ -1,0 +1,127 @@
+"""Products of matrices with blocks of sequences, in tiles that stay in registers.
+
+A block is rows of LANES numbers, one a sequence. Each result is one chain of fused multiply-adds in a fixed order, so
+that neither the size of the tiles nor the processor changes a digit.
+"""
+
+from llvmlite import ir
+
+from amu_experiments.scans.machine import Machine
+from amu_experiments.scans.vectors import F32, I32, LANES, Code, Numbers, Rows, Value, Variable
+
+COLUMNS = 4
+"""Of a tile of `outer`: its sums are added to the matrix in vectors of so many."""
+
+
+def tile_rows(machine: Machine) -> int:
+    """Rows of a tile of `multiply`: their sums fill about half the registers."""
+    return 12 if machine.width == 16 else 4
+
+
+def multiply(module: ir.Module, machine: Machine) -> ir.Function:
+    """multiply(out, matrix, factor, rows, columns): out[i] += sum over j of matrix[i, j] factor[j].
+
+    The matrix is packed: its rows in groups of `tile_rows`, the last group as large as what remains, and each group
+    by columns.
+    """
+    code = Code(module, "multiply", 5)
+    out, packed, factor, rows, columns = code.arguments
+    out, packed, factor = Rows(code, out), Numbers(code, packed), Rows(code, factor)
+    size = tile_rows(machine)
+
+    def tile(first, count):
+        sums = [Variable(code, out[first + i]) for i in range(count)]
+        place = first * columns
+        for j in code.loop(columns):
+            v = factor[j]
+            for i, total in enumerate(sums):
+                total.value = code.fma(packed[place + j * count + i].spread(), v, total.value)
+        for i, total in enumerate(sums):
+            out[first + i] = total.value
+
+    whole = rows / size * size
+    for first in code.loop(0, whole, size):
+        tile(first, size)
+    code.switch(rows - whole, {n: lambda n=n: tile(whole, n) for n in range(1, size)})
+    return code.done()
+
+
+def outer(module: ir.Module, machine: Machine) -> ir.Function:
+    """outer(out, width, left, left_step, rows, right, right_step, columns, steps): out[i, j] += sums of products.
+
+    The sum is over time steps t < steps and lanes, of left[t, i] right[t, j]: in every lane over time, then over the
+    lanes, those at distance 8 first, then 4, 2 and 1. A row of out has `width` entries; left and right begin a time
+    step so many rows after the last.
+    """
+    code = Code(module, "outer", 9)
+    out, width, left, left_step, rows, right, right_step, columns, steps = code.arguments
+    left, right, out = Rows(code, left), Rows(code, right), Numbers(code, out)
+    count = 6 if machine.registers == 32 else 2
+    part = ir.VectorType(F32, machine.width)
+    scratch = Variable(code, Value(code, ir.Constant(ir.VectorType(F32, COLUMNS), None)))
+    sums = Numbers(code, Value(code, code.builder.ptrtoint(scratch.place, code.arguments[0].ir.type)))
+
+    def inside(row, first, size):
+        return code.where(first + row < size, first + row, size - 1)
+
+    def load(rows, row, lane):
+        return Value(code, code.builder.load(code.pointer(rows.address, row * LANES + lane, part), align=4))
+
+    for i in code.loop(0, rows, count):
+        of_left = [inside(n, i, rows) for n in range(count)]
+        for j in code.loop(0, columns, COLUMNS):
+            of_right = [inside(n, j, columns) for n in range(COLUMNS)]
+            parts = []
+            for lane in range(0, LANES, machine.width):
+                zero = Value(code, ir.Constant(part, None))
+                totals = [[Variable(code, zero) for _ in of_right] for _ in of_left]
+                for t in code.loop(steps):
+                    at_left, at_right = t * left_step, t * right_step
+                    b = [load(right, at_right + row, lane) for row in of_right]
+                    for row, line in zip(of_left, totals, strict=True):
+                        a = load(left, at_left + row, lane)
+                        for total, v in zip(line, b, strict=True):
+                            total.value = code.fma(a, v, total.value)
+                parts.append([[total.value for total in line] for line in totals])
+            whole = j + COLUMNS <= columns
+            for n in range(count):
+                four = _over_lanes(code, [[line[n][c] for line in parts] for c in range(COLUMNS)])
+                place = (i + n) * width + j
+                with code.when(i + n < rows), code.builder.if_else(whole.ir) as (then, otherwise):
+                    with then:
+                        pointer = code.pointer(out.address, place, four.ir.type)
+                        before = code.builder.load(pointer, align=4)
+                        code.builder.store(code.builder.fadd(before, four.ir), pointer, align=4)
+                    with otherwise:
+                        scratch.value = four
+                        for c in code.loop(columns - j):
+                            out[place + c] = out[place + c] + sums[c]
+    return code.done()
+
+
+def _over_lanes(code: Code, four: list[list[Value]]) -> Value:
+    """Four sums over lanes as one vector, each from the parts of LANES numbers."""
+    builder = code.builder
+
+    def pick(a, b, lanes):
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    eights = []
+    for parts in four:
+        vectors = [part.ir for part in parts]
+        while len(vectors) > 1 and vectors[0].type.count * len(vectors) > 8:
+            half = len(vectors) // 2
+            vectors = [builder.fadd(a, b) for a, b in zip(vectors[:half], vectors[half:], strict=True)]
+        if len(vectors) == 2:
+            vectors = [pick(*vectors, list(range(8)))]
+        (v,) = vectors
+        if v.type.count == LANES:
+            v = builder.fadd(pick(v, v, list(range(8))), pick(v, v, list(range(8, 16))))
+        eights.append(v)
+    a, b, c, d = eights
+    pairs = [
+        builder.fadd(pick(x, y, [0, 1, 2, 3, 8, 9, 10, 11]), pick(x, y, [4, 5, 6, 7, 12, 13, 14, 15]))
+        for x, y in ((a, b), (c, d))
+    ]
+    fours = builder.fadd(pick(*pairs, [0, 1, 4, 5, 8, 9, 12, 13]), pick(*pairs, [2, 3, 6, 7, 10, 11, 14, 15]))
+    return Value(code, builder.fadd(pick(fours, fours, [0, 2, 4, 6]), pick(fours, fours, [1, 3, 5, 7])))
