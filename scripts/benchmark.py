@@ -34,11 +34,11 @@ import numpy as np
 import torch
 
 from amu_experiments.cells import cell_class
-from amu_experiments.scans.threads import set_threads
 from amu_experiments.learning import Optimizer, learn
 from amu_experiments.network import Network
 from amu_experiments.overrides import load
 from amu_experiments.plan import prepare
+from amu_experiments.scans.threads import set_threads
 from amu_experiments.stack import Stack
 from amu_experiments.tasks.task import Sequences
 
