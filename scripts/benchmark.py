@@ -171,16 +171,11 @@ def against_checkout(measure, path: str) -> Iterator[Row]:
 
 def layers(measure, units: tuple[int, ...], batches: tuple[int, ...]) -> Iterator[Row]:
     """Forward and backward of a layer beside torch.nn's, and of ten stacked trials beside ten of them in turn."""
-    for kind in LAYERS:
-        for size in units:
-            for batch in batches:
-                what = f"{kind} layer, {size} units, batch {batch}"
-                seen = measure(*(layer_burst(kind, size, batch, None, own) for own in (True, False)))
-                yield compared(what, "us/sequence", 1e6, f"torch.nn.{kind}", *seen)
-    for size in units[:2]:
-        seen = measure(*(layer_burst("LSTM", size, 32, STACKED, own) for own in (True, False)))
-        what = f"LSTM layer, {STACKED} trials, {size} units, batch 32"
-        yield compared(what, "us/sequence", 1e6, f"{STACKED} torch.nn.LSTM in turn", *seen)
+    single = [(kind, size, batch, None) for kind in LAYERS for size in units for batch in batches]
+    for kind, size, batch, trials in [*single, *(("LSTM", size, 32, STACKED) for size in units[:2])]:
+        seen = measure(*(layer_burst(kind, size, batch, trials, own) for own in (True, False)))
+        what = f"{kind} layer, {f'{trials} trials, ' if trials else ''}{size} units, batch {batch}"
+        yield compared(what, "us/sequence", 1e6, f"{trials or 1} torch.nn.{kind}", *seen)
 
 
 def against_torch(measure) -> Iterator[Row]:
