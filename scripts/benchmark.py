@@ -1,6 +1,7 @@
-"""Measures the training step beside torch.nn and JAX, its cost by sequence length, and whole runs.
+"""Measures layers and the training step beside torch.nn and JAX, the step's cost by sequence length, and whole runs.
 
     python scripts/benchmark.py --jax-python PATH    # PATH: any Python with jax and optax, to compare with JAX
+    python scripts/benchmark.py --checkout PATH      # PATH: another checkout of this project, to compare with it
     python scripts/benchmark.py --quick              # half a minute, with more noise
 
 A training step is the forward pass on two inputs, the squared error at the last time step, the backward pass, clipping
@@ -12,14 +13,10 @@ writes it as CSV with the name of the machine.
 import argparse
 import csv
 import functools
-import json
 import math
 import os
 import platform
 import re
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +29,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from processes import CheckoutPeer, JaxPeer, run_command
 
 from amu_experiments.cells import cell_class
 from amu_experiments.learning import Optimizer, learn
@@ -45,6 +43,10 @@ from amu_experiments.tasks.task import Sequences
 INPUTS = 2
 RATE, CLIP = 1e-3, 1.0
 ANSWER = SimpleNamespace(answer="last", loss="squared_error", squash="linear")
+
+LAYERS = ("LSTM", "GRU", "RNN")
+LAYER_UNITS, LAYER_BATCHES, LAYER_STEPS = (8, 32, 64, 128, 256, 512), (1, 8, 32, 128), 50
+STACKED = 10
 
 LENGTHS = (100, 1000, 10_000)
 LENGTHS_FOR_MEMORY = (10_000, 100_000)  # shorter sequences do not change the size of a process
@@ -72,6 +74,11 @@ class Setting:
 AMU = Setting("amu", 4, "truncated")
 LSTM = Setting("lstm", 6)
 AGAINST_JAX = [AMU, replace(AMU, trials=10, batch=32), replace(AMU, trials=1), replace(AMU, gradient="full"), LSTM]
+AGAINST_CHECKOUT = [
+    replace(setting, trials=trials, batch=batch)
+    for setting in (AMU, LSTM, replace(LSTM, cell="gru"), replace(LSTM, cell="rnn"))
+    for trials, batch in ((30, 1), (10, 32))
+]
 AGAINST_TORCH = {"LSTM": LSTM, "GRU": replace(LSTM, cell="gru"), "RNN": replace(LSTM, cell="rnn")}
 
 
@@ -95,6 +102,7 @@ class Row:
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jax-python", metavar="PATH", help="a Python that has jax and optax")
+    parser.add_argument("--checkout", metavar="PATH", help="another checkout of this project")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark.csv"), help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
     options = parser.parse_args(arguments)
@@ -103,7 +111,7 @@ def main(arguments=None) -> None:
     software = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "numba")}
     peer = None
     if options.jax_python:
-        peer = JaxPeer(options.jax_python)
+        peer = JaxPeer(options.jax_python, INPUTS)
         software["jax"] = peer.version
     machine = f"{processor()}, {os.cpu_count()} processors"
     versions = ", ".join(f"{name} {number}" for name, number in software.items())
@@ -112,7 +120,9 @@ def main(arguments=None) -> None:
     rows = []
     for part in (
         against_jax(measure, peer) if peer else (),
+        against_checkout(measure, options.checkout) if options.checkout else (),
         against_torch(measure),
+        layers(measure, *(((8, 64), (1, 32)) if options.quick else (LAYER_UNITS, LAYER_BATCHES))),
         over_lengths(measure),
         arithmetic_floor(measure),
         whole_run(*((20_000, 1) if options.quick else (100_000, 5))),
@@ -150,6 +160,22 @@ def against_jax(measure, peer: "JaxPeer") -> Iterator[Row]:
     for setting in AGAINST_JAX:
         seen = measure(fused(setting), peer.burst(setting))
         yield compared(f"{setting}", "us/sequence", 1e6, "JAX", *seen)
+
+
+def against_checkout(measure, path: str) -> Iterator[Row]:
+    peer = CheckoutPeer(path)
+    for setting in AGAINST_CHECKOUT:
+        seen = measure(fused(setting), peer.burst(setting))
+        yield compared(f"{setting}", "us/sequence", 1e6, "the other checkout", *seen)
+
+
+def layers(measure, units: tuple[int, ...], batches: tuple[int, ...]) -> Iterator[Row]:
+    """Forward and backward of a layer beside torch.nn's, and of ten stacked trials beside ten of them in turn."""
+    single = [(kind, size, batch, None) for kind in LAYERS for size in units for batch in batches]
+    for kind, size, batch, trials in [*single, *(("LSTM", size, 32, STACKED) for size in units[:2])]:
+        seen = measure(*(layer_burst(kind, size, batch, trials, own) for own in (True, False)))
+        what = f"{kind} layer, {f'{trials} trials, ' if trials else ''}{size} units, batch {batch}"
+        yield compared(what, "us/sequence", 1e6, f"{trials or 1} torch.nn.{kind}", *seen)
 
 
 def against_torch(measure) -> Iterator[Row]:
@@ -278,6 +304,26 @@ def fused(setting: Setting, threads: int | None = None, updates: int | None = No
     return repeated(work, R * count)
 
 
+def layer_burst(kind: str, units: int, batch: int, trials: int | None, own: bool) -> Burst:
+    """Forward and backward of this project's layer, or of torch.nn's, one after another for `trials` of them."""
+    inputs, count = min(units, 64), trials or 1
+    if own:
+        cells = [cell_class(kind.lower())(inputs, units, trials=trials, backend="fused")]
+    else:
+        cells = [getattr(torch.nn, kind)(inputs, units) for _ in range(count)]
+    lead = (trials,) if own and trials else ()
+    x = torch.randn(*lead, LAYER_STEPS, batch, inputs, requires_grad=True)
+    error = torch.randn(*lead, LAYER_STEPS, batch, units)
+
+    def work():
+        for cell in cells:
+            x.grad = None
+            cell.zero_grad()
+            cell(x)[0].backward(error)
+
+    return repeated(work, count * batch)
+
+
 def torch_loop(layer: str, setting: Setting) -> Burst:
     """The same step with a layer of torch.nn, one sequence at a time on one thread."""
     torch.manual_seed(0)
@@ -304,49 +350,6 @@ def torch_loop(layer: str, setting: Setting) -> Burst:
         return took
 
     return on_one_thread
-
-
-class JaxPeer:
-    """The step in JAX, by jax_peer.py in a separate process."""
-
-    def __init__(self, python: str):
-        command = [python, Path(__file__).with_name("jax_peer.py")]
-        try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        except OSError as error:
-            sys.exit(f"--jax-python {python}: {error.strerror}")
-        self.version = self._answer()["jax"]
-
-    def burst(self, setting: Setting) -> Burst:
-        cell = "amu full" if setting.gradient == "full" else setting.cell
-        asked = asdict(setting) | {"cell": cell, "inputs": INPUTS}
-        del asked["gradient"]
-
-        def burst(seconds):
-            self.process.stdin.write(json.dumps(asked | {"seconds": seconds}) + "\n")
-            self.process.stdin.flush()
-            return self._answer()["seconds_per_sequence"]
-
-        return burst
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.process.args[0]} cannot run jax_peer.py: it needs jax and optax (error above)")
-        return json.loads(line)
-
-
-def run_command(*arguments: str, status: int = 0) -> float:
-    """Run amu-run, delete its results, and return its seconds. Exits if its status is not `status`."""
-    with tempfile.TemporaryDirectory() as folder:
-        results = [] if "--help" in arguments else [f"results_dir={folder}"]
-        command = [sys.executable, "-c", "import sys; from amu_experiments.cli import main; sys.exit(main())"]
-        began = time.perf_counter()
-        done = subprocess.run([*command, *arguments, *results], capture_output=True, text=True)
-        took = time.perf_counter() - began
-    if done.returncode != status:
-        sys.exit(f"amu-run {' '.join(arguments)} ended with status {done.returncode}:\n{done.stderr}")
-    return took
 
 
 # Facts about the machine and the step ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from amu_experiments import LSTM
 from amu_experiments.cells import cell_class
 from amu_experiments.learning import learn
 from amu_experiments.scans import lanes
+from amu_experiments.scans.derive import derive
 from amu_experiments.scans.machine import Machine
 from amu_experiments.scans.threads import set_threads
 
@@ -77,6 +78,12 @@ def test_a_trial_is_the_same_to_the_bit_with_any_threads_neighbours_and_stretche
         )
     set_threads(None)
     assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("name", ["amu", "gru", "lem", "lstm"])
+def test_one_compilation_serves_all_sizes(name):
+    made = (cell_class(name)(inputs, units, backend="torch") for inputs, units in ((2, 8), (5, 300)))
+    assert len({lanes.form_of(derive(cell)) for cell in made}) == 1
 
 
 def test_a_sequence_does_not_see_its_neighbours():

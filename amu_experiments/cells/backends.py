@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LANES = 16
-
 
 def compiled(scans, x_RTBI: Tensor, state: Sequence[Tensor], lengths_RB: Tensor | None, parameters: Sequence[Tensor]):
     """y (R, T, B, A) and the last state (R, B, S), by compiled scans (scans/drivers.py)."""
@@ -85,34 +83,33 @@ class BlockLayer:
     def forward(self, flat, lengths_RB, x_RTBI, state_RBS):
         """y, the last state (R, B, 1, S), and for the adjoint blocks of inputs, states and tape."""
         r, (R, T, B, I) = self.scans.recurrence, x_RTBI.shape
-        C = -(-B // LANES)
+        lengths = self._lengths(lengths_RB)
+        C = lengths.shape[1]
 
         def blocks(steps, rows):
-            return x_RTBI.new_empty(R, C, steps, rows | 1, LANES)
+            # An odd number of rows in memory, see scans/blocks.py.
+            return x_RTBI.new_empty(R, C, steps, rows | 1, self.scans.lanes)
 
         xs, states, tape, ys = blocks(T, I), blocks(T + 1, r.state), blocks(T, r.tape), blocks(T, r.outputs)
         y, last = x_RTBI.new_empty(R, T, B, r.outputs), x_RTBI.new_empty(R, B, 1, r.state)
         x, first = x_RTBI.contiguous(), state_RBS.contiguous()
-        lengths = self._lengths(lengths_RB)
         self.scans.forward(*arrays(flat, x, lengths, first, xs, states, tape, ys, y, last[:, :, 0]))
         return y, last, xs, states, tape
 
     def backward(self, flat, lengths_RB, kept, dy_RTBA, dlast_RBS, x_RTBI):
         """Gradients of the parameters (R, P), of x and of the first state."""
         xs, states, tape = kept
-        (R, T, B, I), C = x_RTBI.shape, xs.shape[1]
-        gradients = x_RTBI.new_zeros(R, min(C, 8), flat.shape[1])
+        R, T, B, I = x_RTBI.shape
+        gradients = x_RTBI.new_zeros(R, self.scans.groups_of(B), flat.shape[1])
         dx, dfirst = x_RTBI.new_empty(R, T, B, I), torch.empty_like(dlast_RBS, memory_format=torch.contiguous_format)
         dy, dlast, lengths = dy_RTBA.contiguous(), dlast_RBS.contiguous(), self._lengths(lengths_RB)
         self.scans.backward(*arrays(flat, lengths, xs, states, tape, dy, dlast, gradients, dx, dfirst))
         return gradients.sum(dim=1), dx, dfirst
 
-    @staticmethod
-    def _lengths(lengths_RB: Tensor) -> Tensor:
+    def _lengths(self, lengths_RB: Tensor) -> Tensor:
         """(R, C, LANES), zeros in lanes without a sequence."""
-        R, B = lengths_RB.shape
-        C = -(-B // LANES)
-        return torch.nn.functional.pad(lengths_RB, (0, C * LANES - B)).view(R, C, LANES)
+        (R, B), lanes = lengths_RB.shape, self.scans.lanes
+        return torch.nn.functional.pad(lengths_RB, (0, -B % lanes)).view(R, -1, lanes)
 
 
 class FusedScan(torch.autograd.Function):

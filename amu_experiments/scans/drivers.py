@@ -99,6 +99,7 @@ class BlockScans:
     """
 
     blocks = True
+    lanes = LANES
 
     def __init__(self, recurrence: Recurrence, purpose: str, notice: Notice):
         self.recurrence = recurrence
@@ -131,6 +132,11 @@ class BlockScans:
         )
         self._ones = np.ones(LANES, f32)
         self._forward, self._backward = self._code.address("forward"), self._code.address("backward")
+
+    @staticmethod
+    def groups_of(batch_size: int) -> int:
+        """Partial sums of a trial's gradient."""
+        return blocks.groups_of(batch_size)
 
     # Layers -----------------------------------------------------------------------------------------------------
 
