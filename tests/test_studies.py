@@ -265,6 +265,22 @@ def test_tuning_goes_on_from_its_tables_where_the_runs_are_gone(tmp_path, plan):
     assert before == {path: path.read_text() for path in before}
 
 
+def test_a_model_is_tuned_once_for_every_training(tmp_path, plan):
+    """Under gradient descent it has its own choice, starting values and file, which sets the training."""
+    settings = yaml.safe_load((plan / "tuning.yaml").read_text())
+    settings["trainings"] = {"adam": {}, "sgd": {"start": {"training.learning_rate": [0.1]}}}
+    settings["experiments"]["short"] = {"trainings": ["adam", "sgd"]}
+    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert list(tuning.models_of(settings, "short")) == ["amu", "rnn", "amu_sgd", "rnn_sgd"]
+    run(tmp_path, plan, "short")
+    adam, sgd = (load_all([f"experiment=short/{name}"], config_dir=plan)[0] for name in ("rnn", "rnn_sgd"))
+    assert (adam["training"]["optimizer"], sgd["training"]["optimizer"]) == ("adam", "sgd")
+    assert sgd["task"]["loss"] == "half_squared_error"
+    tried = pd.read_csv(tmp_path / "out/short-rnn_sgd.csv")
+    assert sgd["training"]["learning_rate"] == tried["training.learning_rate"][0]
+    assert 0.1 in tried["training.learning_rate"].to_list()
+
+
 def test_untuned_experiments_say_so_and_leave_the_defaults(tmp_path, plan):
     run(tmp_path, plan, "--defaults")
     assert "not tuned" in (plan / "experiment/short/rnn.yaml").read_text()

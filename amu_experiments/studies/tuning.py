@@ -105,13 +105,24 @@ def read_plan(config_dir: Path) -> dict:
 
 
 def models_of(plan: dict, experiment: str) -> dict[str, dict]:
-    """The models of an experiment, each with its settings: all models but those on request, and those it names."""
+    """The models of an experiment, each with its settings: all models but those on request, and those it names.
+
+    Each comes once for every training of the experiment. <model>_<training> is trained otherwise than with the first
+    training of the plan; its axes start at the values that the plan has for that training.
+    """
     named = plan["experiments"][experiment].get("models", {})
-    return {
-        name: model | {"settings": model["settings"] | named.get(name, {})}
-        for name, model in plan["models"].items()
-        if name in named or not model.get("on_request")
-    }
+    default, *_ = trainings = plan.get("trainings", {"default": {}})
+    found = {}
+    for training in plan["experiments"][experiment].get("trainings", [default]):
+        start = (trainings[training] or {}).get("start", {})
+        for name, model in plan["models"].items():
+            if name in named or not model.get("on_request"):
+                own = model | {"settings": model["settings"] | named.get(name, {})}
+                if training != default:
+                    own |= {"title": f"{model['title']}, {training}", "training": training}
+                    own["axes"] = [axis | {"start": start.get(axis["key"], axis["start"])} for axis in model["axes"]]
+                found[name if training == default else f"{name}_{training}"] = own
+    return found
 
 
 def tune(plan: dict, experiment: str, options: Options) -> None:
@@ -174,6 +185,7 @@ def write_experiment(config_dir: Path, plan: dict, experiment: str, model: str, 
         "defaults:",
         f"  - /experiment/{experiment}/base",
         f"  - override /model: {of_model['model']}",
+        *([f"  - override /training: {of_model['training']}"] if "training" in of_model else []),
         "  - _self_",
         "",
         *(f"{group}: {in_braces(keys)}" for group, keys in sorted(nested({**of_model["settings"], **chosen}).items())),
@@ -260,7 +272,8 @@ class Search:
         self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
         self.first = first_points(self.axes, plan["first"])
         self.composer = Composer(options.config_dir)
-        choices = {"experiment": f"{experiment}/base", "model": of_model["model"], "seed": plan["seed"]}
+        choices = {"experiment": f"{experiment}/base", "seed": plan["seed"]}
+        choices |= {group: of_model[group] for group in ("model", "training") if group in of_model}
         self.settings = choices | of_model["settings"]
         self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
         self.criterion: str | None = None
