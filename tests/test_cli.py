@@ -82,7 +82,6 @@ WRONG = {
     "task=adding training.learning_rate=nan": "training.learning_rate=nan: must be a number above 0",
     "task=adding training.optimizer=adamw": "training.optimizer=adamw: must be one of adam, rmsprop, sgd",
     "task=adding training.stop=erc": "training.stop=erc: must be one of solved, or null",
-    "task=adding training=null": "training=null: no such training; choose one of adam, default, sgd",
     "task=adding model.units=0": "model.units=0: must be a whole number from 1 to 1000000000, or null",
     "task=adding model.parameters=null": "one of them must be a number",
     "task=adding model.units=5 model.parameters=100": "has no effect beside model.units=5",
@@ -137,7 +136,7 @@ WRONG = {
     "task=two_sequence task.targets.noise_free=[1e300,0]": "noise_free[0]=1e+300: must be a number, 3e+38 at most",
     "task=two_sequence task.criteria={}": "task.criteria={}: changes nothing, since groups are merged",
     "task=adding training={}": "training={}: changes nothing",
-    "task=adding training=[]": "training=[]: must be a group of keys (batch_size, ",
+    "task=adding training=[]": "training=[]: no such training; choose one of adam, ",
     "task=embedded_reber task.targets=all": "task.targets=all: must be one of next, legal",
     "task=long_lag task.variant=2c task.trigger_probability=1": "must be a number between 0 and 1",
     "task=adding results_dir=": "results_dir=: must be text that is not empty",
@@ -148,22 +147,25 @@ WRONG = {
 }
 
 
-GROUP = "must be a group of keys (batch_size, max_sequences, "
+GROUP = "must be a group of keys (modern, 1997)"
+NO_TRAINING = "no such training; choose one of adam, default, sgd"
 UNREADABLE = "not understood; write key=value; quotes around a value"
 SEED = "must be a whole number from 0 to 2147483647"
 
 WRONG |= {
     # A group replaced, then a key of it.
-    "task=adding training=null training.max_sequences=20": f"training=null: {GROUP}",
-    "-m task=adding training=null training.max_sequences=20,30": f"training=null: {GROUP}",
-    "task=adding training.max_sequences=20 training=null": f"training=null: {GROUP}",
-    "task=adding training=3 training.stop=null": f"training=3: {GROUP}",
-    "task=adding training=[1] training.stop=null": f"training=[1]: {GROUP}",
-    "task=adding training=${model}": f"training=${{model}}: {GROUP}",
-    "task=adding task.criteria=null": "task.criteria=null: must be a group of keys (modern, 1997)",
-    "task=adding task.criteria=3 task.criteria.a=1": "task.criteria=3: must be a group of keys (modern, 1997)",
+    "task=adding task.criteria=null": f"task.criteria=null: {GROUP}",
+    "task=adding task.criteria=3 task.criteria.a=1": f"task.criteria=3: {GROUP}",
+    "-m task=adding task.criteria=null task.T=20,30": f"task.criteria=null: {GROUP}",
+    "task=adding task.criteria.modern.solved={mse:'<1'} task.criteria=[1]": f"task.criteria=[1]: {GROUP}",
+    "task=adding task.criteria=${model}": f"task.criteria=${{model}}: {GROUP}",
+    "task=adding training=null training.max_sequences=20": f"training=null: {NO_TRAINING}",
+    "task=adding training=3 training.stop=null": f"training=3: {NO_TRAINING}",
+    "task=adding training=adm": f"training=adm: {NO_TRAINING} (did you mean adam?)",
+    "task=adding training=${model}": f"training=${{model}}: {NO_TRAINING}",
     "task=adding training={batch_size:2} training.batch_size=3": "training.batch_size is given twice",
-    "task=adding model={} model.units=3": "model={}: no such model",
+    "task=adding model={} model.units=3": "model={}: changes nothing",
+    "task=adding model={unit:3}": "model.unit=3: no such key",
     "task=null": "task=null: no such task",
     "model=null task=adding": "model=null: no such model",
     # Numbers.
