@@ -124,77 +124,134 @@ def test_the_output_neuron_can_be_left_out_of_the_product():
     assert s.item() == pytest.approx(h[0, 1].item())
 
 
-def stop_gradient_form(cell, x, state):
-    """Truncation said with detach: nothing flows through h or s into a net input, but for the error that enters at
-    a neuron from outside, which sees s through v (held constant) and from there flows along the memory alone."""
-    h, s = state
-    A, N, first = cell.hidden_size, cell.neurons_per_unit, 0 if cell.output_in_product else 1
-
-    def squash(net, neuron):
-        return torch.sigmoid(net) if cell.writers == "gated" and neuron > first else torch.tanh(net)
-
-    def seen(weight, s):
-        if cell.memory_seen_by == "all":
-            return s @ weight.transpose(1, 2)
-        return weight.unsqueeze(1) * s
-
-    outputs = []
-    for x_t in x.unbind(1):
-        drive = (
-            x_t @ cell.weight_ih.transpose(1, 2) + h.detach() @ cell.weight_hh.transpose(1, 2) + cell.bias.unsqueeze(1)
-        )
-        rows = [(drive[..., n * A : (n + 1) * A], cell.weight_mh[:, n * A : (n + 1) * A]) for n in range(N)]
-        before, factors = s, torch.ones(())
-        for n, (part, weight) in list(enumerate(rows))[first:]:
-            factors = factors * squash(part + seen(weight, s.detach()), n)
-        s = s + factors
-        neurons, nets = [], []
-        for n, (part, weight) in enumerate(rows):
-            memory = s if cell.output_sees == "new" and n == 0 else before
-            nets.append(part + seen(weight, memory.detach()) + seen(weight.detach(), memory - memory.detach()))
-            neurons.append(squash(nets[n], n))
-        h = torch.cat(neurons, -1)
-        outputs.append({"neuron": neurons[0], "linear": nets[0], "memory": s}[cell.output])
-    return torch.stack(outputs, 1), h, s
-
-
 READINGS = [
-    {"neurons_per_unit": 3},
-    {"neurons_per_unit": 4},
-    {"neurons_per_unit": 1},
-    {"neurons_per_unit": 2, "output_in_product": False},
-    {"neurons_per_unit": 3, "writers": "gated"},
-    {"neurons_per_unit": 3, "memory_seen_by": "all"},
-    {"neurons_per_unit": 2, "output_in_product": False, "output_sees": "new"},
     {
-        "neurons_per_unit": 3,
-        "output_in_product": False,
-        "memory_seen_by": "all",
-        "output_sees": "new",
-        "writers": "gated",
-    },
+        "neurons_per_unit": neurons,
+        "output_in_product": in_product,
+        "memory_seen_by": seen_by,
+        "output_sees": sees,
+        "writers": writers,
+    }
+    for neurons, in_product in [(1, True), (3, True), (2, False), (4, False)]
+    for seen_by in ("unit", "all")
+    for sees in (("old",) if in_product else ("old", "new"))
+    for writers in (("tanh",) if neurons - (not in_product) < 2 else ("tanh", "gated"))
 ]
+"""Of what the paper's abstract leaves open."""
+
+
+def named(options):
+    return " ".join(map(str, options.values()))
+
+
+def by_the_sums(cell, x, state, dy, dlast):
+    """Outputs, last state, and the truncated gradient of sum(dy * y) + sum(dlast * last), from the docstring's sums.
+
+    The gradient is that of x, of the first memory, and of W, U, b and V.
+    """
+    A, N, T = cell.hidden_size, cell.neurons_per_unit, x.shape[1]
+    W, U, b = (p.detach().unflatten(1, (N, A)) for p in (cell.weight_ih, cell.weight_hh, cell.bias))
+    v = cell.weight_mh.detach().unflatten(1, (N, A))
+    V = torch.diag_embed(v) if cell.memory_seen_by == "unit" else v
+    first = 0 if cell.output_in_product else 1
+    gates = [n > first and cell.writers == "gated" for n in range(N)]
+    h, s, sees, nets = [state[0]], [state[1]], [], []
+    for t in range(T):
+        net = [x[:, t] @ W[:, n].mT + h[-1] @ U[:, n].mT + b[:, n].unsqueeze(1) for n in range(N)]
+        memory = [s[-1]] * N
+        net[first:] = [net[n] + memory[n] @ V[:, n].mT for n in range(first, N)]
+        f = [torch.sigmoid(net[n]) if gates[n] else torch.tanh(net[n]) for n in range(N)]
+        s.append(s[-1] + torch.stack(f[first:]).prod(dim=0))
+        if first:
+            memory[0] = s[-1] if cell.output_sees == "new" else s[-2]
+            net[0] = net[0] + memory[0] @ V[:, 0].mT
+            f[0] = torch.tanh(net[0])
+        h.append(torch.cat(f, -1))
+        sees.append(memory)
+        nets.append(net[0])
+    y = {"neuron": [each[..., :A] for each in h[1:]], "linear": nets, "memory": s[1:]}[cell.output]
+    gradients = [torch.zeros_like(tensor) for tensor in (x, W, U, b, V)]
+    dx, dW, dU, db, dV = gradients
+    eps = dlast[1]
+    for t in reversed(range(T)):
+        f = h[t + 1].split(A, dim=-1)
+        slope = [f[n] * (1 - f[n]) if gates[n] else 1 - f[n] ** 2 for n in range(N)]
+        e = [slope[n] * dlast[0].split(A, dim=-1)[n] * (t == T - 1) for n in range(N)]
+        if cell.output == "memory":
+            eps = eps + dy[:, t]
+        else:
+            e[0] = e[0] + dy[:, t] * (slope[0] if cell.output == "neuron" else 1)
+        passed = [e[n] @ V[:, n] for n in range(N)]
+        if cell.output_sees == "new":
+            eps = eps + passed.pop(0)
+        for n in range(N):
+            others = [f[m] for m in range(first, N) if m != n]
+            product = torch.stack(others).prod(dim=0) if others else 1
+            delta = e[n] + (eps * product * slope[n] if n >= first else 0)
+            dx[:, t] += delta @ W[:, n]
+            dW[:, n] += delta.mT @ x[:, t]
+            dU[:, n] += delta.mT @ h[t]
+            dV[:, n] += delta.mT @ sees[t][n]
+            db[:, n] += delta.sum(dim=1)
+        eps = eps + sum(passed)
+    dV = dV.diagonal(dim1=-2, dim2=-1) if cell.memory_seen_by == "unit" else dV
+    return torch.stack(y, 1), h[-1], s[-1], dx, eps, *(each.flatten(1, 2) for each in (dW, dU, db, dV))
 
 
 @pytest.mark.parametrize("output", ["neuron", "linear", "memory"])
-@pytest.mark.parametrize("reading", READINGS, ids=str)
-def test_truncated_gradient_is_that_of_the_stop_gradient_form(output, reading):
+@pytest.mark.parametrize("options", READINGS, ids=named)
+def test_truncated_gradient_is_that_of_the_sums(output, options):
     torch.manual_seed(4)
-    cell = in_double(AMU(2, 3, output=output, trials=2, initial_range=2.0, **reading))
+    cell = in_double(AMU(2, 3, output=output, trials=2, initial_range=2.0, **options))
     x = torch.randn(2, 6, 4, 2, dtype=torch.double, requires_grad=True)
     state = [torch.randn(2, 4, size, dtype=torch.double, requires_grad=True) for size in cell.state_sizes()]
-    tensors = [x, state[1], *cell.parameters()]
     y, (h, s) = cell(x, state)
-    y2, h2, s2 = stop_gradient_form(cell, x, state)
-    torch.testing.assert_close((y, h, s), (y2, h2, s2))
-    weights = [torch.randn(t.shape, dtype=torch.double) for t in (y, h, s)]
-
-    def loss(*outputs):
-        return sum((w * o).sum() for w, o in zip(weights, outputs, strict=True))
-
-    ours, theirs = gradients_of(loss(y, h, s), tensors), gradients_of(loss(y2, h2, s2), tensors)
+    errors = [torch.randn(t.shape, dtype=torch.double) for t in (y, h, s)]
+    loss = sum((error * t).sum() for error, t in zip(errors, (y, h, s), strict=True))
+    asked = [x, state[1], cell.weight_ih, cell.weight_hh, cell.bias, cell.weight_mh]
+    ours = [y, h, s, *gradients_of(loss, asked)]
+    theirs = by_the_sums(cell, x.detach(), [each.detach() for each in state], errors[0], errors[1:])
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("output", ["neuron", "linear", "memory"])
+@pytest.mark.parametrize("options", READINGS, ids=named)
+def test_full_gradient_against_finite_differences(output, options):
+    torch.manual_seed(5)
+    cell = in_double(AMU(2, 2, gradient="full", output=output, initial_range=2.0, **options))
+    x = torch.randn(3, 1, 2, dtype=torch.double, requires_grad=True)
+    names = [name for name, _ in cell.named_parameters()]
+
+    def outputs(x, *parameters):
+        y, (h, s) = torch.func.functional_call(cell, dict(zip(names, parameters, strict=True)), (x,))
+        return y, h, s
+
+    assert torch.autograd.gradcheck(outputs, (x, *cell.parameters()))
+
+
+def test_the_readings_differ_in_what_they_compute():
+    torch.manual_seed(6)
+    outputs = []
+    for options in READINGS:
+        if options["neurons_per_unit"] == 4:
+            cell = AMU(2, 3, backend="torch", **options)
+            with torch.no_grad():
+                for parameter in cell.parameters():
+                    parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view(parameter.shape))
+            outputs.append(cell(torch.ones(5, 1, 2))[0])
+    assert len(outputs) == 8
+    assert len({tuple(output.flatten().tolist()) for output in outputs}) == 8
+
+
+def test_all_memories_through_diagonal_matrices_are_each_units_own():
+    torch.manual_seed(7)
+    own = AMU(2, 3, backend="torch")
+    shared = AMU(2, 3, memory_seen_by="all", backend="torch")
+    matrices = torch.diag_embed(own.weight_mh.unflatten(1, (3, 3))).flatten(1, 2)
+    shared.load_state_dict(own.state_dict() | {"weight_mh": matrices})
+    x = torch.randn(6, 4, 2)
+    torch.testing.assert_close(own(x), shared(x))
 
 
 def test_with_gated_writers_the_first_decides_the_sign_and_the_others_only_how_much():
@@ -230,21 +287,6 @@ def test_the_output_neuron_sees_the_memory_before_or_after_the_update():
 def test_a_factor_of_what_is_written_cannot_see_what_is_written():
     with pytest.raises(ValueError, match="output_sees=new: needs output_in_product=false"):
         AMU(2, 3, output_sees="new")
-
-
-@pytest.mark.parametrize("output", ["neuron", "linear", "memory"])
-@pytest.mark.parametrize("in_product", [True, False])
-def test_full_gradient_against_finite_differences(output, in_product):
-    torch.manual_seed(5)
-    cell = in_double(AMU(2, 2, gradient="full", output=output, output_in_product=in_product, initial_range=2.0))
-    x = torch.randn(4, 2, 2, dtype=torch.double, requires_grad=True)
-    names = [name for name, _ in cell.named_parameters()]
-
-    def outputs(x, *parameters):
-        y, (h, s) = torch.func.functional_call(cell, dict(zip(names, parameters, strict=True)), (x,))
-        return y, h, s
-
-    assert torch.autograd.gradcheck(outputs, (x, *cell.parameters()))
 
 
 @pytest.mark.parametrize("gradient", ["truncated", "full"])

@@ -1,7 +1,7 @@
 """The auxiliary memory unit: a memory neuron beside the output neuron (Wang, Zhang, Guo & Yi 2018).
 
 Only the abstract of the paper is public. The recurrence follows the public reimplementation in WilliamRo/tframe
-(nets/rnn_cells/amu.py). Every admissible reading of the abstract is an option here.
+(nets/rnn_cells/amu.py); an option stands for each choice that the abstract leaves open.
 """
 
 from typing import Annotated, Literal
@@ -16,40 +16,45 @@ from amu_experiments.options import Added, whole
 class AMU(Cell):
     """A units of N neurons and one memory neuron s each; K = N * A net inputs.
 
-        net_n(t) = W_n x(t) + U_n h(t-1) + v_n * s(t-1) + b_n      n = 0 .. N-1, each of size A
-        h_n(t)   = tanh(net_n(t))
+        net_n(t) = W_n x(t) + U_n h(t-1) + V_n s(t-1) + b_n        n = 0 .. N-1, each of size A
+        h_n(t)   = f_n(net_n(t))                                   f_n = tanh
         s(t)     = s(t-1) + prod_n h_n(t)                          no gate, no decay
         y(t)     = h_0(t)                                          the output neuron
 
-    Truncated gradient, with e_n(t) the error that enters at neuron n from outside (as output, and as the state h that
-    is returned) times the derivative there, and errors given to the memory from outside added where they enter:
+    A neuron that is a factor of the product is a writing neuron. The abstract leaves open, and options decide: N;
+    whether the output neuron is a writing neuron; whether V_n is diagonal or full; whether the output neuron sees
+    s(t-1) or s(t); whether the writing neurons after the first are logistic, f_n(x) = 1 / (1 + exp(-x)), and so gate
+    what the first one writes; what is emitted.
 
-        eps(t)     = sum over t' > t of sum_n v_n * e_n(t')          constant error flow along the memory
-        delta_n(t) = e_n(t) + eps(t) * prod_{m != n} h_m(t) * tanh'(net_n(t))
-        dW = sum delta(t) x(t)^T, dU = sum delta(t) h(t-1)^T, dv = sum delta(t) * s(t-1), db = sum delta(t)
+    Truncated gradient: error flows back in time along the memory alone. With e_n(t) the error that enters at neuron n
+    from outside (as output, and as the state h that is returned) times the derivative there, and d(t) the error that
+    enters at s(t) from outside:
 
+        eps(t)     = sum over t' > t of sum_n V_n^T e_n(t') + sum over t' >= t of d(t')
+        delta_n(t) = e_n(t) + eps(t) * prod_{m != n} h_m(t) * f_n'(net_n(t))
+        dW = sum delta(t) x(t)^T, dU = sum delta(t) h(t-1)^T, dV = sum delta(t) s(t-1)^T, db = sum delta(t)
+
+    So a neuron passes an error from outside to the memory that it saw, where it stays constant (eps). It passes the
+    error of what it wrote, the second term of delta, to no earlier state. m runs over the writing neurons, and the
+    second term is zero for another neuron. An output neuron that sees s(t) passes its error to s(t), and so to the
+    writing neurons of the same step: then V_0^T e_0(t) is a part of eps(t), too, and dV_0 = sum delta_0(t) s(t)^T.
     Error to the input, W^T delta(t), is kept, so that layers can be stacked; error to an earlier h is cut.
 
-    Other readings change these equations as follows. output_in_product=false: the product is over n = 1 .. N-1.
-    writers="gated": the first factor is tanh(net_n), the others are logistic(net_n), and so are their h_n.
-    memory_seen_by="all": V_n s(t-1), V_n a full matrix, in the place of v_n * s(t-1), and V_n^T e_n in that of
-    v_n * e_n. output_sees="new": net_0(t) sees s(t) in the place of s(t-1); so eps(t) contains v_0 * e_0(t), too.
-
     `output, (h, s) = layer(x)`, with h (R, B, K) and s (R, B, A). Parameters of a trial: weight_ih W (K, I),
-    weight_hh U (K, K), over all neurons, weight_mh v (K), from a unit's memory to its own neurons, or V (K, A), from
-    all memories to all neurons, bias b (K). Rows are neuron-major: row n*A + a is neuron n of unit a.
+    weight_hh U (K, K), over all neurons, bias b (K), and weight_mh V: (K, A), or its diagonals (K).
+    Rows are neuron-major: row n*A + a is neuron n of unit a.
 
     Args:
         neurons_per_unit: N.
-        gradient: "truncated" cuts every path of the error but the memory's own; "full" is back-propagation
-            through time.
+        gradient: "truncated", or "full": back-propagation through time.
         output: what is emitted: "neuron" (h_0), "linear" (net_0, the same neuron without squashing) or "memory"
             (s(t), after the update).
-        output_in_product: whether the output neuron is a factor of the product that is added to the memory.
-        memory_seen_by: the neurons that see a memory: those of its own "unit", or "all".
-        output_sees: the memory that the output neuron sees: the "old" one, s(t-1), or the "new" one, s(t). The new one
-            needs output_in_product=false.
-        writers: the squashing of the factors: "tanh" for each, or "gated": tanh for the first, logistic for the others.
+        output_in_product: whether the output neuron is a writing neuron.
+        memory_seen_by: "unit": a neuron sees the memory of its own unit, V_n is diagonal; "all": a neuron sees every
+            memory, V_n is a full matrix.
+        output_sees: the memory that the output neuron sees: "old", s(t-1), or "new", s(t). With "new" it cannot be a
+            writing neuron.
+        writers: squashing of the writing neurons: "tanh", or "gated": tanh for the first, logistic for the others.
         initial_range: a multiple of 1 / sqrt(K).
         See Cell for the others, and for shapes.
     """
@@ -85,12 +90,13 @@ class AMU(Cell):
         self.gradient = gradient
         self.output = output
         self.output_in_product = output_in_product
+        self.first_factor = 0 if output_in_product else 1
         self.memory_seen_by = memory_seen_by
         self.output_sees = output_sees
         self.writers = writers
-        self.first_factor = 0 if output_in_product else 1
-        sizes = {"neurons_per_unit": neurons_per_unit, "memory_seen_by": memory_seen_by}
-        super().__init__(input_size, hidden_size, **sizes, **common)
+        super().__init__(
+            input_size, hidden_size, neurons_per_unit=neurons_per_unit, memory_seen_by=memory_seen_by, **common
+        )
 
     @classmethod
     def shapes(cls, input_size, hidden_size, neurons_per_unit=3, memory_seen_by="unit"):
@@ -99,7 +105,7 @@ class AMU(Cell):
             "weight_ih": (rows, input_size),
             "weight_hh": (rows, rows),
             "bias": (rows,),
-            "weight_mh": (rows, hidden_size) if memory_seen_by == "all" else (rows,),
+            "weight_mh": (rows,) if memory_seen_by == "unit" else (rows, hidden_size),
         }
 
     @classmethod
@@ -117,36 +123,30 @@ class AMU(Cell):
 
     def step(self, net_RBK, state):
         h, s = state
-        A = self.hidden_size
-        if self.gradient == "full":
-            rest = net_RBK + recur(h, self.weight_hh)
-            net = inner = rest + self.seen(s)
-        else:
-            # Equal numbers, and two ways back for the error: a neuron that is emitted passes its own on to the memory
-            # that it saw; a factor of what is added to the memory passes none.
-            rest = net_RBK + recur(h.detach(), self.weight_hh)
-            net, inner = rest + self.seen(s), rest + self.seen(s.detach())
-        first = self.first_factor * A
-        factors = self.squashed(inner[..., first:])
-        s = s + factors.unflatten(-1, (-1, A)).prod(dim=-2)
+        A, K, full = self.hidden_size, self.fan(), self.gradient == "full"
+        V = self.weight_mh if self.memory_seen_by == "all" else self.weight_mh.unsqueeze(1)
+        rest = net_RBK + recur(h if full else h.detach(), self.weight_hh)
+        net = rest + self.seen(s, V, K)
+        h = self.squashed(net)
+        # Equal numbers, and two ways back for the error: a neuron passes its own on to the memory that it sees; a
+        # factor of what is added to the memory passes none.
+        factors = h if full else self.squashed(rest + self.seen(s.detach(), V, K))
+        s = s + factors.unflatten(-1, (-1, A))[..., self.first_factor :, :].prod(dim=-2)
         if self.output_sees == "new":
-            net = torch.cat([rest[..., :A] + self.seen(s, A), net[..., A:]], dim=-1)
-        # One node where one error flows back, so that it is computed once.
-        written = factors if self.gradient == "full" else self.squashed(net[..., first:])
-        h = torch.cat([torch.tanh(net[..., :first]), written], dim=-1)
+            net = rest[..., :A] + self.seen(s, V, A)
+            h = torch.cat([torch.tanh(net), h[..., A:]], dim=-1)
         y = {"neuron": h, "linear": net, "memory": s}[self.output][..., :A]
         return y, (h, s)
 
-    def seen(self, s: Tensor, rows: int | None = None) -> Tensor:
-        """What the first `rows` neurons, or all, see of the memories s (R, B, A): (R, B, rows)."""
-        weight = self.weight_mh[:, :rows]
+    def seen(self, s: Tensor, V: Tensor, rows: int) -> Tensor:
+        """The first rows of V s: (R, B, A) to (R, B, rows). V is (R, K, A), or its diagonals (R, 1, K)."""
         if self.memory_seen_by == "all":
-            return recur(s, weight)
-        return weight.unsqueeze(1) * s.repeat(1, 1, weight.shape[1] // self.hidden_size)
+            return recur(s, V[:, :rows])
+        return V[..., :rows] * s.repeat(1, 1, rows // self.hidden_size)
 
     def squashed(self, net: Tensor) -> Tensor:
-        """The factors, of the same shape, from their net inputs (R, B, factors * A)."""
+        """Every neuron from its net input, both (R, B, K)."""
         if self.writers == "tanh":
             return torch.tanh(net)
-        A = self.hidden_size
-        return torch.cat([torch.tanh(net[..., :A]), torch.sigmoid(net[..., A:])], dim=-1)
+        first_gate = (self.first_factor + 1) * self.hidden_size
+        return torch.cat([torch.tanh(net[..., :first_gate]), torch.sigmoid(net[..., first_gate:])], dim=-1)
