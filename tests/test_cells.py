@@ -444,7 +444,10 @@ def test_wrong_calls_are_named(make, words):
     ("make", "words"),
     [
         (lambda: LSTM(3, 4, 2), "3 positional arguments.* input_size and hidden_size only.* by name: forget_bias=, "),
-        (lambda: AMU(3, 4, 1), "by name: neurons_per_unit=, gradient=, output=, output_in_product=, trials="),
+        (
+            lambda: AMU(3, 4, 1),
+            "by name: neurons_per_unit=, gradient=, output=, output_in_product=, memory_seen_by=, output_sees=, ",
+        ),
         (lambda: GRU(3, 4, 1), "by name: trials=, batch_first=, backend=, initial_range="),
         (lambda: RNN(3, 4, 1, "relu"), "4 positional arguments"),
         (lambda: LSTM97(3, 4, 2), "by name: block_size=, biases="),
