@@ -12,7 +12,7 @@ from amu_experiments.tasks import make_task
 @functools.cache
 def configuration(name):
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return OmegaConf.to_container(compose(f"task/{name}"))
+        return OmegaConf.to_container(compose("config", [f"task={name}"]))
 
 
 def task(name, trials=(0,), **changes):

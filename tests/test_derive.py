@@ -41,6 +41,7 @@ AMUS = [
     for values in itertools.product(*OPTIONS.values())
     if values[1] or values[0] > 1
     if not (values[1] and values[3] == "new")
+    if values[4] == "tanh" or values[0] - (not values[1]) > 1
 ]
 
 
