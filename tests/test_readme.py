@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,27 @@ def conf(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A folder with the files that the wheel installs, without the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*build, str(README.parent)], check=True, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    zipfile.ZipFile(file).extractall(folder / "site")
+    return folder / "site"
+
+
 def typed(command: str, code: str = "from amu_experiments.cli import command; command()"):
     """The command in a process of its own. As for an installed command, its path has no current folder (-P)."""
     words = shlex.split(command)[1:]
     return subprocess.run([sys.executable, "-P", "-c", code, *words], capture_output=True, text=True)
 
 
-def test_the_cell_and_the_task_of_the_readme_train_as_typed(conf, tmp_path):
+def test_the_cell_and_the_task_of_the_readme_train_as_typed_with_the_wheel(conf, tmp_path, wheel, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(wheel))
+    place = typed("x", "import amu_experiments; print(amu_experiments.__file__)").stdout
+    assert Path(place.strip()).is_relative_to(wheel)
     sizes = "training.max_sequences=40 training.evaluate_every=20 trials=2 backend=torch"
     for command in (each for each in commands() if "task=parity" in each or "task=adding model=ugrnn" in each):
         ended = typed(f"{command} {sizes}" + " task.T=20")
