@@ -156,7 +156,7 @@ def test_studies_are_shown_where_their_numbers_are(out):
         ("speed.csv", None, "is a folder"),
         ("speed.json", b"", "is no JSON"),
         ("speed.json", b"[{}]", "has no caption"),
-        ("speed.json", b"\xff", "is no text"),
+        ("speed.json", b"\xff", "is not a text file"),
         ("speed.json", None, "is a folder"),
         ("tuning/adding-amu.csv", b"", "cannot be read (EmptyDataError)"),
         ("mechanism/flow.csv", b"", "cannot be read (EmptyDataError)"),

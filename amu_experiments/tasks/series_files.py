@@ -184,7 +184,7 @@ def _header_value(place: str, word: str, key: str, value: str) -> str | bool | i
 
 
 def _check_class(place: str, label: str, named: Sequence[str]) -> None:
-    """ValueError unless the header names this label, in the same letters."""
+    """Raise ValueError unless the header names this label, in the same letters."""
     if label in named:
         return
     found = f"is of class {excerpt(label)}" if label else "has no class"
@@ -223,7 +223,7 @@ def _number(place: str, text: str) -> float:
 
 
 def _check_shape(place: str, values: list[list], header: Mapping, first: tuple[int, int] | None) -> None:
-    """ValueError unless a series has as many channels and values as the header says and the first series has."""
+    """Raise ValueError unless a series has as many channels and values as the header says and the first series has."""
     channels, lengths = len(values), [len(channel) for channel in values]
     other = next((number for number, length in enumerate(lengths) if length != lengths[0]), None)
     if other is not None:
