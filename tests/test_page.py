@@ -154,7 +154,7 @@ def test_studies_are_shown_where_their_numbers_are(out):
         ("speed.csv", b"what,value\n", "has no rows"),
         ("speed.csv", b"what\nAMU,4\n", "has rows with more values than it has columns"),
         ("speed.csv", None, "is a folder"),
-        ("speed.json", b"", "is no JSON"),
+        ("speed.json", b"", "is not JSON"),
         ("speed.json", b"[{}]", "has no caption"),
         ("speed.json", b"\xff", "is not a text file"),
         ("speed.json", None, "is a folder"),
