@@ -464,7 +464,7 @@ ODD = [
     (edited("trials.csv", "status", "fine"), "a status other than finished, solved, diverged"),
     (edited("trials.csv", "status", ""), "rows without status"),
     (edited("trials.csv", "trial", "1"), "does not hold the trials"),
-    (edited("trials.csv", "mark", "True"), "no numbers in mark"),
+    (edited("trials.csv", "mark", "True"), "not numbers in mark"),
     (edited("trials.csv", "st1_sequences", "21"), "times within the sequences of the trial"),
     (edited("trials.csv", "st1_sequences", "inf"), "times within the sequences of the trial"),
     (edited("history.csv", "trial", "7"), "other trials"),
