@@ -35,8 +35,8 @@ amu-run trains recurrent networks on a sequence task, many trials side by side, 
 
 Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMENT] [key=value ...]
 
-  amu-run task=japanese_vowels model=amu           a stack of trials
-  amu-run task=adding model=lstm trials=30         thirty; trials that exist are not trained again
+  amu-run task=japanese_vowels model=amu           train the default number of networks, called trials
+  amu-run task=adding model=lstm trials=30         30 trials; finished trials are not trained again
   amu-run task=adding model=lstm model.units=5     any key can be set, also of the model and the task
   amu-run -m task=adding model=amu,lstm,gru,rnn    a sweep: every combination, one after another
   amu-run task=adding model=lstm --cfg job         show every key of a run with its value, train nothing
@@ -56,11 +56,11 @@ BASES = """\
   FOLDER/base with model=MODEL trains another model under the same protocol: experiment=adding/base model=gru"""
 
 failed: dict[int, list[int]] = {}
-"""The numbers of the jobs that failed, by the process that runs the sweep."""
+"""For each process that runs a sweep, the numbers of its failed jobs."""
 
 
 def command() -> None:
-    """The console script amu-run. SIGTERM, and the end of its terminal, stop it like Ctrl-C."""
+    """The console script amu-run. SIGTERM and a closed terminal stop it like Ctrl-C."""
     _run_as_program("amu-run", main)
 
 
@@ -92,13 +92,13 @@ def _run_as_program(name: str, main: Callable[[], int]) -> None:
         _complain(f"{name}: {format_error(unheard.pop())}")
         status = status or 1
     if status == 130:
-        # At once, even if a thread is still compiling.
+        # Exit at once, even if a thread is still compiling.
         os._exit(status)
     sys.exit(status)
 
 
 def _open_what_is_closed() -> None:
-    """Open closed standard streams: another file that got the number of one would receive its output."""
+    """Open closed standard streams: otherwise another file may get the number of a stream, and then its output."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -110,7 +110,7 @@ def _open_what_is_closed() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Exit status: 0, or 1 if a run failed, 2 for a wrong command, 130 if interrupted."""
     # Idle threads of torch must sleep: if they spin, all processes on the machine take twice as long. Torch reads this
-    # when it is imported.
+    # setting when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         flags = _flags(sys.argv[1:] if arguments is None else arguments)
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _look_ahead(configs: list[dict]) -> None:
-    """ConfigurationError, before any job starts, if data, device or RAM do not allow one job of a sweep."""
+    """Raise ConfigurationError before any job of a sweep starts, if data, device or RAM do not allow one of them."""
     from amu_experiments.plan import prepare
 
     for config in configs:
@@ -185,12 +185,12 @@ def _job(composed: DictConfig) -> None:
 
 
 def _complain(text: str) -> None:
-    with suppress(OSError):  # its reader has ended
+    with suppress(OSError):  # the process that reads the stream has ended
         print(text, file=sys.stderr, flush=True)
 
 
 def _expected(error: Exception) -> bool:
-    """Whether an error tells the user what to correct; any other is a fault of the code, and is shown in full."""
+    """Whether the user can correct this error. Any other error is a fault of the code; its traceback is shown."""
     own = type(error).__module__.startswith("amu_experiments.")
     return isinstance(error, OSError | MemoryError) or (isinstance(error, ValueError) and own)
 
@@ -225,7 +225,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags of Hydra; ConfigurationError for any other, and for those that would bypass the checks."""
+    """Parse Hydra's flags. Raises ConfigurationError for other flags, and for flags that would bypass the checks."""
     from hydra._internal.utils import get_args_parser
 
     parser = _Parser("amu-run", parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
@@ -243,14 +243,14 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     actions |= {"--hydra-help": flags.hydra_help, "--shell-completion": flags.shell_completion}
     asked = [flag for flag, value in actions.items() if value]
     if len(asked) > 1:
-        raise ConfigurationError(f"{' and '.join(asked)}: only one of them at a time")
+        raise ConfigurationError(f"{' and '.join(asked)}: give only one of them")
     for name in ("resolve", "package"):
         if getattr(flags, name) and not flags.cfg:
-            raise ConfigurationError(f"--{name}: goes with --cfg only")
+            raise ConfigurationError(f"--{name}: works only with --cfg")
     asked_by_shell = "COMP_LINE" in os.environ or "COMP_WORDS" in os.environ
     wanted = " ".join(flags.overrides)
     if flags.shell_completion and not (asked_by_shell or re.fullmatch(COMPLETION, wanted)):
-        raise ConfigurationError("--shell-completion: goes with install=SHELL or uninstall=SHELL, bash, fish or zsh")
+        raise ConfigurationError("--shell-completion: needs install=SHELL or uninstall=SHELL, bash, fish or zsh")
     if flags.config_dir is not None and not os.path.isdir(flags.config_dir):
         raise ConfigurationError(f"--config-dir {format_value(flags.config_dir)}: no such folder")
     return flags

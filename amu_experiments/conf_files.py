@@ -1,4 +1,4 @@
-"""The yaml files that a command can choose: those in conf/, and those in a folder of the user's."""
+"""The yaml files that a command can choose: the files in conf/, and those in a folder of the user."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from amu_experiments.options import ConfigurationError
 GROUPS = ("task", "model", "training", "experiment")
 
 MOST_VALUES = 100_000
-"""Most values of a yaml file, with its anchors followed."""
+"""Maximum number of values in a yaml file after its anchors are expanded."""
 
 
 def conf_dir() -> Path:
@@ -20,14 +20,14 @@ def conf_dir() -> Path:
 
 
 def choices(group: str, config_dir: str | None = None) -> dict[str, Path]:
-    """The files of a group by name, in conf/ and in config_dir, a folder like it."""
+    """The files of a group by name, in conf/ and in config_dir, a folder of the same layout."""
     folders = [Path(folder) / group for folder in (conf_dir(), config_dir) if folder is not None]
     files = [(folder, file) for folder in folders for file in sorted(folder.rglob("*.yaml")) if file.is_file()]
     return {file.relative_to(folder).with_suffix("").as_posix(): file for folder, file in files}
 
 
 def experiments(config_dir: str | None = None) -> list[str]:
-    """The names of all experiments. A file base.yaml has the common part of the experiments in its folder."""
+    """The names of all experiments. base.yaml is not one: it holds the common part of the experiments in its folder."""
     return [name for name in choices("experiment", config_dir) if PurePosixPath(name).name != "base"]
 
 
@@ -40,7 +40,7 @@ def description(file: Path) -> str:
 
 
 def check_anchors(file: Path) -> None:
-    """ConfigurationError for a yaml file whose anchors stand for more values than can be read in reasonable time."""
+    """Raise ConfigurationError if a yaml file, after its anchors are expanded, has too many values to read quickly."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         root = yaml.compose(text) if "&" in text and "*" in text else None
@@ -52,7 +52,7 @@ def check_anchors(file: Path) -> None:
         if node is None or isinstance(node, yaml.ScalarNode):
             return 1
         if id(node) not in sizes:
-            sizes[id(node)] = 0  # Hydra finds an anchor within itself
+            sizes[id(node)] = 0  # Hydra reports an anchor that contains itself
             inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
             sizes[id(node)] = 1 + sum(map(size, inner))
         return sizes[id(node)]

@@ -1,7 +1,7 @@
-"""What a configuration may say: each key's type and range, a run's identity and the names of its folders.
+"""The rules of a configuration: each key's type and range, a run's identity and the names of its folders.
 
-The yaml files in conf/ are the schema: a key's default tells its type. The rules below are those of the keys that
-every run has; a cell's and a task's own options have theirs in the annotations of their class (options.py).
+The yaml files in conf/ are the schema: a key's default gives its type. The rules below are for the keys that every run
+has. The rules for the options of a cell or a task are the annotations of its class (options.py).
 """
 
 import difflib
@@ -35,7 +35,7 @@ from amu_experiments.options import (
 )
 
 SCHEMA_VERSION = 1
-"""Part of every identity; counted up when the same configuration comes to mean something else."""
+"""Part of every identity. Increase it if the same configuration comes to mean a different run."""
 
 
 # Rules ------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ RULES = {
     "model.units": optional(whole(1)),
     "model.parameters": optional(whole(1)),
 }
-"""For the keys that every run has."""
+"""The rules for the keys that every run has."""
 
 
 def _single(value: Any) -> bool:
@@ -79,7 +79,7 @@ def _single(value: Any) -> bool:
 
 
 BY_DEFAULT = {**BY_TYPE, NoneType: Rule(object, "a single value", _single, optional=True)}
-"""For a key without a rule of its own, by the type of its default."""
+"""The rule for a key without a rule of its own, by the type of its default."""
 
 NUMERIC = Rule(object, "a number", lambda value: type(value) in (int, float))
 
@@ -90,33 +90,33 @@ OF_A_KIND = {
     str: Rule(object, "text", lambda value: type(value) in (str, int)),
     NoneType: Rule(object, "a single value", lambda value: not isinstance(value, list | Mapping), optional=True),
 }
-"""For an option of a cell or a task, by the type of its default: all that is known before its class is imported."""
+"""The rule for an option of a cell or a task before its class is imported, by the type of its default."""
 
 
 # Checking ---------------------------------------------------------------------------------------------------
 
 
 def plain(config: DictConfig | Mapping) -> dict:
-    """The configuration as dicts with texts as keys, lists and scalars, with references to other keys resolved."""
+    """The configuration as dicts (with strings as keys), lists and scalars; references to other keys are resolved."""
     if isinstance(config, DictConfig):
         return plain(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     return {str(name): plain(value) if isinstance(value, Mapping) else value for name, value in config.items()}
 
 
 def check(config: Mapping, reference: Mapping) -> dict:
-    """The configuration with every key found known, and every value that needs no class found allowed.
+    """Check every key, and every value that can be checked without a class; returns the configuration.
 
-    A cell's and a task's own options are only checked to be of the kind that their defaults are of (numbers, texts,
-    lists, groups); the rest is `check_options`, which needs their class.
+    An option of a cell or a task only has to be of the same kind as its default: a number, a text, a list or a group.
+    `check_options` checks the rest, which needs the class.
 
-    reference: every key there is, with its default, which tells the type of a key that has no rule. A default
-        {} is open to any keys.
+    reference: every allowed key with its default. The default gives the type of a key without a rule. A default {}
+        allows any keys.
 
     Sequences come in whole batches: max_sequences and evaluate_every are rounded up to multiples of
     batch_size.
 
     Raises ConfigurationError for the first key that is unknown, of a wrong type or out of range, and for
-    values that do not go together.
+    values that cannot be combined.
     """
     cell, problem = reference["model"].get("cell"), reference["task"].get("problem")
     rules = {
@@ -140,10 +140,10 @@ def check(config: Mapping, reference: Mapping) -> dict:
 
 
 def check_options(config: Mapping, reference: Mapping, section: str, annotations: Mapping[str, Any]) -> dict:
-    """The checked configuration with the options of "task" or "model" checked by the annotations of its class.
+    """Check the options of "task" or "model" by the annotations of its class; returns the configuration.
 
-    Raises ConfigurationError for the first that breaks its rule. An option without an annotation takes values of its
-    default's type.
+    Raises ConfigurationError for the first option that breaks its rule. An option without an annotation takes
+    values of its default's type.
     """
 
     def checked(name: str, value: Any) -> Any:
@@ -158,7 +158,7 @@ def check_options(config: Mapping, reference: Mapping, section: str, annotations
 
 
 def check_stop(config: Mapping, criteria: Iterable[str]) -> None:
-    """ConfigurationError unless training stops at one of these criteria, those of the task, or at none."""
+    """Raise ConfigurationError unless training.stop is null or one of these criteria, which are the task's."""
     criteria = list(criteria)
     if config["training"]["stop"] not in [*criteria, None]:
         words = f"one of {', '.join(criteria)}, or null" if criteria else "null: this task has no criteria"
@@ -166,7 +166,7 @@ def check_stop(config: Mapping, criteria: Iterable[str]) -> None:
 
 
 def _checked(key: str, value: Any, default: Any, reference: Mapping, rule: Callable[[str, Any], Rule]) -> Any:
-    """The value with the keys and the form of its default, each single value in it as `rule(key, default)` has it."""
+    """Check that a value has the form of its default, and that each single value in it obeys `rule(key, default)`."""
     if isinstance(default, Mapping):
         if not isinstance(value, Mapping):
             raise refusal(key, value, f"a group of keys ({', '.join(default)})" if default else "a group of keys")
@@ -188,7 +188,7 @@ def _checked(key: str, value: Any, default: Any, reference: Mapping, rule: Calla
 
 
 def unknown_key(key: str, value: Any, reference: Mapping) -> ConfigurationError:
-    """The error for a key that is not there: it tells the keys that are, and the nearest of all."""
+    """The error for an unknown key; it lists the keys of that section and suggests the most similar key of all."""
     while isinstance(value, Mapping) and len(value) == 1:
         ((name, value),) = value.items()
         key = _join(key, name)
@@ -213,7 +213,7 @@ def did_you_mean(word: str | None) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that was probably meant."""
+    """The word of this list that the user probably meant; None if no word is similar."""
     return next(iter(difflib.get_close_matches(word, list(words), n=1)), None)
 
 
@@ -222,7 +222,7 @@ def _join(place: str, name: str) -> str:
 
 
 def _nearest_key(key: str, reference: Mapping) -> str | None:
-    """The key whose last name is most like that of `key`, wherever it stands."""
+    """The key, in any section, whose last part is most similar to the last part of `key`."""
     by_name = {known.rpartition(".")[2]: known for known in reversed(list(_keys(reference)))}
     return by_name.get(nearest(key.rpartition(".")[2], by_name))
 
@@ -235,7 +235,7 @@ def _keys(section: Mapping, place: str = "") -> Iterator[str]:
 
 
 def _check_together(config: Mapping) -> None:
-    """ConfigurationError for values that are fine one by one and cannot work together."""
+    """Raise ConfigurationError for values that are allowed one by one but cannot be combined."""
     training, model = config["training"], config["model"]
     if config["seed"] + config["trials"] > 2**31:
         raise ConfigurationError(
@@ -255,11 +255,11 @@ def _check_together(config: Mapping) -> None:
 
 
 def definition(config: Mapping) -> dict:
-    """The part of a configuration that a trial's outcome depends on, beside the trial's number.
+    """The part of a configuration that, together with a trial's number, decides the trial's outcome.
 
-    Left out: trials, seed, backend, device, instructions, threads, results_dir, checkpoint_minutes, and what has done
-    its work: model.parameters once model.units is known, and task.path once task.name and task.contents say which data
-    these are. Raises ValueError where model.units is not known.
+    Left out: trials, seed, backend, device, instructions, threads, results_dir and checkpoint_minutes;
+    model.parameters, because it only sets model.units; and task.path if task.name and task.contents identify the data.
+    Raises ValueError if model.units is not known.
     """
     if not isinstance(config["model"]["units"], int):
         raise ValueError("model.units must be known before a run has an identity")
@@ -281,7 +281,7 @@ def identity(config: Mapping) -> str:
 
 
 def task_folder(config: Mapping) -> str:
-    """A short name for the task: that of the problem, or of the data set where the problem serves many."""
+    """A short name for the task: the name of its problem, or of its data set if the problem has several."""
     task = config["task"]
     if task.get("path") and not task.get("name"):
         return _folder_name(re.sub(r"(_TRAIN)?\.ts$", "", PurePath(task["path"]).name))
@@ -289,18 +289,18 @@ def task_folder(config: Mapping) -> str:
 
 
 def model_folder(config: Mapping) -> str:
-    """A short name for the model: that of its cell."""
+    """A short name for the model: the name of its cell."""
     return _folder_name(_last_name(config["model"]["cell"]))
 
 
 def _last_name(name: str) -> str:
-    """The class of MODULE.CLASS; any other name as it is."""
+    """CLASS, if the name is MODULE.CLASS; any other name unchanged."""
     parts = name.split(".")
     return parts[-1] if all(part.isidentifier() for part in parts) else name
 
 
 def _canonical(value: Any) -> Any:
-    """Equal numbers made alike: 1.0 becomes 1, -0.0 becomes 0."""
+    """The value with equal numbers written alike: 1.0 becomes 1, -0.0 becomes 0."""
     if isinstance(value, Mapping):
         return {str(name): _canonical(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -309,7 +309,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _folder_name(name: str) -> str:
-    """In snake case and safe as a folder's name: JapaneseVowels becomes japanese_vowels, ../x becomes x.
+    """The name in snake case and safe as a folder's name: JapaneseVowels becomes japanese_vowels, ../x becomes x.
 
     Letters, marks and digits of any script stay. 60 bytes at most: files named after the folder get longer names.
     """

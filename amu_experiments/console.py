@@ -1,4 +1,4 @@
-"""Lines for people: messages, and the progress of a stack, as a bar on a terminal and as lines anywhere else."""
+"""Messages to the user, and the progress of a stack: a bar on a terminal, lines of text elsewhere."""
 
 import errno
 import os
@@ -8,13 +8,13 @@ import time
 SECONDS_BETWEEN_LINES = 30
 
 unheard: list[OSError] = []
-"""The error of standard output, once it cannot be written to. A closed pipe is no error: its reader has ended."""
+"""The error, if standard output cannot be written to. A closed pipe is not an error: its reader has ended."""
 
 
 def say(text: str, end: str = "\n") -> None:
     """Print a line on standard output. If that fails, as on a full disk, the command continues without output.
 
-    Characters outside its encoding are printed as escapes.
+    Characters that the encoding of standard output lacks are printed as escapes.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -32,8 +32,8 @@ class Progress:
     Args:
         title: names the run.
         trials: number of trials.
-        sequences: most sequences of a trial.
-        done: sequences of a trial before a resumed stack's checkpoint, or 0.
+        sequences: maximum number of sequences of a trial.
+        done: sequences of a trial before the checkpoint from which the stack resumes; 0 without a checkpoint.
         criterion: the criterion that ends a trial, or None.
     """
 

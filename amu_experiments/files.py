@@ -1,4 +1,4 @@
-"""Single files: a file appears whole or not at all when it is written, and is checked when it is read."""
+"""Writes and reads single files: a written file appears whole or not at all, and a file is checked when it is read."""
 
 import errno
 import fcntl
@@ -72,7 +72,8 @@ def _sync(folder: Path) -> None:
 def remove_partial(folders: Iterable[Path]) -> None:
     """Remove the partial files that killed processes left in these folders.
 
-    A partial file is in use while the process with its number runs here, or any process holds its lock.
+    A partial file has a process's number in its name. It is in use while that process runs on this machine, or while
+    any process holds the file's lock.
     """
     for folder in folders:
         for path in folder.glob(".*.part"):
@@ -89,7 +90,7 @@ def _running(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # the process belongs to another user
         return True
     return True
 
@@ -125,7 +126,7 @@ def read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError:
-        raise UnusableError(path, "is no text") from None
+        raise UnusableError(path, "is not a text file") from None
 
 
 def read_table(
@@ -141,7 +142,7 @@ def read_table(
         path: the file.
         required: columns that it must have.
         texts: columns that must have text in every row.
-        owner: the path that an error names; None: that of the file.
+        owner: the path that an error names; None: `path`.
         numbers: whether every other column must contain only numbers.
     """
     data, name = read_bytes(path, owner), "" if owner is None else f"{path.name} "
@@ -163,5 +164,5 @@ def read_table(
     others = table.columns.drop(list(texts), errors="ignore") if numbers and len(table) else []
     words = [each for each in others if not is_numeric_dtype(table[each]) or is_bool_dtype(table[each])]
     if words:
-        raise UnusableError(owner, f"{name}has no numbers in {', '.join(words)}")
+        raise UnusableError(owner, f"{name}has values that are not numbers in {', '.join(words)}")
     return table

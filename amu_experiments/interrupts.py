@@ -11,7 +11,7 @@ from amu_experiments.options import format_error
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SECONDS_TO_END = 0.5
-"""Time between a signal's KeyboardInterrupt and the next one: an import may lose the first."""
+"""After a signal, KeyboardInterrupt is raised at this interval: an import may lose the first one."""
 
 SECONDS_TO_STOP = 1.2
 """Grace period after a signal; a step of training that needs longer is abandoned."""
@@ -89,7 +89,7 @@ def postponed_signals() -> Iterator[list[int]]:
 
 
 def _handled() -> dict:
-    """The signals and their handlers, without ignored signals: nohup and a shell's & have signals ignored."""
+    """The signals and their handlers, except ignored signals: nohup and a shell's & make a process ignore some."""
     handlers = {each: signal.getsignal(each) for each in SIGNALS}
     return {each: handler for each, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 

@@ -1,4 +1,4 @@
-"""Learning from a stretch of sequences: loss, gradient, clipping and optimiser, separately for each trial.
+"""Learning from consecutive sequences of a stream: loss, gradient, clipping and optimiser, separately for each trial.
 
 `learn` has two implementations of the same computation: the compiled drivers of scans/, and plain torch. Torch works
 for every cell on every device; tests compare the compiled driver with it.
@@ -68,8 +68,9 @@ class Learned:
 def learn(network: Network, optimizer: Optimizer, task: Task, sequences: Sequences, batch_size: int) -> Learned:
     """Update every trial on consecutive batches of its sequences (R, n, ...); n is a multiple of batch_size.
 
-    How a stream is cut into calls changes no number. In torch, rounding depends on the number of trials computed
-    together. So learning in torch stops at the update in which a trial diverges, and the caller takes that trial out.
+    The numbers do not depend on how many sequences one call learns from. In torch, rounding depends on the number of
+    trials computed together. So learning in torch stops at the update in which a trial diverges, and the caller takes
+    that trial out.
     """
     R, n = sequences.lengths.shape
     learned = Learned(

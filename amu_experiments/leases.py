@@ -81,7 +81,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _repair(folder: Path, config: dict) -> list[str]:
-    """Rename damaged files and stacks, and write config.yaml if it is missing; a line about each that was renamed.
+    """Rename damaged files and stacks, and write config.yaml if it is missing; returns a line about each renamed one.
 
     Raises OSError if a file cannot be read, for example without permission: it may be undamaged.
     """
@@ -121,7 +121,7 @@ def _clean(folder: Path) -> list[Path]:
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    """Delete files; one that cannot be deleted does no harm."""
+    """Delete files; a file that cannot be deleted does no harm."""
     for path in paths:
         with suppress(OSError):
             path.unlink()

@@ -14,8 +14,8 @@ from amu_experiments.options import added_options, options_of
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
 STEPS_AT_ONCE = 2**23
-"""Most time steps of one call of the compiled scans in prediction, for all trials together: some tenths of a second,
-during which signals wait."""
+"""Maximum number of time steps in one call of the compiled scans in prediction, for all trials together. A call then
+takes some tenths of a second, during which signals wait."""
 
 _NOT_CELL_OPTIONS = ("cell", "units", "parameters")
 _OF_A_LAYER = ("trials", "batch_first", "backend")
@@ -27,7 +27,8 @@ class Network(nn.Module):
     One row of `flat` is a trial: the cell's parameters in the order of its `shapes`, the readout's weight (O, A), and
     its bias (O,) unless the cell has no readout bias. A trial leaves the stack when its row is dropped.
 
-    batch_size: of the training; it decides which compiled scans predict, so that all numbers of a run have one source.
+    batch_size: the batch size of training. It decides which compiled scans predict, so training and prediction use the
+        same scans.
     """
 
     def __init__(self, cell: Cell, output_size: int, device: str = "cpu", batch_size: int = 1):
@@ -77,7 +78,7 @@ class Network(nn.Module):
             index = (lengths_RB - 1)[:, None, :, None].expand(-1, -1, -1, y_RTBA.shape[-1])
             y_RTBA = y_RTBA.gather(1, index)
         weight = self.readout_weight.transpose(1, 2)
-        # Step by step: the size of one product for all T, of which some are padding, would decide its roundings.
+        # Step by step: one product over all T would include padding, and its size would affect the rounding.
         steps = [y_RBA.clone(memory_format=torch.contiguous_format) for y_RBA in y_RTBA.unbind(1)]
         net = torch.stack([torch.bmm(y_RBA, weight) for y_RBA in steps], 2)
         return net if self.readout_bias is None else net + self.readout_bias[:, None, None]
@@ -137,7 +138,7 @@ def squashed(net: np.ndarray, squash: str) -> np.ndarray:
 
 
 def cell_options(model: dict) -> dict:
-    """The part of a model's configuration that its cell takes as options, with those that it leaves out."""
+    """The options of a model's cell: those in its configuration, and others with their values of older runs."""
     return added_options(options_of(cell_class(model["cell"]), "__init__", "shapes")) | _given(model)
 
 
@@ -175,7 +176,7 @@ def resolved(model: dict, task: Task) -> dict:
 
 
 def _options(kind: type[Cell]) -> list[str] | None:
-    """The options of this cell, from the arguments that it takes; None if it takes any option."""
+    """The names of the options of this cell, from the arguments of its methods; None if any name is allowed."""
     functions = (kind.__init__, kind.shapes, Cell.__init__)
     arguments = [argument for function in functions for argument in inspect.signature(function).parameters.values()]
     if any(argument.kind == argument.VAR_KEYWORD for argument in inspect.signature(kind.shapes).parameters.values()):
@@ -187,7 +188,8 @@ def _options(kind: type[Cell]) -> list[str] | None:
 def match_units(model: dict, task: Task) -> int:
     """The number of units: as configured, or the number whose parameter count is nearest to `parameters`.
 
-    If two are equally near, the smaller one. Raises ValueError if the cell does not allow its options or units.
+    If two numbers are equally near, the smaller one is used. Raises ValueError if the cell does not allow its options
+    or units.
     """
     cell = _smallest(model, task)
     step, units, wanted = cell.hidden_size, model.get("units"), model.get("parameters")
@@ -204,7 +206,7 @@ def match_units(model: dict, task: Task) -> int:
 
 
 def _smallest(model: dict, task: Task) -> Cell:
-    """The cell with the fewest units that it allows: it counts the parameters of a larger cell without creating it."""
+    """The cell with the fewest allowed units. With it, the parameters of larger cells are counted, not created."""
     kind, options = cell_class(model["cell"]), cell_options(model)
     return kind(task.input_size, kind.unit_step(**options), trials=1, backend="torch", **options)
 

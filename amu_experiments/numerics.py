@@ -34,7 +34,7 @@ _LIBRARIES = {
 """Environment variables that fix the instructions of torch's libraries on x86; each is read once."""
 
 _fixed: str | None = None
-"""The choice of this process, once made."""
+"""The choice of this process; None before `fix` is called."""
 
 
 def fix(instructions: str) -> None:
@@ -81,7 +81,7 @@ def used(backend: str) -> dict:
 
 
 def choice_of(instructions: str) -> str:
-    """The choice, "portable" or "native", that gives instructions which `used` names so."""
+    """The choice, "portable" or "native", that leads to these instructions; they are named as in `used`."""
     torch_portable = f"AVX2, products {_LIBRARIES['MKL_CBWR']}"
     return "portable" if instructions in (*PORTABLE.values(), torch_portable) else "native"
 

@@ -1,13 +1,14 @@
 """Rules for the values of options: the annotation of an argument is the rule of its option.
 
-A cell's options are the arguments of its `__init__` and `shapes`, a task's those of its `__init__`:
+The options of a cell are the arguments of its `__init__` and `shapes`. The options of a task are the arguments of its
+`__init__`:
 
     def __init__(self, trials, *, T: Annotated[int, whole(2, 1000)], loss: Literal["squared_error", "cross_entropy"]):
 
 An annotation is Annotated[type, rule], Literal[texts], or bool, int, float, str alone; any of these `| None`; or a
-Mapping or Sequence of these, in which every value must follow the rule. `Added` marks an option that came later. An
-argument with another annotation, or none, takes any value of the type of its default in the yaml file. Importing this
-module imports neither numpy nor torch.
+Mapping or Sequence of these, in which every value must follow the rule. `Added` marks an option that was added later.
+An argument with another annotation, or none, takes any value of the type of its default in the yaml file. Importing
+this module imports neither numpy nor torch.
 """
 
 import functools
@@ -89,9 +90,9 @@ BY_TYPE = {bool: Rule(bool, "true or false"), int: Rule(int, "a whole number"), 
 
 @dataclass(frozen=True)
 class Added:
-    """In an annotation: the option came later, and before it everything was as with the value `before`.
+    """Marks, in an annotation, an option that was added later; older runs behave as with the value `before`.
 
-    A configuration leaves the option out at this value, so that runs from before are the same runs.
+    A configuration leaves the option out if it has this value, so older runs keep their identity.
     """
 
     before: Any
@@ -112,19 +113,19 @@ def options_of(kind: type, *methods: str) -> dict[str, Any]:
             try:
                 hints = get_type_hints(getattr(function, "__func__", function), include_extras=True)
             except (NameError, TypeError):
-                continue  # no function, or names that only a type checker knows: there is no rule
+                continue  # not a function, or its annotations name types that only a type checker imports: no rule
             found |= {name: hint for name, hint in hints.items() if name != "return"}
     return found
 
 
 def added_options(annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that came later, with the values from before they came."""
+    """The options that were added later, with their values `before`."""
     marks = {name: getattr(annotation, "__metadata__", ()) for name, annotation in annotations.items()}
     return {name: mark.before for name, all_ in marks.items() for mark in all_ if isinstance(mark, Added)}
 
 
 def without_added(options: Mapping[str, Any], annotations: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without those that came later and have the value from before."""
+    """The options, without those that were added later and have their value `before`."""
     before = added_options(annotations)
     return {name: value for name, value in options.items() if name not in before or value != before[name]}
 
@@ -152,7 +153,7 @@ def check_option(key: str, value: Any, annotation: Any) -> Any:
 
 
 def check_arguments(kind: type, methods: Iterable[str], arguments: Mapping[str, Any]) -> None:
-    """ConfigurationError for an argument of a call that breaks its rule; plain types are not checked."""
+    """Raise ConfigurationError for an argument of a call that breaks its rule; plain types are not checked."""
     annotations = options_of(kind, *methods)
     for name, value in arguments.items():
         if name in annotations and annotations[name] not in BY_TYPE:

@@ -1,8 +1,8 @@
 """From the overrides of a command line to checked configurations.
 
-Hydra composes the files in conf/. Each of its errors becomes one line, and so does each mistake that it would let
-pass. Unknown keys, wrong types, and wrong values of the keys that every run has are found before numpy or torch is
-imported.
+Hydra composes the files in conf/. Each of its errors becomes one line. Mistakes that Hydra would accept are errors
+here, in one line, too. Unknown keys, wrong types, and wrong values of the keys that every run has are found before
+numpy or torch is imported.
 """
 
 import codecs
@@ -32,16 +32,16 @@ LAUNCHER = ("hydra/launcher", "hydra.launcher.")
 """The keys of Hydra that a user can set: how the jobs of a sweep are started."""
 
 TEXTS = ("results_dir", "task.path", "task.name")
-"""Keys whose values are texts, with any characters in them."""
+"""Keys whose values are strings with any characters."""
 
 GRAMMAR = re.compile(r"[\w/\-\\+.$%*@?|:\s]*", re.ASCII)
 """Values that Hydra reads without quotes."""
 
 LONGEST = 20_000
-"""Most characters of an override; Hydra's parser takes a second for so many."""
+"""Maximum number of characters in an override; Hydra's parser takes a second for so many."""
 
 MOST_JOBS = 100_000
-"""Most runs of a sweep."""
+"""Maximum number of runs in a sweep."""
 
 HEADED = "the first line of a task's file is # @package _global_, and its keys stand under task:"
 
@@ -60,7 +60,7 @@ def load_all(
     show: the command only shows the configuration. The rules in the classes of cell and task, which need torch, are
         then skipped, unless an override sets one of their options.
 
-    Raises ConfigurationError for the first mistake in any of them.
+    Raises ConfigurationError for the first mistake in any configuration.
     """
     composer = Composer(config_dir)
     with composer.ready():
@@ -88,7 +88,7 @@ def load_all(
 
 
 def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
-    """Configurations whose classes have checked the options of cells and tasks.
+    """Let the classes of cells and tasks check their options; returns the configurations.
 
     loaded: each configuration with its reference. Tasks are checked first, because they are fast to import. Raises
         ConfigurationError for the first wrong option.
@@ -102,7 +102,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
     for config, reference in loaded:
         kind = _named("task.problem", task_class, config["task"]["problem"])
         config = check_options(config, reference, "task", options_of(kind, "__init__"))
-        # A task with criteria in its code, not in its yaml, must check the name itself.
+        # A task with criteria in its code, not in its yaml, must check the name of the criterion itself.
         if "criteria" in config["task"]:
             check_stop(config, kind.criteria_of(config["task"]))
         half_checked.append((config, reference))
@@ -132,7 +132,7 @@ def _alternatives(override: Override) -> float:
 
 
 def forced(overrides: Sequence[str]) -> list[str]:
-    """Checked overrides in a form with which Hydra also sets new keys of an open group."""
+    """Checked overrides, changed so that Hydra also sets new keys in a group that allows any keys."""
     keys = [line.partition("=")[0].lstrip("+~") for line in overrides]
     own = [key not in GROUPS and not key.startswith(("hydra.", "hydra/")) for key in keys]
     return [f"++{line}" if force else line for line, force in zip(_quoted(overrides), own, strict=True)]
@@ -148,7 +148,7 @@ class Composer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """A context in which Hydra can compose; in a job of Hydra it already can."""
+        """A context in which Hydra can compose. A job of Hydra is such a context already."""
         if GlobalHydra.instance().is_initialized():
             yield
         else:
@@ -215,7 +215,7 @@ class Composer:
         return reference
 
     def _compose(self, *overrides: str) -> tuple[DictConfig, dict]:
-        """The configuration that Hydra composes, open to any key, and the file that it chose in each group."""
+        """The configuration that Hydra composes, to which any key can be added, and the file chosen in each group."""
         if overrides not in self._composed:
             try:
                 composed = compose("config", [*self._search, *overrides], return_hydra_config=True)
@@ -270,10 +270,10 @@ def _parse(lines: Sequence[str]) -> list[Override]:
         if not key:
             raise ConfigurationError(f"{format_value(line)}: not understood; {_how_to_write(line)}")
         if key == "hydra.mode":
-            raise ConfigurationError(f"{line}: a sweep is asked for with -m")
+            raise ConfigurationError(f"{line}: a sweep needs the flag -m")
         if override.is_hydra_override() and (not key.startswith(LAUNCHER) or key.startswith("hydra.launcher._")):
             raise ConfigurationError(
-                f"{line}: of Hydra's keys only {' and '.join(LAUNCHER)}* can be set; results are kept in results_dir, "
+                f"{line}: of Hydra's keys only {' and '.join(LAUNCHER)}* can be set; results go to results_dir, "
                 "and --config-dir adds files of your own"
             )
         if override.is_delete():
@@ -291,7 +291,7 @@ def _parse(lines: Sequence[str]) -> list[Override]:
 
 
 def _leaves(key: str, value: object) -> list[str]:
-    """The keys that an override sets: its own, or those in its braces."""
+    """The keys that an override sets: its own key, or the keys in its braces."""
     if not (isinstance(value, dict) and value):
         return [key]
     return [leaf for name, inner in value.items() for leaf in _leaves(f"{key}.{name}", inner)]
@@ -366,7 +366,7 @@ def _resolved(config: DictConfig) -> dict:
 
 
 def _check_intent(overrides: Sequence[Override], config: dict) -> None:
-    """ConfigurationError for overrides that would work but are surely a mistake."""
+    """Raise ConfigurationError for overrides that Hydra accepts but that are surely a mistake."""
     for override in overrides:
         if override.value() == {}:
             line = override.input_line

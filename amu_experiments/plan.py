@@ -16,18 +16,19 @@ from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Task
 
 BYTES = 4
-"""Of a number in single precision."""
+"""Size of a number in single precision."""
 
 COPIES = 6
-"""Of the parameters in RAM: themselves, the optimiser's two moments, the best, and two while these are made."""
+"""Arrays in RAM of the size of the parameters: the parameters, the optimiser's two moments, the best parameters, and
+two temporary arrays while the others are created."""
 
 
 @dataclass(frozen=True)
 class Run:
     """Trials of a configuration that can be trained here.
 
-    config: complete, with the number of units and, for data given by path, their digest; options that came later are
-        left out at the value from before (`options.Added`).
+    config: complete, with the number of units and, for data given by path, their digest. An option that was added
+        later is left out if it has the value of older runs (`options.Added`).
     folder: contains the results of all trials of this configuration.
     trials: their numbers, ascending.
     """
@@ -73,7 +74,7 @@ def _resolved(config: dict) -> dict:
 
 
 def _check_device(device: str, backend: str) -> None:
-    """ValueError if the device is not available, or the backend does not run on it."""
+    """Raise ValueError if the device is not available, or the backend does not run on it."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -84,7 +85,7 @@ def _check_device(device: str, backend: str) -> None:
 
 
 def _results_folder(config: dict) -> Path:
-    """The folder of results, ~ expanded; ValueError if it cannot be made, or cannot be written to and lacks trials."""
+    """The folder of results, ~ expanded. Raises ValueError if trials are missing and cannot be written there."""
     results_dir = config["results_dir"]
     try:
         folder = Path(results_dir).expanduser()
@@ -113,15 +114,15 @@ def _results_folder(config: dict) -> Path:
 
 
 def _check_ram(config: Mapping, task: Task, parameters: int) -> None:
-    """ValueError, with both figures and the settings that decide them, if the run needs more RAM than is free.
+    """Raise ValueError, with both sizes and the settings that decide them, if a run needs more RAM than is free.
 
     config: complete, with the number of units; parameters: of one trial. This is a lower bound: a run that passes may
     still be too large, but a run that is refused is too large for certain.
     """
     trials, units = config["trials"], config["model"]["units"]
     networks = trials * parameters * COPIES * BYTES
-    # Most sequences of a trial are in RAM at the test, or in training with large batches. Those of a split are drawn
-    # trial by trial and then copied into one array of all trials; so is a batch.
+    # A trial has most sequences in RAM at the test, or in training with large batches. The sequences of a split, or of
+    # a batch, are drawn trial by trial and then copied into one array of all trials.
     sequences = task.training_size + task.validation_size + 2 * max(task.test_size, config["training"]["batch_size"])
     steps, width = task.steps or 1, task.input_size + (task.output_size if task.answer == "every" else 0)
     data = trials * (sequences * steps * width + task.window) * BYTES

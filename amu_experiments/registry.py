@@ -40,19 +40,19 @@ def find_class(package: str, name: str, base: type) -> type:
         return _class_of(name, module, attribute, base)
     choices = [m for m in modules if len(_subclasses(importlib.import_module(f"{package}.{m}"), base)) == 1]
     raise ValueError(
-        f"{name!r} is no {base.__name__.lower()}; choose one of {', '.join([*choices, *added])}, "
+        f"{name!r} is not a {base.__name__.lower()}; choose one of {', '.join([*choices, *added])}, "
         "or write MODULE.CLASS for one of your own"
     )
 
 
 def _class_of(name: str, module: str, attribute: str, base: type) -> type:
-    """The class `attribute` of `module`; ValueError, which begins with `name`, if it is no subclass of `base`."""
+    """The class `attribute` of `module`; ValueError, which begins with `name`, if it is not a subclass of `base`."""
     imported = _import(name, module)
     kind = getattr(imported, attribute, None)
     if isinstance(kind, type) and issubclass(kind, base) and kind is not base:
         return kind
     if kind is not None:
-        raise ValueError(f"{name}: {attribute} is no subclass of {base.__module__}.{base.__name__}")
+        raise ValueError(f"{name}: {attribute} is not a subclass of {base.__module__}.{base.__name__}")
     found = ", ".join(own.__name__ for own in _subclasses(imported, base))
     raise ValueError(f"{name}: module {module} has no class {attribute}; it defines {found or 'no ' + base.__name__}")
 

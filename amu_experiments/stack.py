@@ -18,7 +18,7 @@ from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
 
 BYTES_AT_ONCE = 64 * 2**20
-"""Most bytes of training inputs in a stretch, for all trials together."""
+"""Maximum size in bytes of the training inputs of one call of `learn`, for all trials together."""
 
 
 @dataclass
@@ -46,17 +46,18 @@ class TrialState:
     norms: np.ndarray
 
     def take(self, index: np.ndarray) -> "TrialState":
-        """Copies of the rows at these places."""
+        """Copies of the rows at these positions."""
         return TrialState(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
 
 
 @dataclass
 class Records:
-    """Rows of the final tables, in pieces that are joined at the end: small enough for a million evaluations.
+    """Rows of the final tables, in pieces that are joined at the end. They are small enough for a million evaluations.
 
     history: pieces (rows, 5 + M) of float64: trial, sequences, seconds, training loss, gradient norm, metrics.
     results: pieces (rows, columns of trials.csv) of float64, nan for a missing value; status is an index in STATUSES.
-    weights: pieces (rows, P) of float32: the tested parameters of the trials in `results`; the last if diverged.
+    weights: pieces (rows, P) of float32: the tested parameters of the trials in `results`; the last parameters of a
+        diverged trial.
     """
 
     history: list[np.ndarray] = field(default_factory=list)
@@ -124,8 +125,8 @@ class Stack:
     def learn(self, most: int) -> int:
         """Learn from the next sequences of each trial's stream, and return their number.
 
-        This is at most `most`, at least one batch, and never goes past the next evaluation. `most` changes no result:
-        how learning is cut into stretches does not matter.
+        The number is at most `most`, at least one batch, and never goes past the next evaluation. Results do not depend
+        on `most`: cutting the stream into other stretches changes no number.
         """
         began, state = time.monotonic(), self.state
         fitting = BYTES_AT_ONCE // (self.validation.inputs[0, 0].nbytes * len(state.trial))
@@ -180,7 +181,7 @@ class Stack:
         net = self.network.predict(sequences, self.task.answer == "every")
         measured = []
         for r in range(len(net)):
-            # Without padding up to the longest sequence of another trial: the size of a sum decides its roundings.
+            # Remove padding to the longest sequence of another trial: the size of a sum affects its rounding.
             one = sequences.take(np.s_[r : r + 1]).trimmed()
             outputs = net[r : r + 1, :, : one.targets.shape[2]]
             losses, _ = loss_and_error(*map(torch.from_numpy, (outputs, one.targets, one.lengths)), self.task)
@@ -265,7 +266,7 @@ class Stack:
         return table.sort_values("trial", ignore_index=True)
 
     def weights_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """The trials (R,) and their flat parameters (R, P): the tested ones, or the last if diverged."""
+        """The trials (R,) and their flat parameters (R, P): the tested ones, or the last of a diverged trial."""
         recorded = self._recorded()
         trials = recorded["results"][:, 0].astype(int)
         order = trials.argsort()
@@ -287,8 +288,8 @@ class Stack:
         """Set this stack, which must be new, to a checkpoint of the same run.
 
         Returns the checkpoint's "backend", and its "version" and "instructions" as in numerics.used; these two are None
-        in an older checkpoint, which does not name them. Raises ValueError for any other data, and leaves the stack
-        unchanged. Never runs code in them.
+        in an older checkpoint, which does not name them. Raises ValueError for any other data, and then leaves the
+        stack unchanged. Code in the data is never run.
         """
         try:
             checkpoint = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
@@ -311,8 +312,8 @@ class Stack:
     def _converted(self, checkpoint):
         """An older checkpoint in the layout of `dump`.
 
-        The first layout has results in dictionaries, and is from before TrialState. The second
-        does not name its numerics.
+        The first layout has results in dictionaries; it is older than the class TrialState. The
+        second does not name its numerics.
         """
         if not isinstance(checkpoint, dict):
             return checkpoint
@@ -335,7 +336,7 @@ class Stack:
             raise ValueError("not a checkpoint of this version") from error
 
     def _checked(self, checkpoint) -> dict[str, np.ndarray]:
-        """Copies of the arrays in a checkpoint; ValueError names an entry that cannot be of this run."""
+        """Copies of the arrays in a checkpoint; ValueError names an entry that cannot belong to this run."""
         ours = vars(self.state) | self._recorded()
         scalars = ("sequences", "seconds", "backend", "version", "instructions")
         if not isinstance(checkpoint, dict) or checkpoint.keys() != {*ours, *scalars}:

@@ -1,8 +1,8 @@
 """The files of one stack's folder, trials-<first>-<last>/: results, weights, checkpoint and provenance.
 
 A stack is finished if it has trials.csv, which is written last. Its sums.json has the checksums of the other files; a
-stack without it was written before checksums existed, and is only checked for values that make sense. A checkpoint has
-its checksum in its first line.
+stack without it was written before checksums existed, and is only checked for values that make sense. The first line
+of a checkpoint is its checksum.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ COLUMNS = {
 """The tables of a finished stack, and the columns that each must have."""
 
 STATUSES = ("finished", "solved", "diverged")
-"""How a trial can end. Records of training have the index in this tuple."""
+"""How a trial can end. Records of training store the index in this tuple."""
 
 LARGEST = 2**53
 """Whole numbers up to here are exact in a table of floating-point numbers."""
@@ -109,7 +109,7 @@ def are_times(met: pd.Series, sequences: pd.Series) -> bool:
 
 
 def _check_sums(stack: Path) -> None:
-    """UnusableError if a file does not match its checksum, or belongs to another configuration."""
+    """Raise UnusableError if a file does not match its checksum, or belongs to another configuration."""
     try:
         sums = json.loads(read_bytes(stack / "sums.json"))
     except (ValueError, RecursionError):
@@ -129,7 +129,7 @@ def _check_sums(stack: Path) -> None:
 
 
 def _check_trials(trials: pd.DataFrame, stack: Path) -> None:
-    """UnusableError for values that training never writes."""
+    """Raise UnusableError for values that training never writes."""
     if not trials["status"].isin(STATUSES).all():
         raise UnusableError(stack, f"trials.csv has a status other than {', '.join(STATUSES)}")
     for name in ("sequences", "parameters"):
@@ -142,7 +142,7 @@ def _check_trials(trials: pd.DataFrame, stack: Path) -> None:
 
 
 def _check_history(history: pd.DataFrame, trials: range, stack: Path) -> None:
-    """UnusableError for values that training never writes."""
+    """Raise UnusableError for values that training never writes."""
     if not history["trial"].isin(trials).all():
         raise UnusableError(stack, "history.csv has other trials than the folder is named after")
     if not _whole(history["sequences"]).all():
@@ -154,9 +154,9 @@ def _check_history(history: pd.DataFrame, trials: range, stack: Path) -> None:
 
 
 def _check_times(trials: pd.DataFrame, stack: Path) -> None:
-    """UnusableError for a time at which no trial can have met a criterion.
+    """Raise UnusableError for a time at which no trial can have met a criterion.
 
-    Only for a stack without checksums: elsewhere a column with such a name may be a metric of a user's task.
+    Only for a stack without checksums: in other stacks, a column with such a name may be a metric of a user's task.
     """
     for name in trials:
         if name.endswith("_sequences") and not are_times(trials[name], trials["sequences"]):
@@ -176,7 +176,7 @@ def write_checkpoint(stack: Path, data: bytes) -> None:
 
 
 def read_checkpoint(stack: Path) -> bytes:
-    """The data that were given to `write_checkpoint`; ValueError if they do not match their checksum.
+    """The data that `write_checkpoint` wrote; ValueError if they do not match their checksum.
 
     An old checkpoint has no checksum, or one without the identity of its configuration.
     """

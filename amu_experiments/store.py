@@ -32,18 +32,19 @@ from amu_experiments.stack_files import (
 _IDENTITY = re.compile(r"[0-9a-f]{12}")
 
 _MOST_LEVELS = 20
-"""Most levels of a configuration."""
+"""Maximum number of nested levels in a configuration."""
 
 _MOST_ALIASES = 20
-"""Most aliases in a YAML file. We write none; many of them, nested, make a small file a huge configuration."""
+"""Maximum number of aliases in a yaml file. We write none; nested aliases can turn a small file into a huge
+configuration."""
 
 
 @dataclass(frozen=True)
 class Result:
     """All finished trials of one configuration.
 
-    trials: a row per trial; history: a row per trial and evaluation; both sorted by trial. stacks: the folders that
-    they were read from.
+    trials: a row per trial; history: a row per trial and evaluation; both sorted by trial. stacks: the folders of
+    the stacks that were read.
     """
 
     task: str
@@ -65,7 +66,7 @@ def folder_of(config: dict) -> Path:
 
 
 def finished_trials(folder: Path) -> set[int]:
-    """The trials that need no training; a damaged stack counts for nothing."""
+    """The trials that need no training; damaged stacks are ignored."""
     return {trial for stack in finished_stacks(folder, left_out=[]) for trial in trials_of(stack)}
 
 
@@ -112,7 +113,7 @@ def stacks_in(folder: Path, with_file: str = "") -> list[Path]:
 
 def not_folders(folder: Path) -> list[UnusableError]:
     """An error for each file that has the name of a stack's folder."""
-    return [UnusableError(path, "is no folder") for path in _named_as_stacks(folder) if not path.is_dir()]
+    return [UnusableError(path, "is not a folder") for path in _named_as_stacks(folder) if not path.is_dir()]
 
 
 def _named_as_stacks(folder: Path, start: str = "") -> list[Path]:
@@ -190,7 +191,7 @@ def common_columns(tables: Sequence[list[str]]) -> list[str]:
 
 
 def select_columns(table: pd.DataFrame, columns: list[str], path: Path, name: str, left_out: list) -> pd.DataFrame:
-    """A table with only these columns, in its own order; `left_out` takes an error that names the others.
+    """A table with only these columns, in the table's own order; `left_out` takes an error that names the others.
 
     Raises UnusableError if a column is missing.
     """
@@ -258,12 +259,12 @@ def _configurations(results_dir: str | os.PathLike, left_out: list | None) -> li
     """The folders of configurations, sorted; `left_out` takes an error for each file in place of a folder."""
     found = [Path(results_dir)] if os.path.lexists(results_dir) else []
     if found and not os.path.isdir(results_dir) and left_out is not None:
-        left_out.append(UnusableError(found[0], "is no folder"))
+        left_out.append(UnusableError(found[0], "is not a folder"))
     for _ in ("task", "model", "identity"):
         found = [inner for folder in found if os.path.isdir(folder) for inner in _paths_in(folder, left_out)]
     if left_out is not None:
         strange = [path for path in found if _IDENTITY.fullmatch(path.name) and not os.path.isdir(path)]
-        left_out += [UnusableError(path, "is no folder") for path in strange]
+        left_out += [UnusableError(path, "is not a folder") for path in strange]
     return [path for path in found if os.path.isdir(path)]
 
 
@@ -312,10 +313,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_values(config: Mapping, path: Path) -> None:
-    """UnusableError if tables and figures cannot be made with this configuration."""
+    """Raise UnusableError if tables and figures cannot be made with this configuration."""
     model, training = config["model"], config["training"]
     if not _is_nested(config):
-        raise UnusableError(path, f"has a key that is no text, or more than {_MOST_LEVELS} levels")
+        raise UnusableError(path, f"has a key that is not text, or more than {_MOST_LEVELS} levels")
     numbers = {"model.units": model["units"]}
     numbers |= {f"training.{name}": training.get(name) for name in ("max_sequences", "evaluate_every")}
     for key, value in numbers.items():
@@ -324,7 +325,7 @@ def _check_values(config: Mapping, path: Path) -> None:
 
 
 def _is_nested(value: object, level: int = 0) -> bool:
-    """Whether all keys are texts, and there are not too many levels."""
+    """Whether all keys are strings, and there are not too many levels."""
     if isinstance(value, Mapping):
         keys = all(isinstance(key, str) for key in value)
         return keys and level < _MOST_LEVELS and all(_is_nested(inner, level + 1) for inner in value.values())

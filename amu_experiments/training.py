@@ -23,10 +23,10 @@ from amu_experiments.plan import Run, prepare
 from amu_experiments.stack import Stack
 
 SECONDS_OF_A_STRETCH = 0.5
-"""Length of a stretch of learning; signals, the clock and the progress bar wait until it ends."""
+"""Duration of one stretch, a call of `Stack.learn`; signals, the clock and the progress bar wait until it ends."""
 
 FIRST_STRETCH = 16
-"""Sequences of each trial in the first stretch: few, since its speed is not known yet."""
+"""Sequences of each trial in the first stretch: few, since the speed of learning is not known yet."""
 
 
 def run(config: dict) -> store.Result:
@@ -49,8 +49,8 @@ def run(config: dict) -> store.Result:
 def train_missing(run: Run) -> store.Result:
     """Train the missing trials of a run, and return all trials of its configuration.
 
-    If several processes request the same trials, one process trains each trial. The others train everything else first,
-    and then wait for it.
+    If several processes request the same trials, one process trains each trial. The others train all other
+    requested trials first, and then wait for that process.
     """
     while True:
         with leases.acquire(run.folder, run.config, run.trials) as lease:
@@ -127,7 +127,7 @@ def resumed(run: Run, path: Path) -> Stack:
 
 
 def _check_numerics(checkpoint: Path, config: dict, backend: str, made: dict) -> None:
-    """ConfigurationError if the checkpoint's backend, instructions or version of the arithmetic round differently."""
+    """Raise ConfigurationError if the checkpoint's backend, instructions or arithmetic version round differently."""
     if made["version"] not in (numerics.VERSION, None):
         raise ConfigurationError(
             f"{checkpoint} was computed with version {made['version']} of the arithmetic, and this is version "

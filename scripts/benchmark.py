@@ -1,4 +1,4 @@
-"""Measures layers and the training step beside torch.nn and JAX, the step's cost by sequence length, and whole runs.
+"""Compares layers and the training step with torch.nn and JAX; measures the step by sequence length, and whole runs.
 
     python scripts/benchmark.py --jax-python PATH    # PATH: any Python with jax and optax, to compare with JAX
     python scripts/benchmark.py --checkout PATH      # PATH: another checkout of this project, to compare with it
@@ -49,7 +49,7 @@ LAYER_UNITS, LAYER_BATCHES, LAYER_STEPS = (8, 32, 64, 128, 256, 512), (1, 8, 32,
 STACKED = 10
 
 LENGTHS = (100, 1000, 10_000)
-LENGTHS_FOR_MEMORY = (10_000, 100_000)  # shorter sequences do not change the size of a process
+LENGTHS_FOR_MEMORY = (10_000, 100_000)  # shorter sequences hardly change the RAM of a process
 
 RUN = ("task=two_sequence", "model=amu", "trials=30", "training.stop=null")
 
@@ -84,7 +84,7 @@ AGAINST_TORCH = {"LSTM": LSTM, "GRU": replace(LSTM, cell="gru"), "RNN": replace(
 
 @dataclass(frozen=True)
 class Row:
-    """Our measurement, the one it is compared with, and their ratio with its meaning."""
+    """Our measurement, the measurement to compare it with, and their ratio with its meaning."""
 
     what: str
     value: float
@@ -170,7 +170,7 @@ def against_checkout(measure, path: str) -> Iterator[Row]:
 
 
 def layers(measure, units: tuple[int, ...], batches: tuple[int, ...]) -> Iterator[Row]:
-    """Forward and backward of a layer beside torch.nn's, and of ten stacked trials beside ten of them in turn."""
+    """Forward and backward of a layer against torch.nn's, and of ten stacked trials against ten layers in turn."""
     single = [(kind, size, batch, None) for kind in LAYERS for size in units for batch in batches]
     for kind, size, batch, trials in [*single, *(("LSTM", size, 32, STACKED) for size in units[:2])]:
         seen = measure(*(layer_burst(kind, size, batch, trials, own) for own in (True, False)))
@@ -185,14 +185,14 @@ def against_torch(measure) -> Iterator[Row]:
 
 
 def over_lengths(measure) -> Iterator[Row]:
-    """Time and memory per time step, divided by those of the shortest sequences."""
+    """Time and RAM per time step, divided by those of the shortest sequences."""
     what, against, meaning = "AMU, truncated gradient, T = {:,}", "T = {:,}", "times as much per step"
     per_step = measure(*(fused(replace(AMU, steps=T)) for T in LENGTHS)) / np.array(LENGTHS)[:, None]
     for T, times in zip(LENGTHS[1:], per_step[1:], strict=True):
         ours, first, ratio = np.median([times, per_step[0], times / per_step[0]], axis=1)
         yield Row(what.format(T), 1e9 * ours, "ns/step", against.format(LENGTHS[0]), 1e9 * first, ratio, meaning)
     if not Path("/proc/self/clear_refs").exists():
-        print("(memory is measured on Linux only)")
+        print("(RAM is measured on Linux only)")
         return
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
         peaks = fresh.map(peak, LENGTHS_FOR_MEMORY)
@@ -215,7 +215,7 @@ def arithmetic_floor(measure) -> Iterator[Row]:
 
 
 def whole_run(sequences: int, turns: int) -> Iterator[Row]:
-    """amu-run with its data, evaluation and history, beside the training step alone on data made in advance."""
+    """amu-run with its data, evaluation and history, against the training step alone on data made in advance."""
     stack = Stack(prepare(load(*RUN)))
     trials = stack.trials
     data = stack.task.train_batch(0, stack.evaluate_every)

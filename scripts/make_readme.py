@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def rewritten(readme: str) -> str:
-    """The README with every marked part written again."""
+    """The README with a new text in every marked part."""
     for part in (claims, experiments, historical, speed):
         begin, end = f"<!-- {part.__name__} -->", f"<!-- end of {part.__name__} -->"
         written = f"{begin}\n{part()}{end}"
@@ -86,7 +86,7 @@ def experiments() -> str:
 
 
 def historical() -> str:
-    """The LSTM of 1997 beside its published means, in words."""
+    """The LSTM of 1997 and its published means, compared in words."""
     table = pd.read_csv(PAPER / "tables" / "lstm97-published.csv")
     run = table[(table["trials"] > 0) & table["but_with"].isna()]
     counts = run["agrees"].value_counts().reindex(["yes", "in range", "no"], fill_value=0)

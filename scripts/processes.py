@@ -1,4 +1,4 @@
-"""Other processes that benchmark.py measures: training steps of others, and whole commands."""
+"""Other processes that benchmark.py measures: training steps of other programs, and whole commands."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class Peer:
-    """A training step in a separate process, which reads settings and answers with times, a line of JSON each."""
+    """A training step in a separate process, which reads settings and answers with times; each is one line of JSON."""
 
     def __init__(self, command: list, **options):
         try:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes results/paper and the results in README.md from nothing: runs, mechanism, speed, report. Needs amu-run in the
+# Makes results/paper and the results in README.md without using old results: runs, mechanism, speed, report. Needs amu-run in the
 # PATH (pip install -e .).
 #
 #   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 2 hours on 2 cores
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: up to 2 hours more
-#   scripts/reproduce_paper.sh --quick   3 trials and small caps, in results/quick: under 10 minutes
+#   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick: under 10 minutes
 #
 # Ctrl-C stops it at any time. The same command continues from there and trains nothing twice. One run starts for each
 # processor (JOBS=1: one run), and each run has one thread. results/runs/logs has the output of the runs.
@@ -54,7 +54,7 @@ main() {
     finish
   fi
 
-  part "The experiments, and the LSTM of 1997 with its settings"
+  part "The experiments, and the LSTM of 1997 with the settings of 1997"
   compare_all "${claimed[@]}"
   # The numbers of trials are those of the source.
   historical 30 embedded_reber
@@ -72,12 +72,12 @@ main() {
   start mechanism python scripts/measure_mechanism.py --results-dir "$runs" --out "$paper/mechanism" "${mechanism[@]}"
   finish
 
-  part "Speed, beside JAX where it is installed"
+  part "Speed, compared with JAX if it is installed"
   if python -c "import jax, optax" 2>/dev/null; then benchmark+=(--jax-python python); fi
   start speed python scripts/benchmark.py --out "$paper/speed.csv" "${benchmark[@]}"
   finish
 
-  part "Report, from the runs as they are kept in git"
+  part "Report, from the copy of the runs that git stores"
   rm -rf "$paper"/{runs,tables,figures} # they may come from runs that no longer exist
   start export python scripts/export_runs.py --results-dir "$runs" --out "$paper/runs"
   finish
@@ -132,7 +132,7 @@ start() { # NAME COMMAND...: in the background, once a processor is free
 }
 
 run() {
-  trap 'exit 143' TERM # after the command, which gets the signal too
+  trap 'exit 143' TERM # exit after the command has ended, which gets the signal too
   local name=$1 began=$SECONDS
   if "${@:2}" >"$logs/$name.log" 2>&1; then
     echo "   $name: $(duration $((SECONDS - began)))"
@@ -146,7 +146,7 @@ duration() { (($1 < 120)) && echo "$1 s" || echo "$(($1 / 60)) min"; }
 
 stop() {
   trap - INT TERM
-  echo "Stopping; the same command goes on from here."
+  echo "Stopping; the same command continues from here."
   for group in $(jobs -rp); do kill -TERM -- "-$group" || true; done
   wait
   exit 130

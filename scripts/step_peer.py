@@ -1,7 +1,7 @@
 """The training step of another checkout of this project, for benchmark.py: started with that checkout on PYTHONPATH.
 
-Reads settings of scripts/benchmark.py in that checkout from standard input, a line of JSON each, trains about so many
-seconds, and prints a line with the time per sequence.
+Reads lines of JSON from standard input. A line has the fields of `Setting` in that checkout's scripts/benchmark.py, and
+`seconds`. For each line it trains for about that time, and prints a line with the time per sequence.
 """
 
 import json

@@ -358,8 +358,8 @@ def test_what_is_called_a_stack_and_is_none_is_told_and_in_nobodys_way(folder, t
     assert result.trials["trial"].tolist() == [0]
     assert [str(error).removeprefix(f"{folder}/") for error in left_out] == [
         "trials-0-0 (copy): is not named like a stack, trials-FIRST-LAST",
-        "trials-1-1: is no folder",
-        "trials-2-2: is no folder",
+        "trials-1-1: is not a folder",
+        "trials-2-2: is not a folder",
         f"trials-0-{10**15}: trials.csv does not hold the trials that the folder is named after",
     ]
     with leases.acquire(folder, CONFIG, range(3)) as lease:
@@ -464,7 +464,7 @@ ODD = [
     (edited("trials.csv", "status", "fine"), "a status other than finished, solved, diverged"),
     (edited("trials.csv", "status", ""), "rows without status"),
     (edited("trials.csv", "trial", "1"), "does not hold the trials"),
-    (edited("trials.csv", "mark", "True"), "no numbers in mark"),
+    (edited("trials.csv", "mark", "True"), "not numbers in mark"),
     (edited("trials.csv", "st1_sequences", "21"), "times within the sequences of the trial"),
     (edited("trials.csv", "st1_sequences", "inf"), "times within the sequences of the trial"),
     (edited("history.csv", "trial", "7"), "other trials"),
@@ -553,7 +553,7 @@ ANCHORS = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] 
         ({"training": {"max_sequences": 20, "evaluate_every": 0}}, "training.evaluate_every=0: must be a whole number"),
         ({"training": {"max_sequences": 20}}, "training.evaluate_every=None: must be a whole number"),
         ({"model": {"cell": "amu", "units": -3}}, "model.units=-3: must be a whole number"),
-        ({"task": {"problem": "adding", 7: 8}}, "a key that is no text"),
+        ({"task": {"problem": "adding", 7: 8}}, "a key that is not text"),
         ({"task": {"problem": "adding", "a": json.loads('{"a":' * 40 + "1" + "}" * 40)}}, "more than 20 levels"),
     ],
 )
@@ -586,7 +586,7 @@ def test_a_file_in_place_of_a_configuration_is_named_and_other_files_are_nobodys
         (place / "notes.txt").touch()
     left_out = []
     assert len(store.read_results(tmp_path, left_out)) == 1
-    assert [str(error) for error in left_out] == [f"{folder.parent / '0123456789ab'}: is no folder"]
+    assert [str(error) for error in left_out] == [f"{folder.parent / '0123456789ab'}: is not a folder"]
 
 
 MADE = {"started": "", "command": "", "python": "", "machine": "", "packages": {"numpy": "2"}, "commit": None}

@@ -131,10 +131,10 @@ def test_every_variant_has_its_criteria_and_stops_at_one(name, changes, names):
         (
             "adding",
             {"problem": "addng"},
-            "task.problem: 'addng' is no task; choose one of adding, copy_memory, embedded_reber",
+            "task.problem: 'addng' is not a task; choose one of adding, copy_memory, embedded_reber",
         ),
-        ("adding", {"problem": "task"}, "task.problem: 'task' is no task"),
-        ("adding", {"problem": "series_files"}, "task.problem: 'series_files' is no task"),
+        ("adding", {"problem": "task"}, "task.problem: 'task' is not a task"),
+        ("adding", {"problem": "series_files"}, "task.problem: 'series_files' is not a task"),
         ("adding", {"t": 50}, "task.t is not an option of adding, which has form, T,"),
         ("adding", {"form": "old"}, "task.form=old: must be one of modern, 1997"),
         ("adding", {"form": "1997", "T": 10}, "task.T=10: must be at least 11 with task.form=1997"),

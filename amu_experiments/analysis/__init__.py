@@ -1,1 +1,1 @@
-"""From stored trials to statements: statistics, tables, figures, report; never trains."""
+"""Makes statistics, tables, figures, verdicts and a report from stored trials; never trains."""

@@ -1,7 +1,7 @@
 """The cases in which claims are judged: a reading of the auxiliary memory unit, and a training.
 
 The paper's text is closed. A reading is one way to understand its abstract, given by options of the AMU. A training is
-the optimizer; the loss and the output layer of a task go with it, so trainings lie in different comparisons.
+named by its optimizer. The loss and the output layer of a task depend on it, so each training has its own comparisons.
 """
 
 import functools
@@ -38,7 +38,7 @@ PHRASES = {
 class Reading(NamedTuple):
     """The options of the AMU that the paper's abstract leaves open.
 
-    The defaults are the AMU as it was before it had these options: stored rows lack their keys.
+    The defaults describe the AMU before it had these options: older stored rows lack the keys.
     """
 
     neurons_per_unit: int = 3
@@ -62,13 +62,13 @@ class Reading(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name in conf/readings.yaml, or else the nearest of these with what differs: "tframe with ..."."""
+        """The name in conf/readings.yaml, or the most similar named reading with the differences: "tframe with ..."."""
         name, nearest = min(named_readings().items(), key=lambda item: len(self.unlike(item[1])))
         differences = self.unlike(nearest)
         return f"{name} with {listing(differences)}" if differences else name
 
     def unlike(self, other: "Reading") -> list[str]:
-        """The options in words whose values the other reading does not have."""
+        """The options, in words, in which this reading differs from the other."""
         return [phrase for phrase, theirs in zip(self.phrases, other.phrases, strict=True) if phrase != theirs]
 
 
@@ -113,9 +113,10 @@ class Row(NamedTuple):
 
     @property
     def case(self) -> Case | None:
-        """The case that the row is judged in; None unless it is an AMU with the paper's own algorithm.
+        """The case in which the row is judged; None unless it is an AMU with the truncated gradient.
 
-        That is the truncated gradient. With output=memory nothing is separate, so such a row has no reading.
+        The truncated gradient is the paper's own algorithm. With output=memory, memory and output are not separate
+        neurons, so such a row has no case either.
         """
         model = self.model
         if model["cell"] != "amu" or model.get("gradient") != "truncated" or model["output"] == "memory":
@@ -150,7 +151,7 @@ def named_readings() -> dict[str, Reading]:
 
 
 def find_cases(comparisons: list[Comparison], experiments: Iterable[Mapping]) -> list[Case]:
-    """The cases with a row in any of these experiments, in order; without any, the first named reading with Adam.
+    """The cases with a row in any of these experiments, in order; if there is none, the first named reading with Adam.
 
     Named readings come first, in their order; then the others by name. In each reading, the trainings have the order of
     `OPTIMIZERS`.

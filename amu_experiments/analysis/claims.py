@@ -40,8 +40,8 @@ EXPERIMENTS = (*GENERATION, *CLASSIFICATION)
 """Task settings on which the claims about learning are tested.
 
 The targets of the grammar are the next symbol, as in Hochreiter & Schmidhuber 1997, or all legal next symbols, as in
-the reimplementation WilliamRo/tframe, which has the probe labelled "AMU, 2018". Which targets the paper used is not
-known.
+the reimplementation WilliamRo/tframe, which labels its check of the criteria "AMU, 2018". It is not known which targets
+the paper used.
 """
 
 

@@ -159,7 +159,7 @@ def _settings(result: Result) -> dict[str, object]:
 
 
 def _labels(results: list[Result]) -> list[str]:
-    """A label for each result: its model, and the settings that `compare` describes; the identity if need be."""
+    """A label for each result: its model, and the settings that `compare` describes; if needed, the identity."""
     settings = [_settings(result) for result in results]
 
     def differs(key: str, row: int) -> bool:
@@ -250,7 +250,7 @@ def condition(task: Mapping, criterion: str) -> str:
 
 
 def budget(result: Result) -> int:
-    """The most sequences that a trial was allowed to see, or has seen if that is more."""
+    """The largest number of sequences that a trial was allowed to see, or has seen if that is more."""
     return max(result.config["training"]["max_sequences"], int(result.trials["sequences"].max()))
 
 
@@ -267,7 +267,7 @@ def times_to(result: Result, criterion: str, cap: int) -> tuple[np.ndarray, np.n
 
 
 def final_values(result: Result, metric: str) -> np.ndarray:
-    """A metric after training (R,); worst of all, an infinity, for a trial that diverged or has no number."""
+    """A metric after training (R,); the worst value, an infinity, for a trial that diverged or has no number."""
     values = result.trials[metric].to_numpy(float)
     return np.where((result.trials["status"] == "diverged") | np.isnan(values), worst_value(metric), values)
 

@@ -138,7 +138,7 @@ def _draw_share(panel: Axes, comparison: Comparison, row: int, criterion: str, s
     colour, dashes, marker = style
     panel.step(sequences, share, where="post", color=colour, linestyle=dashes)
     panel.plot(times[~solved], share_at(times[~solved]), linestyle="none", marker="|", color=colour, markersize=10)
-    # Each row has markers in other places, so that readers can tell curves apart that lie on each other.
+    # Each row has its markers at other positions, so that readers can distinguish curves that overlap.
     places = (np.arange(4) + (row + 0.5) / len(comparison.results)) / 4
     marked = left * (right / left) ** places if _logarithmic(comparison) else left + places * (right - left)
     marked = marked[marked <= end]

@@ -1,4 +1,4 @@
-"""The LSTM of 1997 with the settings of 1997, beside the numbers published in 1997."""
+"""The LSTM of 1997 with the settings of 1997, compared with the numbers published in 1997."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -12,10 +12,10 @@ from amu_experiments.analysis.text import sequences_text
 from amu_experiments.store import Result
 
 FACTOR = 2
-"""Our mean agrees with a published mean if it is within this factor, up or down ..."""
+"""Our mean agrees with a published mean if the larger is at most this factor times the smaller."""
 
 SOLVED = 0.9
-"""... and if at least this share of trials met the criterion; the lowest published share is 97 %."""
+"""A mean can agree only if at least this share of trials met the criterion; the lowest published share is 97 %."""
 
 SETTINGS = {"model.cell": "lstm97", "training.optimizer": "sgd"}
 """The LSTM of 1997 with plain gradient descent."""
@@ -27,10 +27,11 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
     Args:
         comparisons: all comparisons.
         published: the entries of published.yaml. A row with `again` has a list of settings: first the settings of the
-            source, then other settings that were tried. A run must have them and the task settings of the entry.
+            source, then other settings that were tried. A run must have one of these settings and the
+            task settings of the entry.
 
     Returns:
-        The table, or None without any such run. A published mean without a run has a row without our numbers.
+        The table, or None if there is no such run. A published mean without a run has a row without our numbers.
     """
     numbers = pd.DataFrame([row for entry in published for row in _rows_of(entry, comparisons)])
     if not numbers["trials"].any():

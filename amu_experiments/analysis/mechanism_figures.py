@@ -16,7 +16,7 @@ from amu_experiments.analysis.picture import WIDTH, Picture, house_style, litera
 from amu_experiments.analysis.styles import Style
 
 LOWEST = 1e-12
-"""Lowest relative error flow in a figure; flow below this has vanished for every purpose."""
+"""Lowest relative error flow in a figure; flow below this counts as vanished."""
 
 LABEL = 40
 """Characters in a line of a row's label beside a panel."""
@@ -27,7 +27,7 @@ UNIT_STYLES = (
     ("#882255", (0, (1.5, 1.5))),
     ("#999933", (0, (6, 2, 1.5, 2))),
 )
-"""Colours, which no model has, and dashes of the units in traces; after the last, the first comes again."""
+"""Colour and dashes of each unit in traces. No model has these colours. After the last, the list starts again."""
 
 
 def mechanism_pictures(

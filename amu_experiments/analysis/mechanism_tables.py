@@ -52,7 +52,7 @@ def _read(path: Path, texts: tuple[str, ...], whole: tuple[str, ...], numbers: t
     table = read_table(path, (*texts, *whole, *numbers), texts)
     for name in whole:
         if not (table[name].between(0, 2**53) & (table[name] % 1 == 0)).all():
-            raise UnusableError(path, f"has no whole numbers in {name}")
+            raise UnusableError(path, f"has values that are not whole numbers in {name}")
     return table.astype(dict.fromkeys(whole, int))
 
 

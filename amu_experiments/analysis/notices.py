@@ -1,4 +1,4 @@
-"""Notes for readers of a report before they compare rows: a line for each way in which rows are unlike."""
+"""Notes for readers of a report before they compare rows: a line for each kind of difference between rows."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.files import UnusableError
 from amu_experiments.store import Result
 
-UNKNOWN = "unknown (version 1, the host's own instructions)"
+UNKNOWN = "unknown (version 1, the machine's own instructions)"
 """Numerics of a stack whose provenance does not state them."""
 
 

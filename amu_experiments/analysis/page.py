@@ -55,7 +55,7 @@ def render(
 
     Args:
         sections: the comparisons, in order.
-        claims: judged claims; without any, the page has no part about claims.
+        claims: judged claims; if there are none, the page has no part about claims.
         historical: the table of the LSTM of 1997, if it was run.
         studies: studies with tables in the report's folder.
         made: the provenance of each stack, with its result.

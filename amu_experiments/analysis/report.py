@@ -37,7 +37,7 @@ from amu_experiments.store import read_provenances, read_results, unfinished
 PARTS = ("tables", "figures")
 
 FEW = 3
-"""So many comparisons are drawn in less time than it takes to start other processes."""
+"""Up to this number of comparisons, drawing takes less time than starting other processes."""
 
 
 class ReportError(ValueError):
@@ -87,7 +87,7 @@ def write_report(
     parts: Collection[str] = PARTS,
     processes: int = 1,
 ) -> list[str]:
-    """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF), and with both report.md and index.html.
+    """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF) and, for both, report.md and index.html.
 
     Args:
         results_dir: the folder of runs, results/runs.
@@ -99,7 +99,7 @@ def write_report(
             so it needs the guard `if __name__ == "__main__"`.
 
     Returns:
-        Lines to print: the tables, notes about left-out files and unlike rows, and the files written.
+        Lines to print: the tables, notes about left-out files and differences between rows, and the files written.
 
     Raises:
         ReportError: no finished run was found, or another process ended.
@@ -191,7 +191,7 @@ def _each(work: functools.partial, comparisons: list[Comparison], processes: int
         try:
             yield from pool.map(work, comparisons)
         except BrokenExecutor:
-            raise ReportError("a process that drew figures was killed; was there enough memory?") from None
+            raise ReportError("a process that drew figures was killed; was there enough RAM?") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

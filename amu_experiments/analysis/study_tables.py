@@ -75,7 +75,7 @@ def _read_tables(pattern: Path, left_out: list[UnusableError | OSError]) -> list
 
 
 def _paths(pattern: Path, left_out: list[UnusableError | OSError]) -> list[Path]:
-    """Everything in a folder whose name matches, sorted; a match may be no file, which reading then reports."""
+    """Everything in a folder whose name matches, sorted; a match that is not a file is reported by its reader."""
     try:
         return sorted(path for path in pattern.parent.iterdir() if path.match(pattern.name))
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def _paths(pattern: Path, left_out: list[UnusableError | OSError]) -> list[Path]
 
 
 def _caption(path: Path, left_out: list[UnusableError | OSError]) -> str | None:
-    """The caption that a study wrote beside its table, as JSON: {"caption": "..."}; None without a usable one."""
+    """The caption that a study wrote next to its table, as JSON: {"caption": "..."}; None without a usable one."""
     if not os.path.lexists(path):
         return None
     try:
@@ -97,5 +97,5 @@ def _caption(path: Path, left_out: list[UnusableError | OSError]) -> str | None:
     except (UnusableError, OSError) as error:
         left_out.append(error)
     except (ValueError, RecursionError):
-        left_out.append(UnusableError(path, "is no JSON"))
+        left_out.append(UnusableError(path, "is not JSON"))
     return None

@@ -47,8 +47,9 @@ def report_styles(comparisons: list[Comparison]) -> dict[str, list[Style]]:
     """The styles of the rows of each comparison, by the comparison's name.
 
     A variant of a model is its cell with its settings, except sizes and tuned values. It has one style in all
-    comparisons. The variant in most comparisons takes the cell's own colour and marker; among equals, the variant in
-    higher rows. If rows of one comparison differ only in sizes or tuned values, they count as several variants.
+    comparisons. The variant in most comparisons takes the cell's own colour and marker; if several are in equally
+    many, the variant in the highest rows. If rows of one comparison differ only in sizes or tuned values, they count as
+    several variants.
     """
     cells = {result.config["model"]["cell"] for comparison in comparisons for result in comparison.results}
     spare = {cell: SPARE_STYLES[place % len(SPARE_STYLES)] for place, cell in enumerate(sorted(cells - set(STYLES)))}

@@ -45,7 +45,7 @@ WORDS = (
 class Table:
     """A table in two forms, numbers for computation and text for readers, with its caption.
 
-    words: columns of the text, beside those in `WORDS`, that are words and aligned left.
+    words: columns that contain words and are aligned left, in addition to those in `WORDS`.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Table:
         return self.numbers.to_csv(index=False)
 
     def markdown(self, marked: bool = False) -> str:
-        """The table as Markdown; `marked`: its texts are Markdown themselves, such as links."""
+        """The table as Markdown; `marked`: its cells are already Markdown, such as links."""
         escape = str if marked else markdown
         rows = (self.text.columns, *self.text.to_numpy().tolist())
         cells = [[escape(cell).replace("|", r"\|") for cell in row] for row in rows]
@@ -326,7 +326,7 @@ def _estimate(row: Mapping, name: str, text: Callable[[float], str]) -> str:
 
 
 def _interval(row: Mapping, name: str, text: Callable[[float], str]) -> str:
-    """The interval "[300, n.r.]"; empty if it tells nothing."""
+    """The interval "[300, n.r.]"; empty if a limit is unknown or both are the same infinity."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if math.isnan(low) or (low == high and math.isinf(low)):
         return ""

@@ -142,7 +142,7 @@ def decide(cases: Sequence[Case], evidence: Sequence[Evidence]) -> list[Verdict]
 
 
 def _findings(tests: list[Test], adjusted: list[float]) -> list[Finding]:
-    """A finding for each group of tests: ahead in all of them supports, behind in any of them contradicts."""
+    """A finding for each group of tests: "supported" if ahead in all of them, "contradicted" if behind in any."""
     findings = []
     for of in dict.fromkeys(test.of for test in tests):
         group = [(test, p) for test, p in zip(tests, adjusted, strict=True) if test.of == of]
@@ -213,7 +213,7 @@ def _names(case: Case) -> dict[str, str]:
 
 
 def summary(verdicts: pd.DataFrame) -> list[str]:
-    """For a reader in a hurry: what the paper claims, what came out for and against it, what the verdicts hang on."""
+    """A summary: the paper's claims, the verdicts for and against them, and the choices that change verdicts."""
     came_out = [speaks_for(verdicts), speaks_against(verdicts), speaks_for_neither(verdicts)]
     return [paper_says(verdicts), " ".join(filter(None, came_out)), hangs_on(verdicts)]
 
@@ -236,7 +236,7 @@ def speaks_against(verdicts: pd.DataFrame) -> str:
 
 
 def speaks_for_neither(verdicts: pd.DataFrame) -> str:
-    """The claims that are undecided under every case; empty without any."""
+    """The claims that are undecided under every case; empty if there are none."""
     counts = _case_counts(verdicts)
     claims = counts.index[counts["supported"] + counts["contradicted"] == 0]
     where = " under every case" if len(_case_names(verdicts)) > 1 else ""

@@ -39,4 +39,4 @@ def start(main: Callable[[], None]) -> None:
         try:
             main()
         except KeyboardInterrupt:
-            raise SystemExit("Stopped; the same command goes on from here.") from None
+            raise SystemExit("Stopped; the same command continues from here.") from None

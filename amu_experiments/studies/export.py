@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         count = export(options.results_dir, options.out)
     except UnusableError as error:
-        raise SystemExit(f"{parser.prog}: {error}; the command that made it makes it again") from None
+        raise SystemExit(f"{parser.prog}: {error}; run the command that wrote it, to write it again") from None
     except ValueError as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
     except OSError as error:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def export(results_dir: Path, out: Path) -> int:
-    """Copy all finished stacks of a store; their number.
+    """Copy all finished stacks of a store, and return their number.
 
     Raises ValueError if there are none, or if `out` has runs that the store does not have; UnusableError if a file is
     damaged.

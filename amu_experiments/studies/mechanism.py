@@ -33,16 +33,16 @@ from amu_experiments.tasks.task import Sequences, Task
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 
 MOST_LAGS = 60
-"""Points of a curve over lags."""
+"""Maximum number of points of a curve over lags."""
 
 MOST_STEPS = 75
-"""Points of a trace over time."""
+"""Maximum number of points of a trace over time."""
 
 MOST_TRACED = 3
-"""Sequences of a trial that have traces."""
+"""Maximum number of sequences of a trial that have traces."""
 
 NUMBERS_AT_ONCE = 2 * 10**7
-"""Gradients of single steps in RAM at a time."""
+"""Number of values in RAM at a time, for the gradients of single steps."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -139,13 +139,13 @@ def _curves(norms_RBL: np.ndarray, lengths_RB: np.ndarray) -> tuple[pd.DataFrame
     for name, values in (("norm", norms_RBL), ("relative", relative_flow(norms_RBL))):
         of_trials = np.nanmedian(values[..., lags - 1], axis=1)
         for quartile, share in QUARTILES.items():
-            # A quartile is a value of some trial: between a number and infinity nothing can be interpolated.
+            # A quartile is the value of a trial: interpolation between a number and infinity is impossible.
             columns[f"{name}_{quartile}"] = np.quantile(of_trials, share, axis=0, method="inverted_cdf")
     return pd.DataFrame(columns), of_trials[:, -1]
 
 
 def _spread(first: int, last: int, most: int) -> np.ndarray:
-    """The whole numbers from first to last; if there are more than `most`, so many of them, evenly spread."""
+    """The whole numbers from first to last; if there are more than `most`, `most` of them, evenly spread."""
     return np.linspace(first, last, min(last - first + 1, most)).round().astype(int)
 
 
@@ -240,8 +240,8 @@ def conflict(network: Network, task: Task, sequences: Sequences, truncated: bool
         1 - |sum over t of g(t)| / sum over t of |g(t)|
 
     It is 0 if all steps pull the same way, and 1 if they cancel out. It is averaged over the weights that have a
-    gradient, and over the sequences. If error vanishes on its way back, only few steps have a gradient of some size.
-    The ratio is then low, because there is little to conflict with.
+    gradient, and over the sequences. If error vanishes on its way back, only few steps have a gradient that is not
+    negligible. The ratio is then low, because few gradients can conflict.
 
     Args:
         network, task, sequences, truncated: as in `error_flow`; L is the loss of training, of all answers.

@@ -10,7 +10,7 @@ neither tuning nor a report uses. The best configuration stands for the reading;
 ranked. Test data play no part.
 
 The score of a reading in an experiment is the share of the budget that its trials save: the mean over trials of
-1 - (sequences to the criterion) / (cap), 0 for a trial that did not meet it. The score of a reading is the mean over
+1 - (sequences to the criterion) / (budget), 0 for a trial that did not meet it. The score of a reading is the mean over
 the experiments.
 
 The main effect of an option is the mean difference of the score between readings that differ in this option alone. The
@@ -18,8 +18,8 @@ interaction of two options is the mean difference between the effect of one at t
 bootstrap percentiles over the pairs, or quadruples, of readings. They say how much an effect varies over the other
 options, not over other seeds.
 
-The rule of choice: the readings to tune in full are those that the plan names, and the ones with the best scores; with
-equal scores, the one with fewer neurons a unit.
+Two kinds of readings are tuned in full: the readings that the plan names, and the readings with the best scores. If
+scores are equal, the reading with fewer neurons a unit is chosen.
 
 Writes readings/tried.csv, a row for each configuration, as soon as a reading is done; then readings.csv, a row for each
 reading; readings_effects.csv and readings_interactions.csv; and a caption of each table as JSON.
@@ -109,7 +109,7 @@ def read_plan(config_dir: Path) -> dict:
     return plan
 
 
-# What is tried ----------------------------------------------------------------------------------------------------
+# Readings and configurations --------------------------------------------------------------------------------------
 
 
 def readings(options: Mapping[str, Sequence]) -> Iterator[Reading]:
@@ -169,7 +169,7 @@ def best_points(plan: Mapping, rows: Sequence[dict], count: int) -> list[dict[st
 
 
 def without_nan(rows: Sequence[dict]) -> list[dict]:
-    """The rows with infinity for a median or a loss that a table cannot hold."""
+    """The rows with infinity in place of NaN: a table stores an infinite median or loss as NaN."""
     return [row | {k: math.inf for k in ("median_sequences", "loss") if math.isnan(row[k])} for row in rows]
 
 
@@ -199,13 +199,13 @@ def train(job: tuple[dict, str, Reading, Sequence[dict], Options]) -> list[dict]
     return [row | {"best": row is best} for row in rows]
 
 
-# What comes of it -------------------------------------------------------------------------------------------------
+# Scores and effects -----------------------------------------------------------------------------------------------
 
 
 def scores(plan: Mapping, tried: pd.DataFrame) -> pd.DataFrame:
     """The score of each reading that every experiment tried: index the options, columns the experiments and mean.
 
-    Sorted by mean, the best first; with equal means, the one with fewer neurons first.
+    Sorted by mean, the best first; with equal means, the reading with fewer neurons first.
     """
     best = tried[tried["best"]]
     wide = best.pivot(index=list(plan["options"]), columns="experiment", values="score").dropna()
@@ -227,7 +227,7 @@ def effects(plan: Mapping, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def interactions(plan: Mapping, table: pd.DataFrame) -> pd.DataFrame:
-    """The interaction of each two options, the largest first, in the mean over the experiments."""
+    """The interaction of each pair of options, the largest first, in the mean over the experiments."""
     rows = []
     for key, other in itertools.combinations(plan["options"], 2):
         for one, two in itertools.product(*(itertools.pairwise(plan["options"][each]) for each in (key, other))):
@@ -241,7 +241,7 @@ def interactions(plan: Mapping, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference(table: pd.DataFrame, key: str, before: object, after: object) -> pd.DataFrame:
-    """table at key=after less table at key=before, for every combination of the other options that has both."""
+    """table at key=after minus table at key=before, for every combination of the other options that has both."""
 
     def part(value: object) -> pd.DataFrame:
         rows = table[table.index.get_level_values(key) == value]
@@ -262,7 +262,7 @@ def estimated(gains: pd.DataFrame) -> dict[str, float]:
 
 
 def chosen_readings(plan: Mapping, table: pd.DataFrame) -> dict[str, Reading]:
-    """The readings to tune in full, by name: those that the plan names, and best_1, best_2, ...."""
+    """The readings to tune in full, by name: the readings that the plan names, and best_1, best_2, ...."""
     named = {name: tuple(reading[key] for key in plan["options"]) for name, reading in plan["named"].items()}
     best = [reading for reading in table.index if reading not in named.values()][: plan["best"]]
     return named | {f"best_{number}": reading for number, reading in enumerate(best, start=1)}

@@ -15,12 +15,12 @@ the latest training sequences, each measured before the network learns from it.
 The search begins with quasi-random configurations, the points of a Halton sequence among the values that each axis
 starts with. Then it tries, one at a time, an untried neighbour of the best configuration, or of the second best if all
 neighbours of the best are tried, and so on. Every model of an experiment gets the same number of configurations. The
-best few then get more trials, and these choose: with few trials, the luckiest of many configurations is seldom the
-best. While the choice of a model has an untried neighbour, all models get more configurations, up to a limit. A model
-that solved no trial does not extend the search if another model solved some.
+best few then get more trials, and the results of all their trials decide: with few trials, the configuration with the
+best results is often only lucky. While the best configuration of a model has an untried neighbour, all models get more
+configurations, up to a limit. A model that solved no trial does not extend the search if another model solved some.
 Trials that exist are not trained again, so a stopped search continues where it was.
 
-Writes <model>.yaml beside base.yaml, and <out>/<experiment>-<model>.csv with every configuration.
+Writes <model>.yaml next to base.yaml, and <out>/<experiment>-<model>.csv with every configuration.
 """
 
 import json
@@ -69,7 +69,7 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    # amu-report on results/runs does not read one folder deeper.
+    # The store of tuning trials is one folder deeper than amu-report reads, so no report uses these trials.
     parser = option_parser(
         "tuning", __doc__, out="results/paper/tuning", results_dir="results/runs/tuning", trains=True
     )
@@ -105,10 +105,11 @@ def read_plan(config_dir: Path) -> dict:
 
 
 def models_of(plan: dict, experiment: str) -> dict[str, dict]:
-    """The models of an experiment, each with its settings: all models but those on request, and those it names.
+    """The models of an experiment, each with its settings.
 
-    Each comes once for every training of the experiment. <model>_<training> is trained otherwise than with the first
-    training of the plan; its axes start at the values that the plan has for that training.
+    These are all models of the plan except those with on_request, and the models that the experiment names. Each model
+    appears once for every training of the experiment. For the first training of the plan, it has the name <model>. For
+    another, it has the name <model>_<training>, and its axes start at the values that the plan gives for that training.
     """
     named = plan["experiments"][experiment].get("models", {})
     default, *_ = trainings = plan.get("trainings", {"default": {}})
@@ -210,7 +211,7 @@ def in_braces(keys: Mapping) -> str:
 
 
 def judge(result: store.Result, criterion: str | None, cap: int) -> dict[str, float]:
-    """What ranks a configuration: trials that met the criterion, median sequences to it, median validation loss.
+    """The values that rank a configuration: trials that met the criterion, median sequences until then, median loss.
 
     A diverged trial counts as unsolved, with infinite loss. Without a criterion, `solved` is 0 and the median is
     infinite.
@@ -296,7 +297,7 @@ class Search:
         self.finals = {point: self.try_out(point, self.final_trials) for point in best}
 
     def try_out(self, point: Point, trials: int) -> dict:
-        """The results of a configuration with so many trials, trained unless they are recorded."""
+        """The results of a configuration with this number of trials, trained unless they are recorded."""
         values = {axis["key"]: axis["values"][index] for axis, index in zip(self.axes, point, strict=True)}
         settings = self.settings | values | {"trials": trials}
         with self.composer.ready():

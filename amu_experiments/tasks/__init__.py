@@ -9,7 +9,7 @@ from amu_experiments.tasks.task import Task
 
 
 def task_class(problem: str) -> type[Task]:
-    """The task in tasks/<problem>.py, that entry point, or the class MODULE.CLASS; ValueError if there is none."""
+    """The task in tasks/<problem>.py, the entry point <problem>, or the class MODULE.CLASS; ValueError if missing."""
     return find_class("amu_experiments.tasks", problem, Task)
 
 
@@ -41,8 +41,8 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
 def criteria_of(options: Mapping) -> Mapping:
     """The criteria {name: {metric: condition}} that apply with a task's options; ValueError if they are missing.
 
-    All that stand in `criteria` count for a problem that has been removed. They also count for a problem MODULE.CLASS:
-    results may come from others, and reading them must not run code from the current folder.
+    For a problem that no longer exists, all entries of `criteria` apply. The same holds for a problem MODULE.CLASS:
+    results may come from other people, and reading them must not run code from the current folder.
     """
     problem = str(options.get("problem"))
     try:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-FORM = "a line is one series, its channels (values with ',' between) and then its class, with ':' between"
+FORM = "a line is one series: its channels and then its class, separated by ':'; ',' separates the values of a channel"
 
 STEPS = (2, 100_000)
-"""Fewest and most steps of a series. One value is not a series; learning through more steps takes too long."""
+"""Limits for the number of steps of a series. One value is not a series; learning from more steps takes too long."""
 
 LARGEST = 1e30
 """Largest size of a value. Larger ones overflow when they are scaled and squared in single precision."""
@@ -184,7 +184,7 @@ def _header_value(place: str, word: str, key: str, value: str) -> str | bool | i
 
 
 def _check_class(place: str, label: str, named: Sequence[str]) -> None:
-    """ValueError unless the header names this label, in the same letters."""
+    """Raise ValueError unless the header names this label, in the same letters."""
     if label in named:
         return
     found = f"is of class {excerpt(label)}" if label else "has no class"
@@ -196,7 +196,7 @@ def _check_class(place: str, label: str, named: Sequence[str]) -> None:
 
 
 def _folded(label: str) -> str:
-    """Equal for labels that look alike."""
+    """A form of a label that is the same for all labels that look alike."""
     return unicodedata.normalize("NFKC", label.casefold())
 
 
@@ -223,7 +223,7 @@ def _number(place: str, text: str) -> float:
 
 
 def _check_shape(place: str, values: list[list], header: Mapping, first: tuple[int, int] | None) -> None:
-    """ValueError unless a series has as many channels and values as the header says and the first series has."""
+    """Raise ValueError unless a series has as many channels and values as the header and the first series."""
     channels, lengths = len(values), [len(channel) for channel in values]
     other = next((number for number, length in enumerate(lengths) if length != lengths[0]), None)
     if other is not None:

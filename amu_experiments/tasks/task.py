@@ -120,10 +120,10 @@ class Task:
     squash: str = "linear"
     """From readout to outputs: "linear" (no change), "logistic" or "softmax" (with cross_entropy)."""
     metrics: tuple[str, ...]
-    """Names of the metrics of `measure`; the loss is always measured and not among them."""
+    """Names of the metrics of `measure`. The loss is not among them; it is always measured."""
     criteria: tuple[Criterion, ...] = ()
     select: tuple[str, str] = ("loss", "min")
-    """The validation metric that `training.select=best` uses, and its better end: "min" or "max"."""
+    """The validation metric that `training.select=best` uses, and whether the "min" or the "max" is best."""
     window: int = 0
     """Number of latest training sequences that `measure_recent` gets; if 0, it is not called."""
     recent_metrics: tuple[str, ...] = ()
@@ -133,13 +133,13 @@ class Task:
     training_size: int = BLOCK
     """Training sequences of a trial that are in RAM at once."""
     steps: int | None = None
-    """Time steps of the longest sequence, roughly; None if unknown before drawing. With the sizes above, it decides
-    whether a run fits into RAM."""
+    """Time steps of the longest sequence, roughly; None if unknown before drawing. With the sizes above, it gives the
+    estimate of the RAM that a run needs."""
     threads: int = 1
     """Threads that draw training data, trial by trial; their number does not change the data."""
     contents: Mapping[str, object] = {}
-    """Options that identify data given by path, such as their digest: part of a run's identity, and arguments of a task
-    with the same data."""
+    """Options that identify data given by path, such as their digest. They are part of a run's identity. A task made
+    with these options has the same data."""
 
     def __init__(self, trials: Iterable[int]):
         self.trials = list(trials)
@@ -171,8 +171,8 @@ class Task:
     def measure_recent(self, errors: np.ndarray) -> dict[str, float]:
         """Metrics of one trial's latest `window` training answers.
 
-        errors: (window,) largest absolute output error of each sequence before its update, oldest first; infinite in
-        front as long as there were fewer than `window` sequences.
+        errors: (window,) largest absolute output error of each sequence before its update, oldest first; the first
+        values are infinite while the trial has seen fewer than `window` sequences.
         """
         return {}
 
@@ -216,7 +216,7 @@ class Task:
         return join(pieces)
 
     def _block(self, trial: int, number: int) -> Sequences:
-        """Block `number` of a trial's training stream; of finite data, the training set in a new order."""
+        """Block `number` of a trial's training stream; for finite data, the training set in a new order."""
         newest = self._blocks.get(trial)
         if newest is None or newest[0] != number:
             sets = self._finite(trial)
@@ -255,7 +255,7 @@ def join(pieces: list[Sequences]) -> Sequences:
 
 
 def stack_trials(trials: list[Sequences]) -> Sequences:
-    """Equally many sequences of every trial, joined along a new first axis, with the steps of the longest sequence."""
+    """Equal numbers of sequences of every trial, joined along a new first axis and padded to the longest sequence."""
     lengths = np.stack([trial.lengths for trial in trials])
     steps = int(lengths.max())
     # If only the last step is answered, the targets have one step at any length.

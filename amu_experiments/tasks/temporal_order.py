@@ -109,7 +109,7 @@ class TemporalOrder(Task):
 
 
 def _in_proportion(positions: Sequence[Sequence[int]], T: int) -> list[tuple[int, int]]:
-    """Ranges of positions, scaled from 100 to T; ValueError unless they are in order and apart, between E and B."""
+    """Ranges of positions, scaled from 100 to T; ValueError unless they are in order, disjoint and between E and B."""
     ranges = [(first * T // 100, last * T // 100) for first, last in positions]
     edges = [1, *sum(ranges, ()), T]
     apart = all(before < after for before, after in zip(edges[::2], edges[1::2], strict=True))

@@ -46,8 +46,8 @@ class TimeSeries(Task):
         name  a data set of the UCR/UEA archive. aeon ships some sets, which need no connection, and downloads the
               others. If a set has missing values, aeon downloads the archive's version in which they are filled in.
         path  a file NAME_TRAIN.ts with NAME_TEST.ts beside it, or a folder that contains one such pair. A run's
-              identity has NAME and `contents`, a digest of both files, but not their place. Other data in the same
-              place are another run; the same data in another place are the same run.
+              identity has NAME and `contents`, a digest of both files, but not their path. Other data at the same
+              path are another run; the same data at another path are the same run.
 
     Labels must match exactly: `Run` and `run` are two classes, and so are `1` and `1.0`. The outputs are in the order
     of the labels in lower case.
@@ -158,7 +158,7 @@ def load(name: str | None, path: str | None) -> DataSet:
     classes, sizes = np.unique(training.labels, return_counts=True)
     if len(classes) < 2:
         raise ValueError(
-            f"{source}: every training series is of class {excerpt(classes[0])}; two classes are needed at least"
+            f"{source}: every training series is of class {excerpt(classes[0])}; at least two classes are needed"
         )
     if sizes.max() < 2:
         raise ValueError(f"{source}: no class has two training series, so there is none for validation")
@@ -177,7 +177,7 @@ def load(name: str | None, path: str | None) -> DataSet:
 
 
 def _load_stored(name: str | None, path: str | None, contents: str) -> DataSet:
-    """The data of a stored or prepared configuration; ValueError if their place now has other data."""
+    """The data of a stored or prepared configuration; ValueError if the files now contain other data."""
     if (name, contents) in _by_contents:
         return _by_contents[name, contents]
     if path is None:

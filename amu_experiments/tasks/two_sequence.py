@@ -1,4 +1,4 @@
-"""The two-sequence problem: output the sign of the first N inputs at the end of some T steps of noise.
+"""The two-sequence problem: output the sign of the first N inputs at the end of about T steps of noise.
 
 Hochreiter & Schmidhuber 1997, section 5.3 (experiments 3a, 3b, 3c), after Bengio et al. 1994.
 """
