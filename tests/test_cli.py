@@ -74,7 +74,7 @@ WRONG = {
     "task=adding model.hiden=3": "model.hiden=3: no such key; model amu has units, parameters, cell, ",
     "task=adding model=lstm model.gradient=full": "model.gradient=full: no such key; model lstm has ",
     "task=adding task.variant=noisy_target": "no such key; task adding has problem, form, ",
-    "task=adding model.cell=lstm": "model.cell=lstm: must be amu here (model=NAME chooses another)",
+    "task=adding model.cell=lstm": "model.cell=lstm: must be amu here (model=NAME chooses another,",
     "task=adding trials=ten": "trials=ten: must be a whole number from 1 to 10000",
     "task=adding trials=": "trials=: must be a whole number from 1 to 10000",
     "task=adding trials.x=3": 'trials={"x": 3}: must be a whole number from 1 to 10000',
