@@ -60,7 +60,7 @@ WRONG = {
     "task=": f"task=: no such task; {TASKS}",
     "task=addng": f"task=addng: no such task; {TASKS} (did you mean adding?)",
     "task=[adding]": f"{TASKS} (did you mean adding?)",
-    "task=adding model=lstn": f"no such model; choose one of {', '.join(choices('model'))} (did you mean lstm?)",
+    "task=adding model=lstn": "model=lstn: no such model; amu-run --help lists them (did you mean lstm?)",
     "task=adding experiment=none/such": "experiment=none/such: no such experiment",
     "task=adding foo=1": f"foo=1: no such key; {TOP}",
     "task=adding +foo=1": f"foo=1: no such key; {TOP}",
