@@ -157,11 +157,12 @@ def _job(composed: DictConfig) -> None:
     context = HydraConfig.get()
     sweeping = context.mode == RunMode.MULTIRUN
     if sweeping:
-        overrides = [line.lstrip("+") for line in context.overrides.task]
+        overrides = [line.lstrip("+") for line in context.overrides.task if not line.startswith("~")]
         say(f"[{context.job.num}] {' '.join(overrides)}")
     try:
-        reference = Composer().reference(context.runtime.choices["task"], context.runtime.choices["model"])
-        (config,) = check_by_class([(check(plain(composed), reference), reference)])
+        choices, config = context.runtime.choices, plain(composed)
+        reference = Composer().reference(choices["task"], choices.get("model"), config)
+        (config,) = check_by_class([(check(config, reference), reference)])
         from amu_experiments.training import run
 
         result = run(config)

@@ -121,7 +121,11 @@ def check(config: Mapping, reference: Mapping) -> dict:
     cell, problem = reference["model"].get("cell"), reference["task"].get("problem")
     rules = {
         **RULES,
-        "model.cell": Rule(str, f"{cell} here (model=NAME chooses another)", lambda value: value == cell),
+        "model.cell": Rule(
+            str,
+            f"{cell} here (model=NAME chooses another, or MODULE.CLASS without model=)",
+            lambda value: value == cell,
+        ),
         "task.problem": Rule(str, f"{problem} here (task=NAME chooses another)", lambda value: value == problem),
     }
 

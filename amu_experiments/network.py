@@ -1,6 +1,5 @@
 """A network: a cell and a linear readout, for a stack of trials. All parameters are parts of one flat tensor."""
 
-import inspect
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 
 from amu_experiments.cells import cell_class
 from amu_experiments.cells.cell import Cell
-from amu_experiments.options import added_options, options_of
+from amu_experiments.cells.modules import ModuleCell
+from amu_experiments.options import added_options
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
 STEPS_AT_ONCE = 2**23
@@ -18,7 +18,6 @@ STEPS_AT_ONCE = 2**23
 takes some tenths of a second, during which signals wait."""
 
 _NOT_CELL_OPTIONS = ("cell", "units", "parameters")
-_OF_A_LAYER = ("trials", "batch_first", "backend")
 
 
 class Network(nn.Module):
@@ -31,7 +30,7 @@ class Network(nn.Module):
         same scans.
     """
 
-    def __init__(self, cell: Cell, output_size: int, device: str = "cpu", batch_size: int = 1):
+    def __init__(self, cell: Cell | ModuleCell, output_size: int, device: str = "cpu", batch_size: int = 1):
         super().__init__()
         self.cell = cell
         self.batch_size = batch_size
@@ -41,8 +40,7 @@ class Network(nn.Module):
         self.load_flat(flat.to(device))
 
     def _ordered(self) -> list[nn.Parameter]:
-        names = self.cell.shapes(1, 1, **self.cell.options)
-        return [getattr(self.cell, name) for name in names] + self._readout()
+        return self.cell.ordered_parameters() + self._readout()
 
     def _readout(self) -> list[nn.Parameter]:
         return [p for p in (self.readout_weight, self.readout_bias) if p is not None]
@@ -58,7 +56,8 @@ class Network(nn.Module):
 
     def gradient(self, loss: Tensor) -> Tensor:
         """The gradient of a loss that is summed over trials, laid out as `flat` (R, P)."""
-        return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self._ordered())], dim=1)
+        gradients = torch.autograd.grad(loss, self._ordered(), materialize_grads=True)
+        return torch.cat([g.flatten(1) for g in gradients], dim=1)
 
     def initialise(self, trials: Sequence[int]) -> None:
         """Draw the initial parameters of every trial from its own seed."""
@@ -139,7 +138,7 @@ def squashed(net: np.ndarray, squash: str) -> np.ndarray:
 
 def cell_options(model: dict) -> dict:
     """The options of a model's cell: those in its configuration, and others with their values of older runs."""
-    return added_options(options_of(cell_class(model["cell"]), "__init__", "shapes")) | _given(model)
+    return added_options(cell_class(model["cell"]).annotations()) | _given(model)
 
 
 def _given(model: dict) -> dict:
@@ -167,22 +166,12 @@ def resolved(model: dict, task: Task) -> dict:
     Raises ValueError for an option that its cell does not have, or a value that its cell does not allow.
     """
     kind = cell_class(model["cell"])
-    known = _options(kind)
+    known = kind.option_names()
     for name in _given(model):
         if known is not None and name not in known:
             raise ValueError(f"model.{name} is not an option of {model['cell']}, which has {', '.join(known)}")
     model = model | kind.resolved(_given(model), task.squash)
     return model | {"units": match_units(model, task)}
-
-
-def _options(kind: type[Cell]) -> list[str] | None:
-    """The names of the options of this cell, from the arguments of its methods; None if any name is allowed."""
-    functions = (kind.__init__, kind.shapes, Cell.__init__)
-    arguments = [argument for function in functions for argument in inspect.signature(function).parameters.values()]
-    if any(argument.kind == argument.VAR_KEYWORD for argument in inspect.signature(kind.shapes).parameters.values()):
-        return None
-    names = dict.fromkeys(argument.name for argument in arguments if argument.kind != argument.VAR_KEYWORD)
-    return [name for name in names if name not in ("self", *inspect.signature(Cell.shapes).parameters, *_OF_A_LAYER)]
 
 
 def match_units(model: dict, task: Task) -> int:
@@ -197,20 +186,23 @@ def match_units(model: dict, task: Task) -> int:
         if units % step:
             raise ValueError(f"model.units={units}: must be a multiple of {step}, the block size of this cell")
         return units
-    # Every unit has at least one parameter, so there are never more units than parameters.
-    most = bisect_right(range(step, step * wanted + 1, step), wanted, key=lambda n: _counted(cell, task, n))
+    # A module is made to be counted: cells of many more units than wanted would take long.
+    end = step
+    while end <= step * wanted and _counted(cell, task, end) <= wanted:
+        end *= 2
+    most = bisect_right(range(step, end, step), wanted, key=lambda n: _counted(cell, task, n))
     units = step * max(most, 1)
     over = _counted(cell, task, units + step) - wanted
     under = wanted - _counted(cell, task, units)
     return units + step if over < under else units
 
 
-def _smallest(model: dict, task: Task) -> Cell:
+def _smallest(model: dict, task: Task) -> Cell | ModuleCell:
     """The cell with the fewest allowed units. With it, the parameters of larger cells are counted, not created."""
     kind, options = cell_class(model["cell"]), cell_options(model)
     return kind(task.input_size, kind.unit_step(**options), trials=1, backend="torch", **options)
 
 
-def _counted(cell: Cell, task: Task, units: int) -> int:
+def _counted(cell: Cell | ModuleCell, task: Task, units: int) -> int:
     """Number of parameters of one trial, with this cell at this number of units, and of the readout."""
     return cell.count(task.input_size, units, **cell.options) + task.output_size * (units + cell.readout_bias)

@@ -8,8 +8,8 @@ numpy or torch is imported.
 import codecs
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -72,6 +72,7 @@ def load_all(
                 raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
         if (count := math.prod(map(_alternatives, parsed))) > MOST_JOBS:
             raise ConfigurationError(f"a sweep of {format_value(count)} runs; one command starts {MOST_JOBS:,} at most")
+        own_class = names_a_class(overrides)
         common = [override.input_line for override in parsed if not override.is_sweep_override()]
         sweeps = [override for override in parsed if override.is_sweep_override()]
         try:
@@ -82,9 +83,15 @@ def load_all(
         if not jobs:
             lines = ", ".join(override.input_line for override in sweeps)
             raise ConfigurationError(f"{lines}: the sweep is empty, since one of its keys has no value")
-        loaded = [composer.load_keys([*common, *job]) for job in jobs]
+        loaded = [composer.load_keys([*common, *job], own_class) for job in jobs]
         own = (key for key in (override.key_or_group for override in parsed) if key.startswith(("model.", "task.")))
         return [config for config, _ in loaded] if show and RULES.keys() >= set(own) else check_by_class(loaded)
+
+
+def names_a_class(lines: Sequence[str]) -> bool:
+    """Whether overrides give model.cell=MODULE.CLASS and no model: such a run has no file of model/."""
+    given = {key.lstrip("+"): value for key, _, value in (line.partition("=") for line in lines)}
+    return "model" not in given and "." in given.get("model.cell", "")
 
 
 def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
@@ -111,7 +118,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
     configs = []
     for config, reference in half_checked:
         kind = _named("model.cell", cell_class, config["model"]["cell"])
-        configs.append(check_options(config, reference, "model", options_of(kind, "__init__", "shapes")))
+        configs.append(check_options(config, reference, "model", kind.annotations()))
     return configs
 
 
@@ -135,7 +142,8 @@ def forced(overrides: Sequence[str]) -> list[str]:
     """Checked overrides, changed so that Hydra also sets new keys in a group that allows any keys."""
     keys = [line.partition("=")[0].lstrip("+~") for line in overrides]
     own = [key not in GROUPS and not key.startswith(("hydra.", "hydra/")) for key in keys]
-    return [f"++{line}" if force else line for line, force in zip(_quoted(overrides), own, strict=True)]
+    lines = [f"++{line}" if force else line for line, force in zip(_quoted(overrides), own, strict=True)]
+    return [*lines, "~model"] if names_a_class(overrides) else lines
 
 
 class Composer:
@@ -160,13 +168,13 @@ class Composer:
 
     def load(self, lines: Sequence[str]) -> dict:
         """The checked configuration of these overrides, none of which is a sweep."""
-        (config,) = check_by_class([self.load_keys(_quoted(lines))])
+        (config,) = check_by_class([self.load_keys(_quoted(lines), names_a_class(lines))])
         return config
 
-    def load_keys(self, lines: Sequence[str]) -> tuple[dict, dict]:
+    def load_keys(self, lines: Sequence[str], own_class: bool) -> tuple[dict, dict]:
         """The configuration, not yet checked by the classes of its cell and its task, and its reference."""
         overrides = _parse(lines)
-        selecting, setting = [], []
+        selecting, setting = ["~model"] * own_class, []
         for override in overrides:
             if override.is_hydra_override():
                 selecting.append(override.input_line)
@@ -182,20 +190,29 @@ class Composer:
         composed = composed.copy()
         for override in setting:
             _set(composed, override)
-        reference = self.reference(groups["task"], groups["model"])
-        config = check(_resolved(composed), reference)
+        reference = self.reference(groups["task"], groups.get("model"), config := _resolved(composed))
+        config = check(config, reference)
         _check_intent(overrides, config)
         return config, reference
 
-    def reference(self, task: str, model: str) -> dict:
+    def reference(self, task: str, model: str | None, config: Mapping) -> dict:
         """Every key that a run of this task and this model has, with its default.
 
         A model's yaml decides the keys of `model`, a task's yaml the keys of `task`, and config.yaml all others. So a
-        misspelt key in the section `training` of a task's yaml is found like any other.
+        misspelt key in the section `training` of a task's yaml is found like any other. Without a model, each key of
+        `model` in the run's configuration is an option of the class model.cell.
         """
-        config, _ = self._compose("~task", f"model={model}")
-        with_task, _ = self._compose(f"model={model}", f"task={task}")
-        reference = _resolved(config) | {"task": _resolved(with_task)["task"]}
+        choice = f"model={model}" if model else "~model"
+        without_task, _ = self._compose(*sorted(("~task", choice)))
+        with_task, _ = self._compose(*sorted((choice, f"task={task}")))
+        reference = _resolved(without_task) | {"task": _resolved(with_task)["task"]}
+        if model is None:
+            cell = str(config["model"]["cell"])
+            if "." not in cell:
+                raise ConfigurationError(
+                    f"model.cell={format_value(cell)}: is no MODULE.CLASS; write model=NAME instead"
+                )
+            reference["model"] = dict.fromkeys(config["model"]) | reference["model"] | {"cell": cell}
         for group, choice, key in (("model", model, "cell"), ("task", task, "problem")):
             if not isinstance(reference[group], dict) or not reference[group].get(key):
                 raise ConfigurationError(
@@ -337,9 +354,11 @@ def _how_to_write(line: str) -> str:
 
 def _set(config: DictConfig, override: Override) -> None:
     """Set a value as Hydra does, even if its key or its type is wrong: `check` has the better message."""
-    key, value = override.key_or_group, override.value()
+    key, value, group = override.key_or_group, override.value(), None
     try:
-        group = None if isinstance(value, dict) else _select(config, key)
+        # What cannot be resolved will be replaced.
+        with suppress(OmegaConfBaseException):
+            group = None if isinstance(value, dict) else OmegaConf.select(config, key)
         if isinstance(group, DictConfig):
             # `check` comes too late: the next override may set a key of the replaced group.
             raise refusal(key, value, f"a group of keys ({', '.join(map(str, group))})")
@@ -348,14 +367,6 @@ def _set(config: DictConfig, override: Override) -> None:
         raise
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{override.input_line}: {_format_hydra_error(error)}") from error
-
-
-def _select(config: DictConfig, key: str) -> object:
-    """The value of a key; None if it cannot be resolved, because it will be replaced."""
-    try:
-        return OmegaConf.select(config, key)
-    except OmegaConfBaseException:
-        return None
 
 
 def _resolved(config: DictConfig) -> dict:

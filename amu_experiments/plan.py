@@ -65,7 +65,7 @@ def _resolved(config: dict) -> dict:
         set_threads(threads)
     task = make_task(config["task"], [0])
     kind = cell_class(config["model"]["cell"])
-    model = without_added(resolved(config["model"], task), options_of(kind, "__init__", "shapes"))
+    model = without_added(resolved(config["model"], task), kind.annotations())
     data = without_added(config["task"], options_of(type(task), "__init__")) | task.contents
     config = config | {"model": model, "task": data}
     config |= {"results_dir": str(_results_folder(config))}

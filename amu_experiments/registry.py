@@ -4,6 +4,7 @@
 `my_package.cells.UGRNN` is the class UGRNN in the module my_package.cells.
 """
 
+import difflib
 import importlib
 import inspect
 import os
@@ -16,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 
 
-def find_class(package: str, name: str, base: type) -> type:
-    """The subclass of `base` that `name` stands for.
+def find_class(package: str, name: str, base: type, foreign: type | None = None) -> type:
+    """The subclass of `base` that `name` stands for; MODULE.CLASS may be one of `foreign` instead.
 
     Args:
         package: holds the modules for names without a dot. Each module defines one subclass of `base`.
@@ -34,10 +35,10 @@ def find_class(package: str, name: str, base: type) -> type:
             return found[0]
     added: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=package)}
     if name in added:
-        return _class_of(name, added[name].module, added[name].attr, base)
+        return _class_of(name, added[name].module, added[name].attr, base, foreign)
     module, _, attribute = name.rpartition(".")
     if module and all(part.isidentifier() for part in name.split(".")):
-        return _class_of(name, module, attribute, base)
+        return _class_of(name, module, attribute, base, foreign)
     choices = [m for m in modules if len(_subclasses(importlib.import_module(f"{package}.{m}"), base)) == 1]
     raise ValueError(
         f"{name!r} is not a {base.__name__.lower()}; choose one of {', '.join([*choices, *added])}, "
@@ -45,16 +46,21 @@ def find_class(package: str, name: str, base: type) -> type:
     )
 
 
-def _class_of(name: str, module: str, attribute: str, base: type) -> type:
-    """The class `attribute` of `module`; ValueError, which begins with `name`, if it is not a subclass of `base`."""
+def _class_of(name: str, module: str, attribute: str, base: type, foreign: type | None) -> type:
+    """The class `attribute` of `module`; ValueError, which begins with `name`, if it is not a subclass of the bases."""
     imported = _import(name, module)
     kind = getattr(imported, attribute, None)
-    if isinstance(kind, type) and issubclass(kind, base) and kind is not base:
+    if isinstance(kind, type) and issubclass(kind, (base, foreign or base)) and kind not in (base, foreign):
         return kind
     if kind is not None:
-        raise ValueError(f"{name}: {attribute} is not a subclass of {base.__module__}.{base.__name__}")
-    found = ", ".join(own.__name__ for own in _subclasses(imported, base))
-    raise ValueError(f"{name}: module {module} has no class {attribute}; it defines {found or 'no ' + base.__name__}")
+        bases = " or ".join(f"{each.__module__}.{each.__name__}" for each in (base, foreign) if each)
+        raise ValueError(f"{name}: {attribute} is not a subclass of {bases}")
+    bases = (base, foreign or base)
+    found = ", ".join(own.__name__ for own in _subclasses(imported, bases))
+    offered = [each for each, _ in inspect.getmembers(imported, lambda m: isinstance(m, type) and issubclass(m, bases))]
+    near = "".join(f" (did you mean {module}.{each}?)" for each in difflib.get_close_matches(attribute, offered, n=1))
+    defined = f"; it defines {found or 'no ' + base.__name__}" if found or not near else near
+    raise ValueError(f"{name}: module {module} has no class {attribute}{defined}")
 
 
 def _import(name: str, module: str) -> ModuleType:
@@ -86,7 +92,7 @@ def _place(error: BaseException) -> str:
     return f"{frame.filename}, line {frame.lineno}"
 
 
-def _subclasses(module: ModuleType, base: type) -> list[type]:
+def _subclasses(module: ModuleType, base: type | tuple[type, ...]) -> list[type]:
     return [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)

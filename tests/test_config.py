@@ -451,4 +451,4 @@ def test_every_task_and_every_model_composes(composer, task, model):
     data = ["task.name=GunPoint"] if task == "time_series" else []
     config = composer.load([f"task={task}", f"model={model}", *data])
     assert model.startswith(config["model"]["cell"])
-    assert config == check(config, composer.reference(task, model))
+    assert config == check(config, composer.reference(task, model, config))

@@ -29,13 +29,13 @@ def code_after(heading: str) -> str:
 @pytest.fixture
 def conf(tmp_path, monkeypatch):
     """The README's cell and task in a folder, which is the current one."""
-    for name in ("ugrnn.py", "parity.py", "my/conf/model/ugrnn.yaml", "my/conf/task/parity.yaml"):
+    for name in ("atr.py", "parity.py", "my/conf/model/atr.yaml", "my/conf/task/parity.yaml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(code_after(name))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path / "my/conf"
-    for name in ("ugrnn", "parity"):
+    for name in ("atr", "parity"):
         sys.modules.pop(name, None)
 
 
@@ -61,27 +61,27 @@ def test_the_cell_and_the_task_of_the_readme_train_as_typed_with_the_wheel(conf,
     place = typed("x", "import amu_experiments; print(amu_experiments.__file__)").stdout
     assert Path(place.strip()).is_relative_to(wheel)
     sizes = "training.max_sequences=40 training.evaluate_every=20 trials=2 backend=torch"
-    for command in (each for each in commands() if "task=parity" in each or "task=adding model=ugrnn" in each):
+    for command in (each for each in commands() if "task=parity" in each or "task=adding model=atr" in each):
         ended = typed(f"{command} {sizes}" + " task.T=20")
         assert ended.returncode == 0, ended.stderr
     results = store.read_results(tmp_path / "results" / "runs")
     assert {(result.task, result.model) for result in results} == {
         ("parity", "amu"),
-        ("parity", "ugrnn"),
-        ("adding", "ugrnn"),
+        ("parity", "atr"),
+        ("adding", "atr"),
     }
-    assert {result.config["model"]["cell"] for result in results} == {"amu", "ugrnn.UGRNN"}
+    assert {result.config["model"]["cell"] for result in results} == {"amu", "atr.ATR"}
     assert {result.config["task"]["problem"] for result in results} == {"adding", "parity.Parity"}
     assert all(len(result.trials) == 2 for result in results)
     labels = [label for comparison in compare(results) for label in comparison.labels]
-    assert sorted(labels) == ["amu", "ugrnn", "ugrnn"]
+    assert sorted(labels) == ["amu", "atr", "atr"]
     listed = typed("amu-run --config-dir my/conf --help").stdout
-    assert "  ugrnn " in listed
+    assert "  atr " in listed
     assert "  parity " in listed
 
 
 def test_the_compiled_form_of_the_readmes_cell_is_printed(conf):
-    printed = typed("x ugrnn.UGRNN", "from amu_experiments.scans.__main__ import main; main()")
+    printed = typed("x atr.ATR", "from amu_experiments.scans.__main__ import main; main()")
     assert "def " in printed.stdout, printed.stderr
 
 
@@ -113,20 +113,20 @@ def test_the_task_of_the_readme_is_parity(conf):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ugrn.UGRNN", "ugrn.UGRNN: no module ugrn, neither installed nor in the current folder"),
-        ("ugrnn.sub.UGRNN", "ugrnn.sub.UGRNN: no module ugrnn.sub, neither"),
-        ("ugrnn.UGRN", "ugrnn.UGRN: module ugrnn has no class UGRN; it defines UGRNN"),
-        ("ugrnn.torch", "ugrnn.torch: torch is not a subclass of amu_experiments.cells.cell.Cell"),
-        ("ugrnn.Cell", "ugrnn.Cell: Cell is not a subclass of"),
+        ("atrr.ATR", "atrr.ATR: no module atrr, neither installed nor in the current folder"),
+        ("atr.sub.ATR", "atr.sub.ATR: no module atr.sub, neither"),
+        ("atr.ATRR", "atr.ATRR: module atr has no class ATRR; it defines ATR"),
+        ("atr.torch", "atr.torch: torch is not a subclass of amu_experiments.cells.cell.Cell"),
+        ("atr.Cell", "atr.Cell: Cell is not a subclass of"),
         ("parity.Parity", "parity.Parity: Parity is not a subclass of"),
-        ("parity.UGRNN", "parity.UGRNN: module parity has no class UGRNN; it defines no Cell"),
+        ("parity.ATR", "parity.ATR: module parity has no class ATR; it defines no Cell"),
         ("lacks.A", "lacks.A: ModuleNotFoundError: No module named 'not_there' ({folder}/lacks.py, line 2)"),
         ("wrong.A", "wrong.A: ZeroDivisionError: division by zero ({folder}/wrong.py, line 1)"),
         ("shape.A", "shape.A: ValueError: need at least one array to stack ({folder}/shape.py, line 3)"),
         ("syntax.A", "syntax.A: SyntaxError: invalid syntax ({folder}/syntax.py, line 1)"),
         ("leaves.A", "leaves.A: SystemExit: 3 ({folder}/leaves.py, line 2)"),
         ("..A", "'..A' is not a cell; choose one of amu"),
-        ("ugrn", "'ugrn' is not a cell; choose one of amu"),
+        ("atrr", "'atrr' is not a cell; choose one of amu"),
     ],
 )
 def test_a_wrong_name_of_a_cell_is_an_error_in_one_line(conf, tmp_path, capsys, name, words):
@@ -151,12 +151,12 @@ def test_an_installed_package_names_its_cells_and_tasks_by_entry_points(conf, tm
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: more_cells\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text(
-        "[amu_experiments.cells]\ngated = ugrnn:UGRNN\n[amu_experiments.tasks]\nodd = parity:Parity\n"
+        "[amu_experiments.cells]\ngated = atr:ATR\n[amu_experiments.tasks]\nodd = parity:Parity\n"
     )
     sys.path.append(str(tmp_path))
-    assert cell_class("gated").__name__ == "UGRNN"
+    assert cell_class("gated").__name__ == "ATR"
     assert task_class("odd").__name__ == "Parity"
-    with pytest.raises(ValueError, match="rnn, gated, or write"):
+    with pytest.raises(ValueError, match="ugrnn, gated, or write"):
         cell_class("gate")
 
 

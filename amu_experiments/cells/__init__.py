@@ -1,9 +1,16 @@
 """The recurrent cells, one file each. A cell is found by the name of its file, or by MODULE.CLASS elsewhere."""
 
+from torch import nn
+
 from amu_experiments.cells.cell import Cell
+from amu_experiments.cells.modules import ModuleCell, module_cell
 from amu_experiments.registry import find_class
 
 
-def cell_class(name: str) -> type[Cell]:
-    """The cell in cells/<name>.py, that entry point, or the class MODULE.CLASS; ValueError if there is none."""
-    return find_class("amu_experiments.cells", name, Cell)
+def cell_class(name: str) -> type[Cell] | type[ModuleCell]:
+    """The cell in cells/<name>.py, that entry point, or the class MODULE.CLASS; ValueError if there is none.
+
+    For a class of torch modules that is no Cell, this is a ModuleCell.
+    """
+    kind = find_class("amu_experiments.cells", name, Cell, nn.Module)
+    return kind if issubclass(kind, Cell) else module_cell(kind, name)

@@ -2,6 +2,8 @@
 
 import inspect
 
+_OF_A_LAYER = ("trials", "batch_first", "backend")
+
 
 def signature_of(kind: type, base: type) -> inspect.Signature:
     """The arguments of a cell, with those that its __init__ passes on to its base classes and to `shapes`."""
@@ -19,6 +21,16 @@ def signature_of(kind: type, base: type) -> inspect.Signature:
             elif argument.kind == argument.VAR_KEYWORD:
                 named[name] = argument
     return inspect.Signature(list(named.values()))
+
+
+def option_names(kind: type, base: type) -> list[str] | None:
+    """The options of a cell: the arguments of its `__init__` and `shapes`, and of `base`; None if it takes any."""
+    functions = (kind.__init__, kind.shapes, base.__init__)
+    arguments = [argument for function in functions for argument in inspect.signature(function).parameters.values()]
+    if any(argument.kind == argument.VAR_KEYWORD for argument in inspect.signature(kind.shapes).parameters.values()):
+        return None
+    names = dict.fromkeys(argument.name for argument in arguments if argument.kind != argument.VAR_KEYWORD)
+    return [name for name in names if name not in ("self", *inspect.signature(base.shapes).parameters, *_OF_A_LAYER)]
 
 
 def check_names(kind: type, arguments: tuple, options: dict) -> None:

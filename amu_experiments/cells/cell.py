@@ -9,16 +9,16 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from amu_experiments.cells.arguments import check_names, signature_of
+from amu_experiments.cells.arguments import check_names, option_names, signature_of
 from amu_experiments.cells.backends import compiled, first_derivatives, not_compiled
-from amu_experiments.options import Positive, check_arguments
+from amu_experiments.options import Positive, check_arguments, options_of
 
 State = tuple[Tensor, ...]
 
@@ -153,6 +153,16 @@ class Cell(nn.Module):
         """hidden_size must be a multiple of this; options: whatever the cell is made with beside its sizes."""
         return 1
 
+    @classmethod
+    def annotations(cls) -> dict[str, Any]:
+        """The annotation of every option."""
+        return options_of(cls, "__init__", "shapes")
+
+    @classmethod
+    def option_names(cls) -> list[str] | None:
+        """The options, from the arguments that the cell takes; None if it takes any option."""
+        return option_names(cls, Cell)
+
     # Parameters -------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -212,7 +222,7 @@ class Cell(nn.Module):
         """All time steps on stacked tensors, by the backend asked for."""
         fused = x_RTBI.device.type == "cpu" and x_RTBI.dtype == torch.float32
         scans = self.fused_scans("layer", x_RTBI.shape[2]) if fused else None
-        parameters = [getattr(self, name) for name in self._parameter_names()]
+        parameters = self.ordered_parameters()
         if scans is not None:
             y_RTBA, last_RBS = compiled(scans, x_RTBI, state, lengths_RB, parameters)
             # Slices, for they may be changed in place, unlike what split gives.
@@ -291,6 +301,10 @@ class Cell(nn.Module):
             if name not in ("input_size", "hidden_size") and repr(value) != repr(default):
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
+
+    def ordered_parameters(self) -> list[nn.Parameter]:
+        """The parameters (R, ...) in the order of `shapes`."""
+        return [getattr(self, name) for name in self._parameter_names()]
 
     def _parameter_names(self) -> tuple[str, ...]:
         return tuple(self.shapes(1, 1, **self.options))

@@ -13,10 +13,10 @@ class CoRNN(Cell):
         y(t) = y(t-1) + dt * z(t), which is the output
 
     Args:
-        dt: time step. The defaults of all three are those of the paper's sequential MNIST; it tunes them to each task.
+        dt: time step. The defaults of all three are those of the authors' code for sequential MNIST; tune them.
         gamma: squared frequency of the oscillators.
         epsilon: damping.
-        initial_range: a multiple of 1 / sqrt(I + 2 A).
+        initial_range: a multiple of 1 / sqrt(I + 2 A), as in that code.
         See Cell for the others, and for shapes.
     """
 

@@ -5,6 +5,7 @@ import argparse
 import yaml
 
 from amu_experiments.cells import cell_class
+from amu_experiments.cells.cell import Cell
 from amu_experiments.scans.derive import derive
 
 
@@ -16,7 +17,10 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=6, help="units (default 6)")
     given = parser.parse_intermixed_args()
     options = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in given.options)}
-    recurrence = derive(cell_class(given.cell)(given.inputs, given.units, backend="torch", **options), given.cell)
+    kind = cell_class(given.cell)
+    if not issubclass(kind, Cell):
+        parser.error(f"{given.cell} has no compiled form: it is no {Cell.__module__}.{Cell.__name__}")
+    recurrence = derive(kind(given.inputs, given.units, backend="torch", **options), given.cell)
     for product in recurrence.products:
         print(f"# {product}")
     print(recurrence.source, end="")
