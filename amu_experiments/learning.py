@@ -86,7 +86,7 @@ def learn(network: Network, optimizer: Optimizer, task: Task, sequences: Sequenc
 
 
 def _learn_compiled(scans, network, optimizer, task, sequences, batch_size, learned):
-    from amu_experiments.scans.learning import LOSSES, OPTIMIZERS, SQUASHES
+    from amu_experiments.scans.updates import LOSSES, OPTIMIZERS, SQUASHES
 
     scans.train(
         network.flat.numpy(),

@@ -70,14 +70,19 @@ def fix_numba() -> None:
 def used(backend: str) -> dict:
     """The version and the instructions that a backend ("fused" or "torch") computes with in this process."""
     if backend == "fused":
-        from numba.core.registry import cpu_target
-
-        _, processor, _ = cpu_target.target_context.codegen().magic_tuple()
-        return {"version": VERSION, "instructions": processor}
+        return {"version": VERSION, "instructions": _processor()}
     import torch
 
     products = os.environ.get("MKL_CBWR", "as MKL chooses")
     return {"version": VERSION, "instructions": f"{torch.backends.cpu.get_cpu_capability()}, products {products}"}
+
+
+def _processor() -> str:
+    """The name of the processor that the compiler compiles for."""
+    import llvmlite.binding as llvm
+
+    chosen = None if _fixed == "native" else portable_name()
+    return os.environ.get("NUMBA_CPU_NAME") or chosen or llvm.get_host_cpu_name()
 
 
 def choice_of(instructions: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from numba import njit
 
 from amu_experiments import RNN
-from amu_experiments.scans.cache import CodeCache
+from amu_experiments.scans.compiling import CodeCache
 
 
 def adds(n: int):
@@ -29,7 +29,7 @@ def adds(n: int):
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
     """cached(n): 1 + n from the function that adds n, and whether it had to be compiled."""
-    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("AMU_CACHE_DIR", str(tmp_path))
 
     def make(n: int):
         missed = []
@@ -142,7 +142,7 @@ def test_a_cell_is_compiled_once_with_one_message():
 
 def test_compiling_a_cell_prints_its_duration(tmp_path):
     program = "import torch; from amu_experiments import RNN; RNN(2, 1, backend='fused')(torch.ones(2, 1, 2))"
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"AMU_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     first, second = done.stderr.splitlines()
     assert first == "Compiling the rnn cell (2 inputs, 1 units) ..."

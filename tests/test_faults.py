@@ -216,7 +216,7 @@ def test_a_run_stops_in_the_middle_of_a_long_step(endless, tmp_path, number_of_s
 @pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_stops_while_its_cell_is_being_compiled(tmp_path, number_of_signal):
     """With an empty cache of compiled code."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "compiled")}
+    environment = os.environ | {"AMU_CACHE_DIR": str(tmp_path / "compiled")}
     command = [*AMU_RUN, *lines(tmp_path / "runs", {"model": "lstm", "backend": "fused"})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         assert run.stderr.readline().startswith("Compiling the lstm cell (")

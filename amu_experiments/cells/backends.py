@@ -10,7 +10,7 @@ from torch import Tensor
 def compiled(scans, x_RTBI: Tensor, state: Sequence[Tensor], lengths_RB: Tensor | None, parameters: Sequence[Tensor]):
     """y (R, T, B, A) and the last state (R, B, S), by compiled scans (scans/drivers.py)."""
     R, T, B, _ = x_RTBI.shape
-    lengths = torch.full((R, B), T, device=x_RTBI.device) if lengths_RB is None else lengths_RB
+    lengths = torch.full((R, B), T, device=x_RTBI.device) if lengths_RB is None else lengths_RB.long()
     layer = BlockLayer if scans.blocks else SequenceLayer
     y, last_RB1S, *_ = FusedScan.apply(layer(scans), lengths, x_RTBI, torch.cat(tuple(state), dim=-1), *parameters)
     return layer.by_time(y), last_RB1S[:, :, 0]
@@ -49,7 +49,7 @@ class SequenceLayer:
         states = x_RTBI.new_zeros(R, B, T + 1, S)
         states[:, :, 0] = state_RBS
         tape, y = x_RTBI.new_empty(R, B, T, self.scans.recurrence.tape), self.outputs(x_RTBI)
-        self.scans.forward(*arrays(flat, _by_sequence(x_RTBI), lengths_RB, states, tape, y))
+        self.scans.forward(*arrays(flat, _by_sequence(x_RTBI), lengths_RB.contiguous(), states, tape, y))
         last = states.gather(2, lengths_RB.view(R, B, 1, 1).expand(-1, -1, 1, S))
         return y, last, states, tape
 
@@ -63,7 +63,7 @@ class SequenceLayer:
         dx = torch.zeros_like(x)
         # The tape is the adjoint's to read only, so a second backward over a retained graph is right, too.
         dy = dy_RBTA.contiguous()
-        self.scans.backward(*arrays(flat, x, lengths_RB, states, tape, dy, dstate, gradients, dx))
+        self.scans.backward(*arrays(flat, x, lengths_RB.contiguous(), states, tape, dy, dstate, gradients, dx))
         return gradients.sum(dim=1), dx.transpose(1, 2), dstate
 
 
@@ -83,8 +83,7 @@ class BlockLayer:
     def forward(self, flat, lengths_RB, x_RTBI, state_RBS):
         """y, the last state (R, B, 1, S), and for the adjoint blocks of inputs, states and tape."""
         r, (R, T, B, I) = self.scans.recurrence, x_RTBI.shape
-        lengths = self._lengths(lengths_RB)
-        C = lengths.shape[1]
+        C = -(-B // self.scans.lanes)
 
         def blocks(steps, rows):
             # An odd number of rows in memory, see scans/blocks.py.
@@ -93,7 +92,7 @@ class BlockLayer:
         xs, states, tape, ys = blocks(T, I), blocks(T + 1, r.state), blocks(T, r.tape), blocks(T, r.outputs)
         y, last = x_RTBI.new_empty(R, T, B, r.outputs), x_RTBI.new_empty(R, B, 1, r.state)
         x, first = x_RTBI.contiguous(), state_RBS.contiguous()
-        self.scans.forward(*arrays(flat, x, lengths, first, xs, states, tape, ys, y, last[:, :, 0]))
+        self.scans.forward(*arrays(flat, x, lengths_RB.contiguous(), first, xs, states, tape, ys, y, last[:, :, 0]))
         return y, last, xs, states, tape
 
     def backward(self, flat, lengths_RB, kept, dy_RTBA, dlast_RBS, x_RTBI):
@@ -102,14 +101,9 @@ class BlockLayer:
         R, T, B, I = x_RTBI.shape
         gradients = x_RTBI.new_zeros(R, self.scans.groups_of(B), flat.shape[1])
         dx, dfirst = x_RTBI.new_empty(R, T, B, I), torch.empty_like(dlast_RBS, memory_format=torch.contiguous_format)
-        dy, dlast, lengths = dy_RTBA.contiguous(), dlast_RBS.contiguous(), self._lengths(lengths_RB)
-        self.scans.backward(*arrays(flat, lengths, xs, states, tape, dy, dlast, gradients, dx, dfirst))
+        dy, dlast = dy_RTBA.contiguous(), dlast_RBS.contiguous()
+        self.scans.backward(*arrays(flat, lengths_RB.contiguous(), xs, states, tape, dy, dlast, gradients, dx, dfirst))
         return gradients.sum(dim=1), dx, dfirst
-
-    def _lengths(self, lengths_RB: Tensor) -> Tensor:
-        """(R, C, LANES), zeros in lanes without a sequence."""
-        (R, B), lanes = lengths_RB.shape, self.scans.lanes
-        return torch.nn.functional.pad(lengths_RB, (0, -B % lanes)).view(R, -1, lanes)
 
 
 class FusedScan(torch.autograd.Function):

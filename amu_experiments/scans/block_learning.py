@@ -3,328 +3,256 @@
 Shapes as in blocks.py; O readout outputs, n sequences of a stretch.
 """
 
-import numpy as np
+from llvmlite import ir
 
-from amu_experiments.scans import slots
-from amu_experiments.scans.blocks import compiled, into_block, invoke, odd, pack_matrices, take
-from amu_experiments.scans.compiling import driver
-from amu_experiments.scans.functions import f32
-from amu_experiments.scans.learning import loss_of_answer, squared_norm, update_parameters
-from amu_experiments.scans.vectors import LANES
+from amu_experiments.scans import functions
+from amu_experiments.scans.blocks import FRAME, Frame, odd_rows, pack
+from amu_experiments.scans.jobs import Driver
+from amu_experiments.scans.tiles import tile_rows
+from amu_experiments.scans.updates import elementwise, finite, loss_of_answer, norm_of, update_parameters
+from amu_experiments.scans.vectorised import namespace
+from amu_experiments.scans.vectors import I64, Numbers, Rows, Value, Variable
 
 WHOLE_TRIALS, GROUPS_OF_AN_UPDATE, ENDS_OF_AN_UPDATE = range(3)
 """What a job of `train` is: all updates of a trial; one group's gradient in one update; or the rest of that update."""
 
-
-@compiled()
-def carve(f, scratch, T, tape_steps):
-    """Give a frame its blocks in scratch memory, for T time steps; (places of x, states, y, dy and dstate, the end)."""
-    K, S, N, A, I = f[slots.ROWS], f[slots.STATE], f[slots.TAPE_ROWS], f[slots.OUTPUTS], f[slots.INPUTS]
-    f[slots.X_STEP], f[slots.STATES_STEP], f[slots.Y_STEP] = odd(I), odd(S), odd(A)
-    f[slots.TAPE_STEP] = odd(N) if tape_steps > 1 else 0
-    f[slots.DNET_STEP], f[slots.DREC_STEP] = odd(K), odd(f[slots.RECS])
-    f[slots.X], states_at = take(scratch, 0, T * odd(I))
-    f[slots.STATES], at = take(scratch, states_at, (T + 1) * odd(S))
-    f[slots.TAPE], y_at = take(scratch, at, tape_steps * odd(N))
-    f[slots.Y], dy_at = take(scratch, y_at, T * odd(A))
-    f[slots.DY], at = take(scratch, dy_at, tape_steps * odd(A))
-    f[slots.NET], at = take(scratch, at, odd(K))
-    f[slots.REC], at = take(scratch, at, odd(f[slots.RECS]))
-    f[slots.DNET], at = take(scratch, at, f[slots.STRETCH] * odd(K))
-    f[slots.DREC], at = take(scratch, at, f[slots.STRETCH] * odd(f[slots.RECS]))
-    f[slots.DFACTOR], at = take(scratch, at, odd(f[slots.DFACTORS]))
-    f[slots.OF_VECTORS], at = take(scratch, at, odd(f[slots.VECTORS]))
-    f[slots.SAVED], dstate_at = take(scratch, at, odd(S + f[slots.VECTORS]))
-    f[slots.DSTATE], at = take(scratch, dstate_at, odd(S))
-    f[slots.DX] = 0
-    return states_at, y_at, dy_at, dstate_at, at
+DATA = ("end", "parameters", "P", "packed", "W", "x", "lengths", "n", "T", "every", "answers", "O")
+TRAIN = (*FRAME, *DATA, "what", "update", "updates", "batch", "groups", "matrices", "M", "memory", "targets", "loss",
+         "squash", "optimizer", "options", "steps", "losses", "errors", "norms", "done", "partial",
+         "healthy")  # fmt: skip
+PREDICT = (*FRAME, *DATA, "blocks", "outputs")
 
 
-@compiled()
-def begin_block(f, scratch, states_at, x, lengths, c, ends):
-    """Put the sequences of block c into the frame's memory: x (n, T, I), lengths (n,)."""
-    first = c * LANES
-    count = min(LANES, lengths.size - first)
-    for lane in range(LANES):
-        ends[lane] = lengths[first + lane] if lane < count else 0
-    T, I = ends.max(), f[slots.INPUTS]
-    f[slots.LENGTHS], f[slots.LONGEST], f[slots.SHORTEST] = ends.ctypes.data, T, ends.min()
-    block = scratch[: T * odd(I) * LANES].reshape((T, odd(I), LANES))
-    into_block(np.transpose(x[first : first + count, :T], (1, 0, 2)), ends, block)
-    scratch[states_at : states_at + f[slots.STATE] * LANES] = f32(0.0)
-    return count
+class Learner:
+    """What training and prediction share: a frame with room for a block, and the readout."""
+
+    def __init__(self, code: Driver, training: bool):
+        self.code, self.f = code, Frame(code)
+        self.functions = namespace(code, functions)
+        a, f = code.given, self.f
+        self.I, self.A, self.S = f["inputs"], f["outputs"], f["state"]
+        f["x_step"], f["states_step"], f["y_step"] = (odd_rows(n) for n in (self.I, self.S, self.A))
+        f["tape_step"] = odd_rows(f["tape_rows"]) if training else 0
+        self.x = f.take_field("x", a.T * odd_rows(self.I))
+        self.states = f.take_field("states", (a.T + 1) * odd_rows(self.S))
+        f.take_field("tape", (a.T if training else 1) * odd_rows(f["tape_rows"]))
+        self.y = f.take_field("y", a.T * odd_rows(self.A))
+        f.take_field("net", odd_rows(f["rows"]))
+        f.take_field("rec", odd_rows(f["recs"]))
+        self.net, self.y_last = f.take(a.O), f.take(self.A)
+        if training:
+            f["dx"] = 0
+            self.dstate = f.take_errors()
+            self.dy, self.dy_last = f.take_field("dy", a.T * odd_rows(self.A)), f.take(self.A)
+            self.target, self.dnet = f.take(a.O), f.take(a.O)
+            self.of_readout = f.take(a.O * (self.A + 1))
+        biased = a.end + a.O * self.A < a.P
+        self.biases = code.where(biased, a.O, code.integer(0))
+
+    def fill(self, rows: Rows, count) -> None:
+        for k in self.code.loop(count):
+            rows[k] = self.code.f32(0.0)
+
+    def run(self, r: Value, first: Value, count: Value) -> None:
+        """The forward scan over sequences first, first + 1, ... of trial r."""
+        code, a, f = self.code, self.code.given, self.f
+        f["p"], f["packed"] = a.parameters + r * a.P * 4, a.packed + r * a.W * 4
+        self.p = code.numbers(f["p"])
+        place = r * a.n + first
+        f.set_lengths(code.numbers(a.lengths, place, I64), count)
+        source = code.numbers(a.x, place * a.T * self.I)
+        f.into_block(source, self.I, a.T * self.I, count, self.I, self.x, f["x_step"], f["longest"])
+        self.fill(self.states, self.S)
+        code.invoke(a.code_forward, f.address)
+
+    def answers(self) -> Value:
+        """How many answers the longest sequence of the block gives."""
+        every = self.code.given.every
+        return self.code.where(every, self.f["longest"], self.code.integer(1))
+
+    def at_answer(self, block: Rows, last: Rows, answer: Value) -> Rows:
+        """The rows of a block for an answer: of a time step, or those gathered from the sequences' last steps."""
+        every = self.code.given.every
+        row = block.from_row(answer * self.f["y_step"])
+        return Rows(self.code, self.code.where(every, row.address, last.address))
+
+    def each_last(self, count: Value):
+        """(place of a lane's entry in its last step's rows, place among the gathered ones), for every entry."""
+        code = self.code
+        for lane in code.loop(count):
+            start = (self.f.ends[lane] - 1) * self.f["y_step"] * code.lanes + lane
+            for k in code.loop(self.A):
+                yield start + k * code.lanes, k * code.lanes + lane
+
+    def read(self, answer: Value, count: Value) -> Rows:
+        """Compute the readout `net` of an answer; the output of the cell that it reads."""
+        code, a = self.code, self.code.given
+        with code.when(a.every == 0):
+            self.fill(self.y_last, self.A)
+            block, last = (Numbers(code, rows.address) for rows in (self.y, self.y_last))
+            for there, here in self.each_last(count):
+                last[here] = block[there]
+        y = self.at_answer(self.y, self.y_last, answer)
+        for o in code.loop(a.O):
+            total = Variable(code, code.f32(0.0).spread())
+            with code.when(self.biases > 0):
+                total.value = self.p[a.end + a.O * self.A + o].spread()
+            weights = self.p.after(a.end + o * self.A)
+            for k in code.loop(self.A):
+                total.value = total.value + weights[k] * y[k]
+            self.net[o] = total.value
+        return y
+
+    def read_back(self, answer: Value, count: Value, y: Rows) -> None:
+        """From the error dnet of the readout to dy and the readout's gradient."""
+        code, a = self.code, self.code.given
+        dy = self.at_answer(self.dy, self.dy_last, answer)
+        self.fill(dy, self.A)
+        for o in code.loop(a.O):
+            error, bias = self.dnet[o], a.O * self.A + o
+            self.of_readout[bias] = self.of_readout[bias] + error
+            weights, sums = self.p.after(a.end + o * self.A), self.of_readout.from_row(o * self.A)
+            for k in code.loop(self.A):
+                sums[k] = sums[k] + error * y[k]
+                dy[k] = dy[k] + weights[k] * error
+        with code.when(a.every == 0):
+            block, last = (Numbers(code, rows.address) for rows in (self.dy, self.dy_last))
+            for there, here in self.each_last(count):
+                block[there] = last[here]
+
+    def losses_of_block(self, place: Value, count: Value) -> Value:
+        """Losses and largest errors of a block's sequences, from number `place` on; whether all are finite."""
+        code, a, f = self.code, self.code.given, self.f
+        zero = code.f32(0.0)
+        value, worst = (Variable(code, zero.spread()) for _ in range(2))
+        ends = Numbers(code, f.ends.address, I64, code.lanes)[0]
+        mean = code.builder.and_((a.every != 0).ir, (a.loss != 2).ir)
+        parts = code.where(Value(code, mean), ends, code.integer(1))
+        scale = code.f32(1.0) / code.f32(parts * a.batch)
+        for answer in code.loop(self.answers()):
+            y = self.read(answer, count)
+            self.fill(self.target, a.O)
+            into = Numbers(code, self.target.address)
+            for lane in code.loop(count):
+                target = code.numbers(a.targets, ((place + lane) * a.answers + answer) * a.O)
+                for o in code.loop(a.O):
+                    into[o * code.lanes + lane] = target[o]
+            here, largest = loss_of_answer(
+                code, self.functions, self.net, self.target, a.loss, a.squash, scale, self.dnet, a.O
+            )
+            alive = ends > answer
+            for o in code.loop(a.O):
+                self.dnet[o] = code.where(alive, self.dnet[o], zero)
+            value.value = value.value + code.where(alive, here, zero)
+            worst.value = self.functions["max"](worst.value, code.where(alive, largest, zero))
+            self.read_back(answer, count, y)
+        value.value = value.value / code.f32(parts)
+        losses, errors = code.numbers(a.losses, place), code.numbers(a.errors, place)
+        each, largest = (Numbers(code, code.address(variable)) for variable in (value, worst))
+        healthy = Variable(code, code.integer(1))
+        for lane in code.loop(count):
+            losses[lane], errors[lane] = each[lane], largest[lane]
+            healthy.value = code.where(finite(each[lane]), healthy.value, code.integer(0))
+        return healthy.value
+
+    def gradient_of_group(self, r: Value, update: Value, group: Value) -> None:
+        """A group's gradient in one batch, and whether all its losses are finite."""
+        code, a, f = self.code, self.code.given, self.f
+        at = r * a.groups + group
+        f["g"] = a.partial + at * a.P * 4
+        g, healthy = code.numbers(f["g"]), code.numbers(a.healthy, 0, I64)
+        for i, each in elementwise(code, a.P, g):
+            each[i] = code.f32(0.0)
+        self.fill(self.of_readout, a.O * (self.A + 1))
+        self.fill(self.dy, a.T * f["y_step"])
+        healthy[at] = 1
+        for first in code.loop(group * code.lanes, a.batch, a.groups * code.lanes):
+            count = code.lowest(a.batch - first, code.lanes)
+            self.run(r, update * a.batch + first, count)
+            fine = self.losses_of_block(r * a.n + update * a.batch + first, count)
+            healthy[at] = healthy[at] & fine
+            self.fill(self.dstate, self.S)
+            code.invoke(a.code_backward, f.address)
+            with code.when(a.every == 0):
+                dy = Numbers(code, self.dy.address)
+                for there, _ in self.each_last(count):
+                    dy[there] = code.f32(0.0)
+        sums = Numbers(code, self.of_readout.address)
+        for i in code.loop(a.O * self.A + self.biases):
+            for lane in code.loop(code.lanes):
+                g[a.end + i] = g[a.end + i] + sums[i * code.lanes + lane]
+
+    def end_update(self, r: Value, update: Value, size: int) -> None:
+        """Add up the groups' gradients, clip, update and pack; count the update if the trial is still finite."""
+        code, a, sqrt = self.code, self.code.given, self.functions["sqrt"]
+        g, p = code.numbers(a.partial, r * a.groups * a.P), code.numbers(a.parameters, r * a.P)
+        healthy, fine = code.numbers(a.healthy, r * a.groups, I64), Variable(code, code.integer(1))
+        for group in code.loop(a.groups):
+            fine.value = fine.value & healthy[group]
+        for group in code.loop(1, a.groups):
+            for i, total, other in elementwise(code, a.P, g, g.after(group * a.P)):
+                total[i] = total[i] + other[i]
+        norm, options = norm_of(code, sqrt, g, a.P), code.numbers(a.options)
+        code.numbers(a.norms, r * a.updates)[update] = norm
+        with code.when(code.where(finite(norm), fine.value, code.integer(0)) != 0):
+            with code.when(norm > options[2]):
+                shrink = options[2] / norm
+                for i, each in elementwise(code, a.P, g):
+                    each[i] = each[i] * shrink
+            first, steps = code.numbers(a.memory, 2 * r * a.P), code.numbers(a.steps, 2 * update)
+            update_parameters(code, sqrt, p, g, first, first.after(a.P), a.P, a.optimizer, options, steps)
+            self.pack(r, size)
+            done = code.numbers(a.done, 0, I64)
+            done[r] = done[r] + 1
+
+    def pack(self, r: Value, size: int) -> None:
+        code, a = self.code, self.code.given
+        p, packed = code.numbers(a.parameters, r * a.P), code.numbers(a.packed, r * a.W)
+        for matrix in code.loop(a.M):
+            pack(code, code.numbers(a.matrices, matrix * 6, I64), p, packed, size)
 
 
-@compiled()
-def read(p, end, y, net):
-    """The readout of every lane: net (O, LANES) from y (rows, LANES), of which A count."""
-    O, A = net.shape[0], y.shape[0]
-    last = end + O * A
-    for o in range(O):
-        bias = p[last + o] if p.size > last else f32(0.0)
-        for lane in range(LANES):
-            net[o, lane] = bias
-        for a in range(A):
-            w = p[end + o * A + a]
-            for lane in range(LANES):
-                net[o, lane] += w * y[a, lane]
-
-
-@compiled()
-def read_back(p, end, y, dnet, dy, of_readout):
-    """Error of the readout: set dy (A, LANES), add to of_readout (O * A + O, LANES)."""
-    O, A = dnet.shape[0], y.shape[0]
-    dy[:] = f32(0.0)
-    for o in range(O):
-        for lane in range(LANES):
-            of_readout[O * A + o, lane] += dnet[o, lane]
-        for a in range(A):
-            w = p[end + o * A + a]
-            for lane in range(LANES):
-                of_readout[o * A + a, lane] += dnet[o, lane] * y[a, lane]
-                dy[a, lane] += w * dnet[o, lane]
-
-
-@compiled()
-def group_gradient(
-    code_forward,
-    code_backward,
-    f,
-    products_at,
-    transposed,
-    size,
-    end,
-    p,
-    x,
-    lengths,
-    targets,
-    every,
-    loss,
-    squash,
-    group,
-    groups,
-    g,
-    losses,
-    errors,
-    scratch,
-    ends,
-):
-    """The gradient g (P,) of a group's blocks in one batch, x (n, T, I); whether all losses are finite."""
-    T, A, O = x.shape[1], f[slots.OUTPUTS], targets.shape[2]
-    states_at, y_at, dy_at, dstate_at, at = carve(f, scratch, T, T)
-    f[slots.P], f[slots.G] = p.ctypes.data, g.ctypes.data
-    y = scratch[y_at : y_at + T * odd(A) * LANES].reshape((T, odd(A), LANES))
-    dy = scratch[dy_at : dy_at + T * odd(A) * LANES].reshape((T, odd(A), LANES))
-    of_readout = scratch[at : at + (O * A + O) * LANES].reshape((O * A + O, LANES))
-    at += of_readout.size
-    net, dnet = np.empty((O, LANES), f32), np.empty((O, LANES), f32)
-    out, dout = np.empty(O, f32), np.empty(O, f32)
-    y_last, dy_last = np.empty((A, LANES), f32), np.empty((A, LANES), f32)
-    pack_matrices(f, products_at, transposed, p, size, scratch[at:])
-    g[:] = f32(0.0)
-    of_readout[:] = f32(0.0)
-    dy[:] = f32(0.0)
-    healthy = True
-    for c in range(group, (lengths.size + LANES - 1) // LANES, groups):
-        count = begin_block(f, scratch, states_at, x, lengths, c, ends)
-        invoke(code_forward, f)
-        first = c * LANES
-        losses[first : first + count] = f32(0.0)
-        errors[first : first + count] = f32(0.0)
-        for answer in range(f[slots.LONGEST] if every else 1):
-            if not every:
-                for lane in range(LANES):
-                    for a in range(A):
-                        y_last[a, lane] = y[ends[lane] - 1, a, lane] if lane < count else f32(0.0)
-            here = y[answer, :A] if every else y_last
-            read(p, end, here, net)
-            dnet[:] = f32(0.0)
-            for lane in range(count):
-                if answer < ends[lane]:
-                    parts = ends[lane] if every and loss != 2 else 1
-                    scale = f32(1.0) / f32(parts * lengths.size)
-                    out[:] = net[:, lane]
-                    value, error = loss_of_answer(out, targets[first + lane, answer], loss, squash, scale, dout)
-                    dnet[:, lane] = dout
-                    losses[first + lane] += value
-                    errors[first + lane] = max(errors[first + lane], error)
-            read_back(p, end, here, dnet, dy[answer, :A] if every else dy_last, of_readout)
-            if not every:
-                for lane in range(count):
-                    for a in range(A):
-                        dy[ends[lane] - 1, a, lane] = dy_last[a, lane]
-        for lane in range(count):
-            healthy = healthy and np.isfinite(losses[first + lane])
-            if every and loss != 2:
-                losses[first + lane] /= f32(ends[lane])
-        scratch[dstate_at : dstate_at + f[slots.STATE] * LANES] = f32(0.0)
-        invoke(code_backward, f)
-        if not every:
-            for lane in range(count):
-                for a in range(A):
-                    dy[ends[lane] - 1, a, lane] = f32(0.0)
-    bias = 0 if p.size == end + O * A else O
-    for i in range(O * A + bias):
-        for lane in range(LANES):
-            g[end + i] += of_readout[i, lane]
-    return healthy
-
-
-@compiled()
-def end_update(p, memory, partial, healthy, optimizer, rate, momentum, clip, number, norms, update):
-    """Add up the groups' gradients, clip, update; whether the trial is still finite."""
-    g = partial[0]
-    for group in range(1, partial.shape[0]):
-        for i in range(g.size):
-            g[i] += partial[group, i]
-    norm = np.sqrt(squared_norm(g))
-    norms[update] = norm
-    if not (healthy.all() and np.isfinite(norm)):
-        return False
-    if norm > clip:
-        shrink = clip / norm
-        for i in range(g.size):
-            g[i] *= shrink
-    update_parameters(p, g, memory[: p.size], memory[p.size :], optimizer, rate, momentum, number)
-    return True
-
-
-@driver
-def train(
-    begin,
-    end_of_jobs,
-    what,
-    update,
-    code_forward,
-    code_backward,
-    frame,
-    products_at,
-    transposed,
-    size,
-    end,
-    ones,
-    parameters,
-    memory,
-    x,
-    lengths,
-    targets,
-    batch,
-    every,
-    loss,
-    squash,
-    optimizer,
-    rate,
-    momentum,
-    clip,
-    updates,
-    losses,
-    errors,
-    norms,
-    done,
-    partial,
-    healthy,
-    scratch,
-    ends,
-):
+def train_driver(module: ir.Module, machine, lanes: int) -> None:
     """As `train` of learning.py; partial (R, G, P) and healthy (R, G) are written, done (R,) begins as zeros.
 
-    what: what a job is, above; `update` is the number of the update of which a job is a part.
+    The parameters are packed before the first update. what: what a job is, above; `update` is the number of the update
+    of which a job is a part.
     """
-    groups = partial.shape[1]
-    f = frame.copy()
-    f[slots.ONES] = ones.ctypes.data
-    for job in range(begin, end_of_jobs):
-        r = job // groups if what == GROUPS_OF_AN_UPDATE else job
-        first_update = 0 if what == WHOLE_TRIALS else update
-        last_update = norms.shape[1] if what == WHOLE_TRIALS else update + 1
-        first_group = job % groups if what == GROUPS_OF_AN_UPDATE else 0
-        last_group = first_group + 1 if what == GROUPS_OF_AN_UPDATE else groups
-        for u in range(first_update, last_update):
-            if done[r] < u:
-                break
-            if what != ENDS_OF_AN_UPDATE:
-                span = slice(u * batch, (u + 1) * batch)
-                for group in range(first_group, last_group):
-                    healthy[r, group] = group_gradient(
-                        code_forward,
-                        code_backward,
-                        f,
-                        products_at,
-                        transposed,
-                        size,
-                        end,
-                        parameters[r],
-                        x[r, span],
-                        lengths[r, span],
-                        targets[r, span],
-                        every,
-                        loss,
-                        squash,
-                        group,
-                        groups,
-                        partial[r, group],
-                        losses[r, span],
-                        errors[r, span],
-                        scratch,
-                        ends,
-                    )
-            if what != GROUPS_OF_AN_UPDATE:
-                going_on = end_update(
-                    parameters[r],
-                    memory[r],
-                    partial[r],
-                    healthy[r],
-                    optimizer,
-                    rate,
-                    momentum,
-                    clip,
-                    updates + u + 1,
-                    norms[r],
-                    u,
-                )
-                if going_on:
-                    done[r] += 1
+    code = Driver(module, "train", TRAIN, lanes)
+    a, learner = code.given, Learner(code, True)
+    whole, groups_only = a.what == WHOLE_TRIALS, a.what == GROUPS_OF_AN_UPDATE
+    jobs_of_trial = code.where(groups_only, a.groups, code.integer(1))
+    first_update = code.where(whole, code.integer(0), a.update)
+    last_update = code.where(whole, a.updates, a.update + 1)
+    done = code.numbers(a.done, 0, I64)
+    for job in code.loop(code.begin, code.end):
+        r, group = code.divided(job, jobs_of_trial)
+        last_group = code.where(groups_only, group + 1, a.groups)
+        for update in code.loop(first_update, last_update):
+            with code.when(done[r] >= update):
+                with code.when(a.what != ENDS_OF_AN_UPDATE):
+                    for each in code.loop(group, last_group):
+                        learner.gradient_of_group(r, update, each)
+                with code.when(a.what != GROUPS_OF_AN_UPDATE):
+                    learner.end_update(r, update, tile_rows(machine, lanes))
+    code.done()
 
 
-@driver
-def predict(
-    begin,
-    end_of_jobs,
-    code,
-    frame,
-    products_at,
-    transposed,
-    size,
-    end,
-    parameters,
-    x,
-    lengths,
-    every,
-    outputs,
-    scratch,
-    ends,
-):
-    """As `predict` of learning.py; a job is a block."""
-    B, T, A, O = lengths.shape[1], x.shape[2], frame[slots.OUTPUTS], outputs.shape[3]
-    blocks = (B + LANES - 1) // LANES
-    f = frame.copy()
-    net = np.empty((O, LANES), f32)
-    y_last = np.empty((A, LANES), f32)
-    states_at, y_at, _, _, at = carve(f, scratch, T, 1)
-    y = scratch[y_at : y_at + T * odd(A) * LANES].reshape((T, odd(A), LANES))
-    for job in range(begin, end_of_jobs):
-        r, c = job // blocks, job % blocks
-        p = parameters[r]
-        f[slots.P] = p.ctypes.data
-        pack_matrices(f, products_at, transposed, p, size, scratch[at:])
-        count = begin_block(f, scratch, states_at, x[r], lengths[r], c, ends)
-        invoke(code, f)
-        for answer in range(f[slots.LONGEST] if every else 1):
-            if not every:
-                for lane in range(LANES):
-                    for a in range(A):
-                        y_last[a, lane] = y[ends[lane] - 1, a, lane] if lane < count else f32(0.0)
-            read(p, end, y[answer, :A] if every else y_last, net)
-            for lane in range(count):
-                if answer < ends[lane]:
-                    outputs[r, c * LANES + lane, answer] = net[:, lane]
+def predict_driver(module: ir.Module, lanes: int) -> None:
+    """As `predict` of learning.py; a job is a block. The parameters are packed before."""
+    code = Driver(module, "predict", PREDICT, lanes)
+    a, learner = code.given, Learner(code, False)
+    for job in code.loop(code.begin, code.end):
+        r, c = code.divided(job, a.blocks)
+        first = c * lanes
+        count = code.lowest(a.n - first, lanes)
+        learner.run(r, first, count)
+        for answer in code.loop(learner.answers()):
+            learner.read(answer, count)
+            net = Numbers(code, learner.net.address)
+            for lane in code.loop(count):
+                with code.when(learner.f.ends[lane] > answer):
+                    out = code.numbers(a.outputs, ((r * a.n + first + lane) * a.answers + answer) * a.O)
+                    for o in code.loop(a.O):
+                        out[o] = net[o * lanes + lane]
+    code.done()

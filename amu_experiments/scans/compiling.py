@@ -1,21 +1,94 @@
-"""Compiling with numba: options, the cache on disk, and a message for whoever waits."""
+"""Compiling with numba: options, the entries of the cache on disk, and drivers."""
 
 import functools
-import sys
-import threading
-import time
+import hashlib
+import pickle
+import platform
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
+from types import FunctionType
 
+import llvmlite
 import numba
+import numpy as np
 from numba import njit
+from numba.core import serialize
+from numba.core.caching import CompileResultCacheImpl
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
-from amu_experiments.scans.cache import CodeCache
-from amu_experiments.scans.functions import EXACT
-from amu_experiments.scans.recurrence import Recurrence
+from amu_experiments.scans import cache, functions
 from amu_experiments.scans.threads import shared
+
+EXACT = {"contract", "nsz"}
+"""A product and a sum may become one instruction. Nothing here may assume that values are finite: a trial that
+diverges must be seen to diverge."""
+
+
+def _jitted_functions() -> dict[str, Callable]:
+    """The functions of functions.py, written into the loops that call them before anything is optimised: so the loops
+    are vectorised."""
+    inlined = functools.partial(njit, fastmath=EXACT, error_model="numpy", inline="always")
+    known = dict(vars(functions))
+    for function in functions.VECTORISED:
+        known[function.__name__] = inlined()(FunctionType(function.__code__, known, function.__name__))
+    return known
+
+
+_JITTED = _jitted_functions()
+exp, log = _JITTED["exp"], _JITTED["log"]
+
+NAMESPACE = {
+    "__name__": __name__,  # a module that can be imported: cached code is loaded by its name
+    "f32": np.float32,
+    "sqrt": np.sqrt,
+    **{name: _JITTED[name] for name in ("tanh", "exp", "log", "log1p", "sin", "cos")},
+}
+"""The names that the source of a step uses."""
+
+
+class CodeCache:
+    """The cache of one numba dispatcher; numba calls `load_overload` before it compiles and `save_overload` after.
+
+    Args:
+        function: the Python function that is compiled.
+        key: everything the code depends on (sources, sizes, settings), except its signature and the machine.
+        missed: called if there is no entry, just before numba compiles.
+    """
+
+    def __init__(self, function: Callable, key: str, missed: Callable[[], None] = lambda: None):
+        self.cache_path = str(cache.folder())
+        self._results = CompileResultCacheImpl.__new__(CompileResultCacheImpl)
+        self._key = f"{key} {function.__qualname__}"
+        self._missed = missed
+
+    def load_overload(self, signature, target):
+        """The compiled function of this signature, or None."""
+        target.refresh()
+        payload = cache.load(self._digest(signature, target))
+        if payload is not None:
+            return self._results.rebuild(target, pickle.loads(payload))
+        self._missed()
+        return None
+
+    def save_overload(self, signature, compiled) -> None:
+        """Write an entry; if that fails, this process uses the code without an entry."""
+        if self._results.check_cachable(compiled):
+            key = self._digest(signature, compiled.target_context)
+            cache.save(key, serialize.dumps(self._results.reduce(compiled)))
+
+    def flush(self) -> None:
+        """Does nothing: numba requires it, but entries never become stale, since other code has another key."""
+
+    def _digest(self, signature, target) -> str:
+        parts = (
+            self._key,
+            signature,
+            target.codegen().magic_tuple(),
+            numba.__version__,
+            llvmlite.__version__,
+            np.__version__,
+            platform.python_version(),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class Separate(CompilerBase):
@@ -47,8 +120,7 @@ class Driver:
         self.function = function
         self.missed = missed
         self._count = count
-        with suppress(RuntimeError, OSError):  # there is no folder for a cache
-            function._cache = CodeCache(function.py_func, key, lambda: self.missed())
+        function._cache = CodeCache(function.py_func, key, lambda: self.missed())
 
     def __call__(self, *arguments) -> None:
         shared(lambda begin, end: self.function(begin, end, *arguments), *self._count(*arguments))
@@ -56,42 +128,3 @@ class Driver:
     def compile(self, *arguments) -> None:
         """Compile the loop for arguments of these types, or take it from the cache."""
         self.function.compile(tuple(map(numba.typeof, (0, 0, *arguments))))
-
-
-class Notice:
-    """Says that a cell is being compiled, and how long it took; nothing where it is only loaded."""
-
-    def __init__(self, recurrence: Recurrence):
-        self._cell = f"the {recurrence.name} cell ({recurrence.inputs} inputs, {recurrence.outputs} units)"
-        self._began: float | None = None
-
-    def compiling(self) -> None:
-        if self._began is None:
-            self._began = time.monotonic()
-            self._say(f"Compiling {self._cell} ...")
-
-    def done(self) -> None:
-        if self._began is not None:
-            self._say(f"Compiled {self._cell} in {time.monotonic() - self._began:.1f} s.")
-
-    @staticmethod
-    def _say(text: str) -> None:
-        with suppress(OSError):  # standard error is closed
-            print(text, file=sys.stderr, flush=True)
-
-
-def beside(function: Callable, *arguments) -> None:
-    """Call in a thread and wait for it, for Ctrl-C and signals to act at once and not when native code returns.
-
-    Whoever leaves the wait so leaves the thread to itself, which ends what it does.
-    """
-    called: Future = Future()
-
-    def call():
-        try:
-            called.set_result(function(*arguments))
-        except BaseException as error:
-            called.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    called.result()

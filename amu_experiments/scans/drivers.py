@@ -4,27 +4,24 @@ Batches of FULL sequences and more run in blocks of sequences side by side (bloc
 sequence (kernels.py). Only the size of the batch decides.
 """
 
-import functools
-import hashlib
-import inspect
-import threading
+from collections.abc import Callable
 
-import numba
 import numpy as np
+from llvmlite import ir
 
-from amu_experiments import numerics
-from amu_experiments.scans import block_learning, blocks, functions, kernels, lanes, learning, slots, tiles
-from amu_experiments.scans.compiling import Driver, Notice, beside
-from amu_experiments.scans.functions import f32
+from amu_experiments.scans import block_learning, blocks, lanes, slots
+from amu_experiments.scans.jobs import LINE, Jobs
+from amu_experiments.scans.machine import Machine
+from amu_experiments.scans.notice import Notice, beside
 from amu_experiments.scans.recurrence import Recurrence
-from amu_experiments.scans.threads import number_of_threads, shared
-from amu_experiments.scans.vectors import LANES
+from amu_experiments.scans.threads import number_of_threads
+from amu_experiments.scans.updates import adam_steps
+
+LANES = 16
+"""Sequences of a block."""
 
 FULL = 8
 """The smallest batch that runs in blocks."""
-
-_COMPILING = threading.Lock()
-"""One at a time: how numba compiles is a setting of the whole process."""
 
 
 def in_blocks(batch_size: int) -> bool:
@@ -38,58 +35,18 @@ def scans(recurrence: Recurrence, purpose: str, batch_size: int):
     so.
     """
     notice = Notice(recurrence)
-    made = (BlockScans if in_blocks(batch_size) else SequenceScans)(recurrence, purpose, notice)
+    if in_blocks(batch_size):
+        made = BlockScans(recurrence, notice)
+    else:
+        from amu_experiments.scans.sequences import SequenceScans  # numba is slow to import
+
+        made = SequenceScans(recurrence, purpose, notice)
     beside(made.compile)
     notice.done()
     return made
 
 
-def _empty(*shape):
-    return np.zeros((0, *shape), f32)
-
-
-X, ROWS_, LENGTHS, TABLE = _empty(0, 0, 0), _empty(0, 0), np.zeros((0, 0), np.int64), _empty(0)
-UPDATES = np.zeros(0, np.int64)
-OPTIONS = (1, False, 0, 0, 0, f32(1.0), f32(1.0), f32(1.0), 0)
-"""Of `train`: batch, every, loss, squash, optimizer, rate, momentum, clip, updates."""
-
-
-class SequenceScans:
-    """Scans of one sequence after another; sizes are compiled in."""
-
-    blocks = False
-
-    def __init__(self, recurrence: Recurrence, purpose: str, notice: Notice):
-        self.recurrence = recurrence
-        key = hashlib.sha256(f"{recurrence}\n{_sources(functions, kernels, learning)}".encode()).hexdigest()
-        scan = kernels.scan_of(recurrence)
-        of_purpose = kernels.layer_drivers if purpose == "layer" else learning.training_drivers
-        self._drivers = {
-            name: Driver(function, count, key, notice.compiling)
-            for name, (function, count) in of_purpose(recurrence, scan).items()
-        }
-        vars(self).update(self._drivers)
-
-    def compile(self) -> None:
-        arguments = {
-            "forward": (TABLE, X, LENGTHS, X, X, X),
-            "backward": (TABLE, X, LENGTHS, X, X, X, ROWS_, ROWS_, X),
-            "predict": (TABLE, X, LENGTHS, False, X),
-            "train": (TABLE, TABLE, X, LENGTHS, X, *OPTIONS, TABLE, TABLE, TABLE, UPDATES),
-        }
-        with _COMPILING:
-            numerics.fix_numba()
-            # Short loops are unrolled before they could be vectorised; this has LLVM find the vectors in the result.
-            numba.config.SLP_VECTORIZE, before = 1, numba.config.SLP_VECTORIZE
-            try:
-                for name, driver in self._drivers.items():
-                    driver.compile(*arguments[name])
-            finally:
-                numba.config.SLP_VECTORIZE = before
-
-
-def _sources(*modules) -> str:
-    return "".join(map(inspect.getsource, modules))
+f32 = np.float32
 
 
 class BlockScans:
@@ -101,67 +58,53 @@ class BlockScans:
     blocks = True
     lanes = LANES
 
-    def __init__(self, recurrence: Recurrence, purpose: str, notice: Notice):
+    def __init__(self, recurrence: Recurrence, notice: Notice):
         self.recurrence = recurrence
-        self._purpose, self._notice = purpose, notice
-        self._form = lanes.form_of(recurrence)
+        self._notice = notice
         self._frame = lanes.frame_of(recurrence)
         # Few enough steps for the factors and errors of a stretch to stay in the second cache.
         widest = max([recurrence.inputs, *(p.factors for p in recurrence.products)])
-        self._stretch = min(max(16384 // widest, 32), 128)
-        self._frame[slots.STRETCH] = self._stretch
-        self._matrices = 2 * (
-            recurrence.inputs * recurrence.rows + sum(p.factors * p.results for p in recurrence.products)
-        )
+        self._frame[slots.STRETCH] = min(max(16384 // widest, 32), 128)
+        self._matrices = lanes.matrices_of(recurrence)
+        self._ones = np.ones(self.lanes, f32)
 
     def compile(self) -> None:
-        with _COMPILING:
-            numerics.fix_numba()
-            self._code = lanes.compiled(self._form, lanes.machine())
-            numba.config.SLP_VECTORIZE, before = 0, numba.config.SLP_VECTORIZE
-            try:
-                _compile_blocks(self._purpose, self._notice)
-            finally:
-                numba.config.SLP_VECTORIZE = before
-        products = self.recurrence.products
-        self._static = (
-            self._frame,
-            len(self._frame) - len(products) * len(slots.PRODUCT),
-            np.array([p.transposed for p in products], bool),
-            tiles.tile_rows(lanes.machine()),
-        )
-        self._ones = np.ones(LANES, f32)
-        self._forward, self._backward = self._code.address("forward"), self._code.address("backward")
+        machine, missed = lanes.machine(), self._notice.compiling
+        cell = lanes.compiled(lanes.form_of(self.recurrence), machine, self.lanes, missed)
+        self._jobs = block_jobs(machine, self.lanes, missed)
+        self._given = {
+            "code_forward": cell.address("forward"),
+            "code_backward": cell.address("backward"),
+            "frame": self._frame,
+            "frame_size": self._frame.size,
+            "ones": self._ones,
+            "matrices": self._matrices,
+        }
+        self._cell = cell
 
-    @staticmethod
-    def groups_of(batch_size: int) -> int:
+    def groups_of(self, batch_size: int) -> int:
         """Partial sums of a trial's gradient."""
-        return blocks.groups_of(batch_size)
+        return blocks.groups_of(batch_size, self.lanes)
 
     # Layers -----------------------------------------------------------------------------------------------------
 
     def forward(self, parameters, x, lengths, first, xs, states, tape, ys, y, last) -> None:
-        r = self.recurrence
-        size = (blocks.odd_rows(r.rows) + blocks.odd_rows(r.recs)) * LANES + self._matrices
-
-        def work(begin, end):
-            blocks.forward(
-                begin, end, self._forward, *self._static, parameters, x, lengths, first, xs, states, tape, ys, y, last,
-                scratch(size),
-            )  # fmt: skip
-
-        shared(work, xs.shape[0] * xs.shape[1], 2 * x.size * r.rows)
+        R, T, B, _ = x.shape
+        C, r = xs.shape[1], self.recurrence
+        given = self._packed(parameters, 0, 1) | {
+            "x": x, "lengths": lengths, "first": first, "xs": xs, "states": states, "tape": tape, "ys": ys, "y": y,
+            "last": last, "T": T, "B": B, "C": C,
+        }  # fmt: skip
+        self._run("forward", given, R * C, 2 * x.size * r.rows, blocks.odd_rows(r.rows) + blocks.odd_rows(r.recs))
 
     def backward(self, parameters, lengths, xs, states, tape, dy, dlast, gradients, dx, dfirst) -> None:
-        size = self._rows(dy.shape[1], 0, 0) * LANES + self._matrices
-
-        def work(begin, end):
-            blocks.backward(
-                begin, end, self._backward, *self._static, parameters, lengths, xs, states, tape, dy, dlast,
-                self._ones, gradients, dx, dfirst, scratch(size),
-            )  # fmt: skip
-
-        shared(work, gradients.shape[0] * gradients.shape[1], 4 * dx.size * self.recurrence.rows)
+        R, T, B, _ = dy.shape
+        G = gradients.shape[1]
+        given = self._packed(parameters, 1, 2) | {
+            "lengths": lengths, "xs": xs, "states": states, "tape": tape, "dy": dy, "dlast": dlast,
+            "gradients": gradients, "dx": dx, "dfirst": dfirst, "T": T, "B": B, "C": xs.shape[1], "G": G,
+        }  # fmt: skip
+        self._run("backward", given, R * G, 4 * dx.size * self.recurrence.rows, self._rows(T, 0, 0))
 
     # Training ---------------------------------------------------------------------------------------------------
 
@@ -170,93 +113,96 @@ class BlockScans:
         updates, losses, errors, norms, done,
     ) -> None:  # fmt: skip
         """As `train` of learning.py."""
-        R, P = parameters.shape
-        groups = blocks.groups_of(batch)
-        partial, healthy = np.empty((R, groups, P), f32), np.zeros((R, groups), bool)
-        done[:] = 0
+        x, lengths, targets = map(np.ascontiguousarray, (x, lengths, targets))
+        (R, P), count, groups = parameters.shape, norms.shape[1], self.groups_of(batch)
         T, O = x.shape[2], targets.shape[3]
-        size = self._rows(T, T, O * (self.recurrence.outputs + 1)) * LANES + self._matrices
-
-        def part(what, update):
-            def work(begin, end):
-                block_learning.train(
-                    begin, end, what, update, self._forward, self._backward, *self._static,
-                    self.recurrence.place("end"), self._ones, parameters, memory, x, lengths, targets, batch, every,
-                    loss, squash, optimizer, rate, momentum, clip, updates, losses, errors, norms, done, partial,
-                    healthy, scratch(size), np.empty(LANES, np.int64),
-                )  # fmt: skip
-
-            return work
-
+        done[:] = 0
+        given = self._packed(parameters, 0, 2) | _data(parameters, x, lengths, every, targets) | {
+            "end": self.recurrence.place("end"), "updates": count, "batch": batch, "groups": groups,
+            "M": len(self._matrices), "memory": memory, "targets": targets, "loss": loss, "squash": squash,
+            "optimizer": optimizer, "options": np.array([rate, momentum, clip], f32),
+            "steps": adam_steps(rate, updates + 1, count), "losses": losses, "errors": errors, "norms": norms,
+            "done": done, "partial": np.empty((R, groups, P), f32), "healthy": np.zeros((R, groups), np.int64),
+        }  # fmt: skip
+        rows = self._rows(T, T, O * (self.recurrence.outputs + 5))
         work = 4 * x.size * self.recurrence.rows
         if groups == 1 or number_of_threads() <= R:
-            shared(part(block_learning.WHOLE_TRIALS, 0), R, work)
+            self._run("train", given | {"what": block_learning.WHOLE_TRIALS, "update": 0}, R, work, rows)
             return
-        for update in range(norms.shape[1]):
-            shared(part(block_learning.GROUPS_OF_AN_UPDATE, update), R * groups, work / norms.shape[1])
-            shared(part(block_learning.ENDS_OF_AN_UPDATE, update), R, 0)
+        for update in range(count):
+            for what, jobs in (
+                (block_learning.GROUPS_OF_AN_UPDATE, R * groups),
+                (block_learning.ENDS_OF_AN_UPDATE, R),
+            ):
+                self._run("train", given | {"what": what, "update": update}, jobs, jobs // R * work / count, rows)
 
     def predict(self, parameters, x, lengths, every, outputs) -> None:
         """As `predict` of learning.py."""
-        R, B = lengths.shape
-        size = self._rows(x.shape[2], 1, 0) * LANES + self._matrices
+        x, lengths = np.ascontiguousarray(x), np.ascontiguousarray(lengths)
+        (R, n, T, _), O = x.shape, outputs.shape[3]
+        count = -(-n // self.lanes)
+        given = self._packed(parameters, 0, 1) | _data(parameters, x, lengths, every, outputs) | {
+            "end": self.recurrence.place("end"), "blocks": count, "outputs": outputs,
+        }  # fmt: skip
+        self._run("predict", given, R * count, 2 * x.size * self.recurrence.rows, self._rows(T, 1, O))
 
-        def work(begin, end):
-            block_learning.predict(
-                begin, end, self._forward, *self._static, self.recurrence.place("end"), parameters, x, lengths, every,
-                outputs, scratch(size), np.empty(LANES, np.int64),
-            )  # fmt: skip
+    # Memory and jobs --------------------------------------------------------------------------------------------
 
-        shared(work, R * -(-B // LANES), 2 * x.size * self.recurrence.rows)
+    def _packed(self, parameters, first: int, last: int) -> dict:
+        """Arguments with all matrices packed: those of the forward direction, 0, of the backward one, 1, or both."""
+        (R, P), half = parameters.shape, len(self._matrices) // 2
+        matrices = self._matrices[first * half : last * half]
+        W = int(np.prod(self._matrices[-1, 3:5]) + self._matrices[-1, 5])
+        given = self._given | {"parameters": parameters, "P": P, "packed": np.empty((R, W), f32), "W": W}
+        chosen = {"matrices": matrices, "M": len(matrices)}
+        self._run("pack", given | chosen, R * len(matrices), 0, 0)
+        return given
+
+    def _run(self, driver: str, given: dict, jobs: int, multiplications: float, rows: int) -> None:
+        """rows: of scratch memory; a frame and the lengths of a block come before them."""
+        floats = 2 * (self._frame.size + self.lanes) + LINE + rows * self.lanes
+        self._jobs.run(driver, given, jobs, multiplications, floats)
 
     def _rows(self, T: int, tape_steps: int, readout: int) -> int:
-        """Rows of scratch memory that `carve` and its kind need at most."""
+        """Rows of scratch memory that a driver takes at most."""
         r, odd = self.recurrence, blocks.odd_rows
         by_step = odd(r.inputs) + odd(r.state) + 2 * odd(r.outputs)
-        vectors = int(self._frame[slots.VECTORS])
-        once = odd(r.rows) + odd(r.recs) + odd(r.dfactors) + 3 * odd(r.state) + 3 * odd(vectors)
-        stretch = self._stretch * (odd(r.rows) + odd(r.recs))
-        return T * by_step + tape_steps * odd(r.tape) + once + stretch + readout
+        vectors, stretch = (int(self._frame[slot]) for slot in (slots.VECTORS, slots.STRETCH))
+        once = odd(r.rows) + odd(r.recs) + odd(r.dfactors) + 3 * odd(r.state) + 3 * odd(vectors) + 2 * r.outputs
+        return T * by_step + tape_steps * odd(r.tape) + once + stretch * (odd(r.rows) + odd(r.recs)) + readout
 
 
-def scratch(size: int) -> np.ndarray:
-    """Memory for so many floats, on the boundary of a line of the cache."""
-    raw = np.empty(size + LANES, f32)
-    shift = -raw.ctypes.data // 4 % LANES
-    return raw[shift : shift + size]
+def _data(parameters, x, lengths, every: bool, answers) -> dict:
+    """Arguments of training and prediction; answers (R, n, T or 1, O) are the targets or the outputs."""
+    _, n, T, _ = x.shape
+    data = {"parameters": parameters, "P": parameters.shape[1], "x": x, "lengths": lengths, "n": n, "T": T}
+    return data | {"every": every, "answers": answers.shape[2], "O": answers.shape[3]}
 
 
-def _compile_blocks(purpose: str, notice: Notice) -> None:
-    """Compile the drivers over blocks, which are the same for all recurrences and sizes."""
-    drivers = _block_drivers()
-    f, flags = np.zeros(0, np.int64), np.zeros(0, bool)
-    static = (0, f, 0, flags, 1)
-    blocks5, three = _empty(0, 0, 0, 0), _empty(0, 0)
-    calls = {
-        "layer": {
-            "forward": (*static, TABLE, X, np.zeros((0, 0, 0), np.int64), three, blocks5, blocks5, blocks5, blocks5)
-            + (X, three, _empty()),
-            "backward": (*static, TABLE, np.zeros((0, 0, 0), np.int64), blocks5, blocks5, blocks5, X, three)
-            + (_empty(), three, X, three, _empty()),
-        },
-        "training": {
-            "train": (0, 0, 0, *static, 0, _empty(), TABLE, TABLE, X, LENGTHS, X, *OPTIONS, TABLE, TABLE, TABLE)
-            + (UPDATES, three, np.zeros((0, 0), bool), _empty(), f),
-            "predict": (*static, 0, TABLE, X, LENGTHS, False, X, _empty(), f),
-        },
-    }
-    for name, arguments in calls[purpose].items():
-        drivers[name].missed = notice.compiling
-        drivers[name].compile(*arguments)
+BLOCKS = {
+    "pack": blocks.PACK,
+    "forward": blocks.FORWARD,
+    "backward": blocks.BACKWARD,
+    "train": block_learning.TRAIN,
+    "predict": block_learning.PREDICT,
+}
+"""The drivers, the same for all recurrences and sizes, and their arguments."""
+
+_made: dict[tuple[Machine, int], Jobs] = {}
 
 
-@functools.cache
-def _block_drivers() -> dict[str, Driver]:
-    key = hashlib.sha256(_sources(blocks, block_learning, learning, functions, slots).encode()).hexdigest()
-    functions_of = {
-        "forward": blocks.forward,
-        "backward": blocks.backward,
-        "train": block_learning.train,
-        "predict": block_learning.predict,
-    }
-    return {name: Driver(function, None, key) for name, function in functions_of.items()}
+def block_jobs(machine: Machine, lanes: int, missed: Callable[[], None]) -> Jobs:
+    key = (machine, lanes)
+    if key not in _made:
+        _made[key] = Jobs(machine.compile(f"drivers {lanes}", lambda: _drivers_module(*key), missed), BLOCKS)
+    return _made[key]
+
+
+def _drivers_module(machine: Machine, lanes: int) -> ir.Module:
+    module = ir.Module("drivers")
+    blocks.pack_driver(module, machine, lanes)
+    blocks.forward_driver(module, lanes)
+    blocks.backward_driver(module, lanes)
+    block_learning.train_driver(module, machine, lanes)
+    block_learning.predict_driver(module, lanes)
+    return module

@@ -1,24 +1,15 @@
 """tanh, exp, log, log1p, sin and cos of float32 numbers, the same on every machine: no call of the C library.
 
-Numba writes them into the loops of the scalar scans. vectors.py writes them for vectors, from their sources.
+vectorised.py writes them into the loops of the scans, from their sources.
 """
 
-import functools
 from decimal import Decimal
 
 import numpy as np
-from numba import njit
 
-# A product and a sum may become one instruction. Nothing here may assume that values are finite: a trial that
-# diverges must be seen to diverge.
-EXACT = {"contract", "nsz"}
-
-# Written into the loops that call it before anything is optimised, so that the loops are vectorised.
-inlined = functools.partial(njit, fastmath=EXACT, error_model="numpy", inline="always")
 f32 = np.float32
 
 
-@inlined
 def tanh(x):
     """tanh of a float32 as x P(x^2) / Q(x^2), relative error below 4e-7; vectorises.
 
@@ -42,7 +33,6 @@ _ROOTS = np.array([float(Decimal(2) ** (Decimal(i) / 32)) for i in range(32)]).v
 _LOG2 = 0.6931471805599453
 
 
-@inlined
 def exp(x):
     """e to the power of a float32, correct to the last digit of a float32 or its neighbour; NaN stays NaN.
 
@@ -58,7 +48,6 @@ def exp(x):
     return result if x == x else x
 
 
-@inlined
 def log(x):
     """Natural logarithm of a normal positive float32, relative error below 2e-7; of 0 or less NaN."""
     bits = np.float32(x).view(np.int32)
@@ -72,7 +61,6 @@ def log(x):
     return x if x == f32(np.inf) or x != x else result if x > f32(0.0) else below
 
 
-@inlined
 def log1p(x):
     """log(1 + x) of a float32, relative error below 4e-7, small x included."""
     x = f32(x)
@@ -81,7 +69,6 @@ def log1p(x):
     return x if u == f32(1.0) or u == f32(np.inf) else log(u) * (x / (u - f32(1.0)))
 
 
-@inlined
 def _quarter(x):
     """x = k pi / 2 + r with a whole k and |r| <= pi / 4, in double precision: (k modulo 4, sin r, cos r)."""
     whole = np.floor(np.float64(x) * (2 / np.pi) + 0.5)
@@ -96,7 +83,6 @@ _HALF_PI = (1.5707963267341256, 6.077100506506192e-11)
 """pi / 2 in two parts, the first so short that small multiples of it are exact."""
 
 
-@inlined
 def sin(x):
     """Sine of a float32, absolute error below 1e-7 up to |x| = 1e6; NaN if x is infinite or NaN."""
     k, sine, cosine = _quarter(x)
@@ -104,7 +90,6 @@ def sin(x):
     return f32(-size if k & 2 else size) if abs(x) < f32(np.inf) else f32(np.nan)
 
 
-@inlined
 def cos(x):
     """Cosine of a float32, absolute error below 1e-7 up to |x| = 1e6; NaN if x is infinite or NaN."""
     k, sine, cosine = _quarter(x)
@@ -114,16 +99,3 @@ def cos(x):
 
 VECTORISED = (tanh, exp, log, log1p, _quarter, sin, cos)
 """In an order in which each calls earlier ones only."""
-
-NAMESPACE = {
-    "__name__": __name__,  # a module that can be imported: cached code is loaded by its name
-    "f32": f32,
-    "tanh": tanh,
-    "exp": exp,
-    "log": log,
-    "log1p": log1p,
-    "sqrt": np.sqrt,
-    "sin": sin,
-    "cos": cos,
-}
-"""The names that the source of a step uses."""

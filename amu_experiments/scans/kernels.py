@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from amu_experiments.scans.compiling import compiled, driver
-from amu_experiments.scans.functions import NAMESPACE, f32
+from amu_experiments.scans.compiling import NAMESPACE, compiled, driver
+from amu_experiments.scans.functions import f32
 from amu_experiments.scans.recurrence import Product, Recurrence
 
 

@@ -1,13 +1,15 @@
-"""A recurrence over blocks of LANES sequences side by side: forward and backward over time as machine code.
+"""A recurrence over blocks of sequences side by side, one in each lane: forward and backward over time as machine code.
 
 The code knows the form of a step and no sizes, which it reads from a frame. So it is made once for all sizes.
 
-Layout of a block, rows of LANES numbers: inputs (T, I), states (T + 1, S), tape (T, N), outputs (T, A), and their
-errors. A lane whose sequence has ended computes on, but everything that it leaves behind is zero, so that it adds
+Layout of a block, rows of a number for each lane: inputs (T, I), states (T + 1, S), tape (T, N), outputs (T, A), and
+their errors. A lane whose sequence has ended computes on, but everything that it leaves behind is zero, so that it adds
 nothing to a sum over lanes.
 """
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +17,10 @@ from llvmlite import ir
 
 from amu_experiments.scans import functions, slots, tiles
 from amu_experiments.scans.machine import Compiled, Machine
-from amu_experiments.scans.recurrence import Recurrence
+from amu_experiments.scans.recurrence import Product, Recurrence
 from amu_experiments.scans.slots import FIELDS, PRODUCT, VECTOR
 from amu_experiments.scans.vectorised import defined, namespace
-from amu_experiments.scans.vectors import I64, LANES, Code, Numbers, Rows, Value
+from amu_experiments.scans.vectors import I64, Code, Numbers, Rows, Value
 
 
 class Form(NamedTuple):
@@ -66,11 +68,34 @@ def frame_of(recurrence: Recurrence) -> np.ndarray:
         frame += [recurrence.place(parameter), row, size]
         row += size
     frame[slots.VECTORS] = row
+    matrices = recurrence.rows * recurrence.inputs
+    half = matrices + sum(p.factors * p.results for p in recurrence.products)
+    frame[slots.BACKWARD_IH] = half
     for p in recurrence.products:
         error = p.factor[1] if p.error == "state" else p.error or 0
-        place = recurrence.place(p.parameter) + p.first * p.width
-        frame += [p.factors, p.results, p.factor[1], p.result[1], error, place, p.width, 0, 0]
+        frame += [p.factors, p.results, p.factor[1], p.result[1], error, _place(recurrence, p), p.width]
+        frame += [matrices, half + matrices]
+        matrices += p.factors * p.results
     return np.array(frame, np.int64)
+
+
+def matrices_of(recurrence: Recurrence) -> np.ndarray:
+    """The packed matrices of a trial: (place in p, to the next row, to the next column, rows, columns, place packed).
+
+    The first half is for the forward direction; the second has their transposes, in the same order.
+    """
+    I, K = recurrence.inputs, recurrence.rows
+    found = [(recurrence.place("weight_ih"), I, 1, K, I)]
+    for p in recurrence.products:
+        steps = (1, p.width) if p.transposed else (p.width, 1)
+        found.append((_place(recurrence, p), *steps, p.results, p.factors))
+    found += [(place, to_column, to_row, columns, rows) for place, to_row, to_column, rows, columns in found]
+    places = itertools.accumulate([0, *(rows * columns for *_, rows, columns in found)])
+    return np.array([(*matrix, place) for matrix, place in zip(found, places, strict=False)], np.int64)
+
+
+def _place(recurrence: Recurrence, product: Product) -> int:
+    return recurrence.place(product.parameter) + product.first * product.width
 
 
 @functools.cache
@@ -79,17 +104,22 @@ def machine() -> Machine:
     return Machine()
 
 
-@functools.cache
-def compiled(form: Form, machine: Machine) -> Compiled:
-    """Machine code with the functions forward(frame) and backward(frame) of a block."""
-    return machine.compile(module_of(form, machine))
+_made: dict[tuple, Compiled] = {}
 
 
-def module_of(form: Form, machine: Machine) -> ir.Module:
+def compiled(form: Form, machine: Machine, lanes: int, missed: Callable[[], None] = lambda: None) -> Compiled:
+    """Machine code with the functions forward(frame) and backward(frame) of a block with so many lanes."""
+    key = (form, machine, lanes)
+    if key not in _made:
+        _made[key] = machine.compile(f"{form} {lanes}", lambda: module_of(*key), missed)
+    return _made[key]
+
+
+def module_of(form: Form, machine: Machine, lanes: int) -> ir.Module:
     module = ir.Module("lanes")
-    calls = {"multiply": tiles.multiply(module, machine), "outer": tiles.outer(module, machine)}
-    _Block(module, form, "forward", **calls).forward()
-    _Block(module, form, "backward", **calls).backward()
+    calls = {"multiply": tiles.multiply(module, machine, lanes), "outer": tiles.outer(module, machine, lanes)}
+    for name in ("forward", "backward"):
+        getattr(_Block(Code(module, name, 1, lanes, internal=False), form, **calls), name)()
     return module
 
 
@@ -117,15 +147,14 @@ class _Product:
 
 
 class _Block:
-    def __init__(self, module: ir.Module, form: Form, name: str, multiply: ir.Function, outer: ir.Function):
-        self.code = code = Code(module, name, 1, internal=False)
+    def __init__(self, code: Code, form: Form, multiply: ir.Function, outer: ir.Function):
+        self.code = code
         self._multiply, self._outer = multiply, outer
         (frame,) = code.arguments
-        place = iter(range(1 << 30))
+        slots_, place = Numbers(code, frame, I64), itertools.count()
 
         def read() -> Value:
-            base = code.builder.inttoptr(frame.ir, I64.as_pointer())
-            return Value(code, code.builder.load(code.builder.gep(base, [ir.Constant(I64, next(place))])))
+            return slots_[next(place)]
 
         self.at = {field: read() for field in FIELDS}
         self.vectors = {c: [read() for _ in VECTOR] for c in form.constants if c != "A"}
@@ -142,7 +171,9 @@ class _Block:
         return Rows(self.code, self.at[name]).from_row(self.code.integer(row))
 
     def multiply(self, out: Rows, matrix, factor: Rows, rows, columns) -> None:
-        self.code.call(self._multiply, out.address, matrix, factor.address, rows, columns)
+        """matrix: its place among the packed ones."""
+        address = self.at["packed"] + matrix * 4
+        self.code.call(self._multiply, out.address, address, factor.address, rows, columns)
 
     def outer(self, place, width, left, left_step, rows, right, right_step, columns, steps) -> None:
         out = self.at["g"] + place * 4
@@ -156,9 +187,7 @@ class _Block:
 
     def alive(self, t: Value) -> Value:
         """Which lanes have not ended at a time step."""
-        kind = ir.VectorType(I64, LANES)
-        pointer = self.code.builder.inttoptr(self.at["lengths"].ir, kind.as_pointer())
-        return Value(self.code, self.code.builder.load(pointer, align=8)) > t
+        return Numbers(self.code, self.at["lengths"], I64, self.code.lanes)[0] > t
 
     def clear(self, alive: Value, rows: Rows, count: Value) -> None:
         """Zeros in lanes that have ended."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from amu_experiments.scans.compiling import compiled, driver
-from amu_experiments.scans.functions import exp, f32, log
+from amu_experiments.scans.compiling import compiled, driver, exp, log
+from amu_experiments.scans.functions import f32
 from amu_experiments.scans.kernels import Scan
 from amu_experiments.scans.recurrence import Recurrence
 
@@ -18,10 +18,6 @@ PIECE = 32
 
 STRETCH = 128
 """Time steps whose errors are kept at once in training: few enough to stay in the fastest cache."""
-
-LOSSES = {"squared_error": 0, "cross_entropy": 1, "half_squared_error": 2}
-SQUASHES = {"linear": 0, "logistic": 1, "softmax": 2}
-OPTIMIZERS = {"adam": 0, "rmsprop": 1, "sgd": 2}
 
 # Sums in any order the compiler likes, always the same one.
 _REORDERED = {"contract", "nsz", "reassoc"}

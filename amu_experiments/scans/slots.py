@@ -7,16 +7,18 @@ reads, then PRODUCT for each of its products, whose slots count from the product
 FIELDS = (
     # Addresses: parameters (P,) and their gradient; blocks; packed matrices.
     *("p", "g", "x", "states", "tape", "y", "net", "rec", "dx", "dy", "dstate", "dnet", "drec", "dfactor"),
-    *("of_vectors", "saved", "ones", "lengths", "forward_ih", "backward_ih"),
+    *("of_vectors", "saved", "ones", "lengths", "packed"),
     # Rows from one time step to the next; of dnet and drec within a stretch.
     *("x_step", "states_step", "tape_step", "y_step", "dnet_step", "drec_step"),
     # Time steps: of the longest and the shortest sequence, and of a stretch.
     *("longest", "shortest", "stretch"),
+    # Places among the packed matrices, of weight_ih.
+    *("forward_ih", "backward_ih"),
     # Sizes and places of parameters.
     *("inputs", "rows", "state", "tape_rows", "outputs", "recs", "dfactors", "vectors", "ih", "bias", "biased"),
 )
 PRODUCT = ("factors", "results", "factor_at", "result_at", "error_at", "place", "width", "forward", "backward")
-"""Fields of each product; `forward` and `backward` are addresses of its packed matrix and the transpose."""
+"""Fields of each product; `forward` and `backward` are places of its packed matrix and the transpose."""
 VECTOR = ("place", "row", "size")
 """Fields of each vector among the parameters that the step reads: its gradient gathers in rows of `of_vectors`."""
 

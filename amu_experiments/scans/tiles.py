@@ -1,33 +1,34 @@
 """Products of matrices with blocks of sequences, in tiles that stay in registers.
 
-A block is rows of LANES numbers, one a sequence. Each result is one chain of fused multiply-adds in a fixed order, so
-that neither the size of the tiles nor the processor changes a digit.
+A block is rows of as many numbers as there are lanes, one a sequence. Each result is one chain of fused multiply-adds
+in a fixed order, so that neither the size of the tiles nor the processor changes a digit.
 """
 
 from llvmlite import ir
 
 from amu_experiments.scans.machine import Machine
-from amu_experiments.scans.vectors import F32, I32, LANES, Code, Numbers, Rows, Value, Variable
+from amu_experiments.scans.vectors import F32, I32, Code, Numbers, Rows, Value, Variable
 
 COLUMNS = 4
 """Of a tile of `outer`: its sums are added to the matrix in vectors of so many."""
 
 
-def tile_rows(machine: Machine) -> int:
+def tile_rows(machine: Machine, lanes: int) -> int:
     """Rows of a tile of `multiply`: their sums fill about half the registers."""
-    return 12 if machine.width == 16 else 4
+    half = 12 if machine.width == 16 else machine.registers // 2
+    return half // max(lanes // machine.width, 1)
 
 
-def multiply(module: ir.Module, machine: Machine) -> ir.Function:
+def multiply(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
     """multiply(out, matrix, factor, rows, columns): out[i] += sum over j of matrix[i, j] factor[j].
 
     The matrix is packed: its rows in groups of `tile_rows`, the last group as large as what remains, and each group
     by columns.
     """
-    code = Code(module, "multiply", 5)
+    code = Code(module, "multiply", 5, lanes)
     out, packed, factor, rows, columns = code.arguments
     out, packed, factor = Rows(code, out), Numbers(code, packed), Rows(code, factor)
-    size = tile_rows(machine)
+    size = tile_rows(machine, lanes)
 
     def tile(first, count):
         sums = [Variable(code, out[first + i]) for i in range(count)]
@@ -46,33 +47,34 @@ def multiply(module: ir.Module, machine: Machine) -> ir.Function:
     return code.done()
 
 
-def outer(module: ir.Module, machine: Machine) -> ir.Function:
+def outer(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
     """outer(out, width, left, left_step, rows, right, right_step, columns, steps): out[i, j] += sums of products.
 
     The sum is over time steps t < steps and lanes, of left[t, i] right[t, j]: in every lane over time, then over the
-    lanes, those at distance 8 first, then 4, 2 and 1. A row of out has `width` entries; left and right begin a time
-    step so many rows after the last.
+    lanes, those at distance 8 first if there are 16, then 4, 2 and 1. A row of out has `width` entries; left and right
+    begin a time step so many rows after the last.
     """
-    code = Code(module, "outer", 9)
+    code = Code(module, "outer", 9, lanes)
     out, width, left, left_step, rows, right, right_step, columns, steps = code.arguments
     left, right, out = Rows(code, left), Rows(code, right), Numbers(code, out)
     count = 6 if machine.registers == 32 else 2
-    part = ir.VectorType(F32, machine.width)
+    width_of_part = min(machine.width, lanes)
+    part = ir.VectorType(F32, width_of_part)
     scratch = Variable(code, Value(code, ir.Constant(ir.VectorType(F32, COLUMNS), None)))
-    sums = Numbers(code, Value(code, code.builder.ptrtoint(scratch.place, code.arguments[0].ir.type)))
+    sums = Numbers(code, code.address(scratch))
 
     def inside(row, first, size):
         return code.where(first + row < size, first + row, size - 1)
 
     def load(rows, row, lane):
-        return Value(code, code.builder.load(code.pointer(rows.address, row * LANES + lane, part), align=4))
+        return rows.wide(width_of_part)[row * lanes + lane]
 
     for i in code.loop(0, rows, count):
         of_left = [inside(n, i, rows) for n in range(count)]
         for j in code.loop(0, columns, COLUMNS):
             of_right = [inside(n, j, columns) for n in range(COLUMNS)]
             parts = []
-            for lane in range(0, LANES, machine.width):
+            for lane in range(0, lanes, width_of_part):
                 zero = Value(code, ir.Constant(part, None))
                 totals = [[Variable(code, zero) for _ in of_right] for _ in of_left]
                 for t in code.loop(steps):
@@ -89,9 +91,7 @@ def outer(module: ir.Module, machine: Machine) -> ir.Function:
                 place = (i + n) * width + j
                 with code.when(i + n < rows), code.builder.if_else(whole.ir) as (then, otherwise):
                     with then:
-                        pointer = code.pointer(out.address, place, four.ir.type)
-                        before = code.builder.load(pointer, align=4)
-                        code.builder.store(code.builder.fadd(before, four.ir), pointer, align=4)
+                        out.wide(COLUMNS)[place] = out.wide(COLUMNS)[place] + four
                     with otherwise:
                         scratch.value = four
                         for c in code.loop(columns - j):
@@ -100,7 +100,7 @@ def outer(module: ir.Module, machine: Machine) -> ir.Function:
 
 
 def _over_lanes(code: Code, four: list[list[Value]]) -> Value:
-    """Four sums over lanes as one vector, each from the parts of LANES numbers."""
+    """Four sums over lanes as one vector, each from the parts of its vector."""
     builder = code.builder
 
     def pick(a, b, lanes):
@@ -115,7 +115,7 @@ def _over_lanes(code: Code, four: list[list[Value]]) -> Value:
         if len(vectors) == 2:
             vectors = [pick(*vectors, list(range(8)))]
         (v,) = vectors
-        if v.type.count == LANES:
+        if v.type.count == 16:
             v = builder.fadd(pick(v, v, list(range(8))), pick(v, v, list(range(8, 16))))
         eights.append(v)
     a, b, c, d = eights

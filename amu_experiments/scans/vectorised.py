@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from llvmlite import ir
 
-from amu_experiments.scans.vectors import I32, I64, LANES, TYPES, Code, Value
+from amu_experiments.scans.vectors import I32, I64, TYPES, Code, Value
 
 
 class _Choices(ast.NodeTransformer):
@@ -82,7 +82,7 @@ def namespace(code: Code, functions) -> dict:
         elif isinstance(value, np.ndarray):
             known[name] = _Table(code, name, value)
     for function in functions.VECTORISED:
-        defined(inspect.getsource(getattr(function, "py_func", function)), known)
+        defined(inspect.getsource(function), known)
     return known
 
 
@@ -114,7 +114,7 @@ class _Table:
         if not index.wide:
             return Value(self.code, builder.load(builder.gep(self.array, [zero, index.ir])))
         out = ir.Constant(index.ir.type, ir.Undefined)
-        for lane in range(LANES):
+        for lane in range(index.ir.type.count):
             place = builder.extract_element(index.ir, ir.Constant(I32, lane))
             entry = builder.load(builder.gep(self.array, [zero, place]))
             out = builder.insert_element(out, entry, ir.Constant(I32, lane))

@@ -1,6 +1,6 @@
 """Python functions as LLVM code on vectors: a function runs once on `Value` objects, which write down instructions.
 
-A step is written for one sequence. Run on vectors of LANES numbers, it computes that many sequences side by side.
+A step is written for one sequence. Run on vectors, it computes as many sequences side by side as these have lanes.
 
 The digits are the same on every processor, whatever its widest vector: a product that is added is one fused
 multiply-add, as IEEE 754 defines it, because the code here says so and not because a compiler may choose it.
@@ -12,16 +12,13 @@ from contextlib import contextmanager
 import numpy as np
 from llvmlite import ir
 
-LANES = 16
-"""Sequences side by side."""
-
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
-VECTOR = ir.VectorType(F32, LANES)
+I1 = ir.IntType(1)
 TYPES = {np.float32: F32, np.float64: F64, np.int32: I32, np.int64: I64}
 
 
 class Value:
-    """A number, or LANES numbers, that the code computes.
+    """A number, or a vector of them, that the code computes.
 
     factors: the factors of a product of floats.
     origin: the parameter whose place an index counts from.
@@ -37,9 +34,7 @@ class Value:
         if not isinstance(other, Value):
             other = self.code.constant(self.kind, other)
         a, b = self, other
-        if a.wide != b.wide:
-            a, b = a.spread(), b.spread()
-        return a, b
+        return (a.beside(b), b.beside(a)) if a.wide != b.wide else (a, b)
 
     @property
     def wide(self) -> bool:
@@ -54,8 +49,14 @@ class Value:
     def is_float(self) -> bool:
         return self.kind in (F32, F64)
 
-    def spread(self) -> "Value":
-        return self if self.wide else Value(self.code, self.code.spread(self.ir))
+    def spread(self, lanes: int | None = None) -> "Value":
+        """The same number in every lane."""
+        lanes = lanes or self.code.lanes
+        return self if self.wide or lanes == 1 else Value(self.code, self.code.spread(self.ir, lanes))
+
+    def beside(self, other: "Value") -> "Value":
+        """Spread over the lanes of another value."""
+        return self.spread(other.ir.type.count) if other.wide else self
 
     def _apply(self, other, of_floats: str, of_integers: str) -> "Value":
         a, b = self._with(other)
@@ -145,6 +146,10 @@ class Value:
     def __bool__(self):
         raise TypeError("a vector has no single truth")
 
+    def inserted(self, number: "Value", lane: int) -> "Value":
+        """This vector with a number in one lane."""
+        return Value(self.code, self.code.builder.insert_element(self.ir, number.ir, ir.Constant(I32, lane)))
+
     def view(self, kind) -> "Value":
         """The same bits as another type."""
         return Value(self.code, self.code.builder.bitcast(self.ir, self._of(TYPES[kind.numpy])))
@@ -161,40 +166,53 @@ class Value:
         return Value(self.code, convert(self.ir, self._of(kind)))
 
     def _of(self, kind):
-        return ir.VectorType(kind, LANES) if self.wide else kind
-
-
-class Rows:
-    """Vectors in memory, one a row: rows[i] is read and written."""
-
-    def __init__(self, code: "Code", address: Value):
-        self.code, self.address = code, address
-
-    def _at(self, row):
-        return self.code.pointer(self.address, row * LANES, VECTOR)
-
-    def __getitem__(self, row) -> Value:
-        return Value(self.code, self.code.builder.load(self._at(row), align=4))
-
-    def __setitem__(self, row, value: Value) -> None:
-        self.code.builder.store(value.spread().ir, self._at(row), align=4)
-
-    def from_row(self, row) -> "Rows":
-        """The rows from this one on."""
-        return Rows(self.code, self.address + row * LANES * 4)
+        return ir.VectorType(kind, self.ir.type.count) if self.wide else kind
 
 
 class Numbers:
-    """Single floats in memory, which all lanes share."""
+    """Numbers in memory by place, floats if no type is given: `lanes` of them at once, from that place on."""
 
-    def __init__(self, code: "Code", address: Value):
-        self.code, self.address = code, address
+    def __init__(self, code: "Code", address: Value, kind=F32, lanes: int = 1):
+        self.code, self.address, self.lanes = code, address, lanes
+        self.kind = kind
+        self.together = kind if lanes == 1 else ir.VectorType(kind, lanes)
+
+    def at(self, place) -> ir.Value:
+        """A pointer."""
+        return self.code.pointer(self.address, place, self.kind, self.together)
 
     def __getitem__(self, place) -> Value:
-        return Value(self.code, self.code.builder.load(self.code.pointer(self.address, place, F32), align=4))
+        return Value(self.code, self.code.builder.load(self.at(place), align=self.align))
 
-    def __setitem__(self, place, value: Value) -> None:
-        self.code.builder.store(value.ir, self.code.pointer(self.address, place, F32), align=4)
+    def __setitem__(self, place, value) -> None:
+        value = value if isinstance(value, Value) else self.code.constant(self.kind, value)
+        self.code.builder.store(value.spread(self.lanes).ir, self.at(place), align=self.align)
+
+    @property
+    def align(self) -> int:
+        return 8 if self.kind is I64 else 4
+
+    def wide(self, lanes: int) -> "Numbers":
+        return Numbers(self.code, self.address, self.kind, lanes)
+
+    def after(self, place) -> "Numbers":
+        """The numbers from this place on."""
+        address = self.address + self.code.integer(place) * (8 if self.kind is I64 else 4)
+        return Numbers(self.code, address, self.kind, self.lanes)
+
+
+class Rows(Numbers):
+    """Floats in memory in rows of a number for each lane, by row."""
+
+    def __init__(self, code: "Code", address: Value):
+        super().__init__(code, address, F32, code.lanes)
+
+    def at(self, row) -> ir.Value:
+        return super().at(row * self.lanes)
+
+    def from_row(self, row) -> "Rows":
+        """The rows from this one on."""
+        return Rows(self.code, self.address + row * (4 * self.lanes))
 
 
 class Variable:
@@ -216,9 +234,13 @@ class Variable:
 
 
 class Code:
-    """An LLVM function that is being written; its arguments are 64-bit integers, addresses among them."""
+    """An LLVM function that is being written; its arguments are 64-bit integers, addresses among them.
 
-    def __init__(self, module: ir.Module, name: str, arguments: int, internal: bool = True):
+    lanes: of its vectors. internal: only its own module calls it.
+    """
+
+    def __init__(self, module: ir.Module, name: str, arguments: int, lanes: int, internal: bool = True):
+        self.lanes = lanes
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * arguments), name)
         if internal:
             self.function.linkage = "internal"
@@ -233,6 +255,14 @@ class Code:
 
     def call(self, function: ir.Function, *arguments) -> None:
         self.builder.call(function, [self.integer(a).ir for a in arguments])
+
+    def invoke(self, address: Value, *arguments) -> None:
+        """Call the function at an address."""
+        kind = ir.FunctionType(ir.VoidType(), [I64] * len(arguments))
+        self.call(self.builder.inttoptr(address.ir, kind.as_pointer()), *arguments)
+
+    def address(self, variable: "Variable") -> Value:
+        return Value(self, self.builder.ptrtoint(variable.place, I64))
 
     def done(self) -> ir.Function:
         self.builder.ret_void()
@@ -251,18 +281,18 @@ class Code:
     def f32(self, number) -> Value:
         return number.to(np.float32) if isinstance(number, Value) else self.constant(F32, number)
 
-    def spread(self, value: ir.Value) -> ir.Value:
-        kind = ir.VectorType(value.type, LANES)
+    def spread(self, value: ir.Value, lanes: int) -> ir.Value:
+        kind = ir.VectorType(value.type, lanes)
         one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(
-            one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+            one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         )
 
-    def pointer(self, address: Value, index, kind) -> ir.Value:
-        """To number `index` of floats from an address on."""
-        base = self.builder.inttoptr(address.ir, F32.as_pointer())
-        place = self.builder.gep(base, [self.integer(index).ir])
-        return place if kind is F32 else self.builder.bitcast(place, kind.as_pointer())
+    def pointer(self, address: Value, place, kind, together=None) -> ir.Value:
+        """To number `place` of this type from an address on, and to those after it that are loaded with it."""
+        base = self.builder.inttoptr(address.ir, kind.as_pointer())
+        pointer = self.builder.gep(base, [self.integer(place).ir])
+        return pointer if together in (None, kind) else self.builder.bitcast(pointer, together.as_pointer())
 
     def intrinsic(self, name: str, *values: Value) -> Value:
         kind = values[0].ir.type
@@ -284,7 +314,9 @@ class Code:
             condition = condition != 0
         a, b = a._with(b) if isinstance(a, Value) else reversed(b._with(a))
         if condition.wide:
-            a, b = a.spread(), b.spread()
+            a, b = a.beside(condition), b.beside(condition)
+        elif a.wide:
+            condition = condition.beside(a)
         return Value(self, self.builder.select(condition.ir, a.ir, b.ir))
 
     # Control ----------------------------------------------------------------------------------------------------
