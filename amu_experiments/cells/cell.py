@@ -241,7 +241,7 @@ class Cell(nn.Module):
             torch._dynamo.graph_break(str(not_compiled("is no part of a graph of torch.compile")))
         from amu_experiments.scans import drivers
 
-        key = purpose, drivers.in_blocks(batch_size)
+        key = purpose, drivers.lanes_of(batch_size)
         if key not in self._scans:
             try:
                 from amu_experiments.scans.derive import derive

@@ -17,15 +17,13 @@ from amu_experiments.scans.recurrence import Recurrence
 from amu_experiments.scans.threads import number_of_threads
 from amu_experiments.scans.updates import adam_steps
 
-LANES = 16
-"""Sequences of a block."""
-
 FULL = 8
 """The smallest batch that runs in blocks."""
 
 
-def in_blocks(batch_size: int) -> bool:
-    return batch_size >= FULL
+def lanes_of(batch_size: int) -> int:
+    """Sequences of a block; 0 for batches that run sequence by sequence."""
+    return 0 if batch_size < FULL else 8 if batch_size == 8 else 16
 
 
 def scans(recurrence: Recurrence, purpose: str, batch_size: int):
@@ -35,8 +33,8 @@ def scans(recurrence: Recurrence, purpose: str, batch_size: int):
     so.
     """
     notice = Notice(recurrence)
-    if in_blocks(batch_size):
-        made = BlockScans(recurrence, notice)
+    if count := lanes_of(batch_size):
+        made = BlockScans(recurrence, notice, count)
     else:
         from amu_experiments.scans.sequences import SequenceScans  # numba is slow to import
 
@@ -56,10 +54,9 @@ class BlockScans:
     """
 
     blocks = True
-    lanes = LANES
 
-    def __init__(self, recurrence: Recurrence, notice: Notice):
-        self.recurrence = recurrence
+    def __init__(self, recurrence: Recurrence, notice: Notice, lanes_: int):
+        self.recurrence, self.lanes = recurrence, lanes_
         self._notice = notice
         self._frame = lanes.frame_of(recurrence)
         # Few enough steps for the factors and errors of a stretch to stay in the second cache.

@@ -4,6 +4,8 @@ A block is rows of as many numbers as there are lanes, one a sequence. Each resu
 in a fixed order, so that neither the size of the tiles nor the processor changes a digit.
 """
 
+import functools
+
 from llvmlite import ir
 
 from amu_experiments.scans.machine import Machine
@@ -14,7 +16,12 @@ COLUMNS = 4
 
 
 def tile_rows(machine: Machine, lanes: int) -> int:
-    """Rows of a tile of `multiply`: their sums fill about half the registers."""
+    """Rows of a tile of `multiply`: their sums fill about half the registers.
+
+    Where a register has room for more numbers than there are lanes, it has a row each.
+    """
+    if lanes < machine.width:
+        return machine.width
     half = 12 if machine.width == 16 else machine.registers // 2
     return half // max(lanes // machine.width, 1)
 
@@ -42,9 +49,39 @@ def multiply(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
 
     whole = rows / size * size
     for first in code.loop(0, whole, size):
-        tile(first, size)
+        if lanes < size == machine.width:
+            _tile_of_columns(code, out.from_row(first), packed.after(first * columns), factor, size, columns)
+        else:
+            tile(first, size)
     code.switch(rows - whole, {n: lambda n=n: tile(whole, n) for n in range(1, size)})
     return code.done()
+
+
+def _tile_of_columns(code: Code, out: Rows, packed: Numbers, factor: Rows, size: int, columns: Value) -> None:
+    """`size` rows of `multiply` with a vector of so many rows for each lane."""
+    lanes, numbers = code.lanes, Numbers(code, factor.address)
+    block = out.wide(size * lanes)
+    before = block[0].ir
+    sums = [
+        Variable(code, Value(code, _picked(code, before, before, range(k, size * lanes, lanes)))) for k in range(lanes)
+    ]
+    for j in code.loop(columns):
+        weights = packed.wide(size)[j * size]
+        for lane, total in enumerate(sums):
+            total.value = code.fma(weights, numbers[j * lanes + lane].spread(size), total.value)
+    # Interleaved: all even lanes with all odd ones, each of them made the same way.
+    vectors = [total.value.ir for total in sums]
+    while len(vectors) > 1:
+        half, n = len(vectors) // 2, vectors[0].type.count
+        order = [place for i in range(n) for place in (i, n + i)]
+        vectors = [_picked(code, a, b, order) for a, b in zip(vectors[:half], vectors[half:], strict=True)]
+    block[0] = Value(code, vectors[0])
+
+
+def _picked(code: Code, a: ir.Value, b: ir.Value, places) -> ir.Value:
+    """The numbers of two vectors, one after the other, at these places."""
+    places = list(places)
+    return code.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(places)), places))
 
 
 def outer(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
@@ -101,10 +138,7 @@ def outer(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
 
 def _over_lanes(code: Code, four: list[list[Value]]) -> Value:
     """Four sums over lanes as one vector, each from the parts of its vector."""
-    builder = code.builder
-
-    def pick(a, b, lanes):
-        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+    builder, pick = code.builder, functools.partial(_picked, code)
 
     eights = []
     for parts in four:
