@@ -46,19 +46,6 @@ class Products(Cell):
 COMPILED = {
     "amu": (AMU, 2, 3, {}),
     "amu, one unit": (AMU, 1, 1, {"neurons_per_unit": 2, "output": "memory", "output_in_product": False}),
-    "amu, all memories": (AMU, 2, 3, {"memory_seen_by": "all"}),
-    "amu, gated": (
-        AMU,
-        2,
-        3,
-        {
-            "neurons_per_unit": 4,
-            "output_in_product": False,
-            "memory_seen_by": "all",
-            "output_sees": "new",
-            "writers": "gated",
-        },
-    ),
     "amu, full": (AMU, 5, 5, {"gradient": "full", "output": "linear", "neurons_per_unit": 4}),
     "lstm": (LSTM, 3, 5, {}),
     "gru": (GRU, 1, 3, {}),

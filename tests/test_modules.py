@@ -1,5 +1,6 @@
 """Classes of torch modules as cells: the same protocol, data and readout as for the cells of the package."""
 
+import logging
 import math
 import shlex
 import sys
@@ -188,7 +189,9 @@ def test_runs_are_trained_and_resumed_like_any_other(tmp_path, capsys):
     pd.testing.assert_frame_equal(first, results["leaky", None].trials)
 
 
-def test_a_class_in_a_file_of_the_user_and_in_a_sweep(tmp_path, capsys):
+def test_a_class_in_a_file_of_the_user_and_in_a_sweep(tmp_path, capsys, monkeypatch):
+    # Hydra's logger may still hold a stream that an earlier test in this process has closed.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "leaky.yaml").write_text("cell: own_modules.Leaky\nleak: 0.5\n")
     sizes = ["training.max_sequences=20", "training.evaluate_every=20", "trials=1", "task.T=10"]
