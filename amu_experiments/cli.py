@@ -208,7 +208,7 @@ def _hand_over(flags: argparse.Namespace) -> int:
     here = failed[os.getpid()] = []
     with tempfile.TemporaryDirectory(prefix="amu-run-") if flags.multirun else nullcontext() as notes:
         if flags.multirun:
-            # Hydra writes notes about a sweep into this folder; nobody needs them, since the store has all runs.
+            # Hydra writes files about the sweep into this folder. They are deleted, because the store has all runs.
             flags.overrides.insert(0, f"hydra.sweep.dir={quote(notes)}")
         try:
             _run_hydra(flags, get_args_parser(), _job, str(conf_dir()), "config")

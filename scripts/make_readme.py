@@ -19,7 +19,7 @@ from amu_experiments.conf_files import conf_dir, description
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
-from amu_experiments.studies.tuning import read_plan
+from amu_experiments.studies.tuning import tuning_plan
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -130,7 +130,7 @@ def settings() -> Iterator[tuple[str, str, list[str]]]:
 
 @cache
 def plan() -> dict:
-    return read_plan(conf_dir())
+    return tuning_plan(conf_dir())
 
 
 def model_names() -> dict[str, str]:

@@ -172,3 +172,38 @@ def test_the_study_writes_its_tables_and_a_second_run_trains_nothing(tmp_path, f
     readings.main([*arguments, "--continue"])
     assert (out / "readings.csv").read_bytes() == before
     assert not list(runs.rglob("trials.csv"))
+
+
+def test_the_record_counts_only_as_far_as_the_plan_is_the_same():
+    plan = {
+        "trials": 5,
+        "configurations": 2,
+        "ranges": PLAN["ranges"],
+        "options": {"model.neurons_per_unit": [2, 3]},
+        "experiments": {"one": {"settings": {"training.max_sequences": 40}}, "two": {}},
+    }
+    rows = [
+        {"experiment": name, "model.neurons_per_unit": neurons, "trials": 5, "max_sequences": 40} | point
+        for name in plan["experiments"]
+        for neurons in (2, 3)
+        for point in readings.points(plan)
+    ]
+    record = pd.DataFrame(rows)
+    assert len(readings.current(plan, record)) == 8
+    assert len(readings.current(plan, record[:-1])) == 6  # a configuration of one reading is missing
+    assert readings.current(plan | {"trials": 6}, record).empty
+    assert readings.current(plan | {"configurations": 3}, record).empty
+    assert readings.current(plan | {"ranges": {key: [0.1, 1.0] for key in plan["ranges"]}}, record).empty
+    other = {"one": {"settings": {"training.max_sequences": 80}}, "two": {}}
+    assert set(readings.current(plan | {"experiments": other}, record)["experiment"]) == {"two"}
+    assert readings.current(plan | {"options": {"model.writers": ["tanh"]}}, record).empty
+
+
+def test_one_experiment_leaves_the_record_of_the_others(tmp_path, folder):
+    out = tmp_path / "out"
+    arguments = [f"--config-dir={folder}", f"--out={out}", f"--results-dir={tmp_path / 'runs'}", "--threads=1"]
+    with pytest.raises(SystemExit, match="longer: needs the results of short"):
+        readings.main([*arguments, "longer"])
+    for name, rows in (("short", 8), ("longer", 12), ("short", 12)):
+        readings.main([*arguments, name])
+        assert len(pd.read_csv(out / "readings/tried.csv")) == rows

@@ -18,14 +18,9 @@ def compiled(scans, x_RTBI: Tensor, state: Sequence[Tensor], lengths_RB: Tensor 
 
 def first_derivatives(unroll: Callable, inputs: Sequence[Tensor]):
     """What `unroll` computes from these inputs, y and a state, without second derivatives."""
-    try:
-        y_RTBA, last = unroll()
-        outputs = (y_RTBA, *last)
-        y_RTBA, *last = FirstDerivative.apply(len(outputs), *outputs, *inputs)
-    except NotImplementedError as error:
-        if "jvp" not in str(error):
-            raise
-        raise _no_truncated("forward-mode derivatives") from error
+    y_RTBA, last = unroll()
+    outputs = (y_RTBA, *last)
+    y_RTBA, *last = FirstDerivative.apply(len(outputs), *outputs, *inputs)
     return y_RTBA, tuple(last)
 
 
@@ -199,6 +194,10 @@ class FirstDerivative(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative may follow
             errors = NoDerivative.apply(ctx.count, *errors, *ctx.saved_tensors)
         return None, *errors, *(None for _ in ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(*_):
+        raise _no_truncated("forward-mode derivatives")
 
 
 class NoDerivative(FirstDerivative):

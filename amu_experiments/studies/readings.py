@@ -18,8 +18,9 @@ interaction of two options is the mean difference between the effect of one at t
 bootstrap percentiles over the pairs, or quadruples, of readings. They say how much an effect varies over the other
 options, not over other seeds.
 
-Two kinds of readings are tuned in full: the readings that the plan names, and the readings with the best scores. If
-scores are equal, the reading with fewer neurons a unit is chosen.
+This choice of a reading is a search that no rival of the AMU has. Its budget comes on top of that of tuning, which is
+the same for all models; the tables state it. Two kinds of readings are tuned in full: the readings that the plan names,
+and the readings with the best scores. If scores are equal, the reading with fewer neurons a unit is chosen.
 
 Writes readings/tried.csv, a row for each configuration, as soon as a reading is done; then readings.csv, a row for each
 reading; readings_effects.csv and readings_interactions.csv; and a caption of each table as JSON.
@@ -29,104 +30,64 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy import stats
 
 from amu_experiments import files
 from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
-from amu_experiments.conf_files import conf_dir
+from amu_experiments.cells.amu import AMU
 from amu_experiments.overrides import Composer
-from amu_experiments.studies.arguments import option_parser, start
+from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
 from amu_experiments.studies.tuning import judge, leaf, ranked, trained
 
 Reading = tuple
 """The values of a reading's options, in the order of the plan."""
 
-PLAN = "readings.yaml"
+PARTS = ("seed", "trials", "configurations", "ranges", "options", "experiments", "named", "best")
+"""What the plan, readings.yaml, has."""
 
-
-@dataclass(frozen=True)
-class Options:
-    """Where the study reads and writes.
-
-    Args:
-        config_dir: folder with readings.yaml and experiment/.
-        out: folder for tables.
-        results_dir: store of the trials.
-        threads: readings that train at the same time, each in a process with one thread.
-        go_on: whether the record in `out` replaces training.
-    """
-
-    config_dir: Path
-    out: Path
-    results_dir: Path
-    threads: int
-    go_on: bool = False
-
-    @property
-    def record(self) -> Path:
-        return self.out / "readings" / "tried.csv"
+RECORD = "readings/tried.csv"
+"""The table of all configurations, in the folder for tables."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = option_parser("readings", __doc__, out="results/paper", results_dir="results/runs/readings", trains=True)
-    parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
-    parser.add_argument("--continue", dest="go_on", action="store_true", help="use the results in the record of --out")
     chosen = vars(parser.parse_args(arguments))
     names = chosen.pop("experiment")
-    options = Options(**chosen | {"threads": chosen["threads"] or os.cpu_count() or 1})
-    plan = read_plan(options.config_dir)
-    if unknown := set(names) - set(plan["experiments"]):
-        parser.error(f"no such experiment: {', '.join(sorted(unknown))}; choose from {', '.join(plan['experiments'])}")
-    tried = pd.read_csv(options.record) if options.go_on and options.record.exists() else pd.DataFrame()
+    options = Options(**chosen)
+    plan = read_plan(options.config_dir / "readings.yaml", PARTS)
+    names = chosen_experiments(parser, plan, names)
+    record = options.out / RECORD
+    tried = current(plan, pd.read_csv(record) if record.exists() else pd.DataFrame())
+    if not options.go_on:
+        tried = tried[~tried["experiment"].isin(names)]
     # A process for each reading that trains; torch and numba do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(options.threads) as pool:
-        for name in plan["experiments"]:
-            if not names or name in names:
-                tried = screen(plan, name, tried, options, pool)
+        for name in names:
+            tried = screen(plan, name, tried, options, pool)
     write(plan, tried, options.out)
-
-
-def read_plan(config_dir: Path) -> dict:
-    """The plan in readings.yaml of a folder. Raises SystemExit if the file is missing or is not a plan."""
-    path = config_dir / PLAN
-    try:
-        plan = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SystemExit(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    parts = ("seed", "trials", "configurations", "ranges", "options", "experiments", "named", "best")
-    if not isinstance(plan, dict) or any(part not in plan for part in parts):
-        raise SystemExit(f"{path}: must have {', '.join(parts)}, like {conf_dir() / PLAN}")
-    return plan
 
 
 # Readings and configurations --------------------------------------------------------------------------------------
 
 
-def readings(options: Mapping[str, Sequence]) -> Iterator[Reading]:
-    """Every combination of the options' values that has a meaning and repeats no other.
+def readings(options: Mapping[str, Sequence]) -> list[Reading]:
+    """Every combination of the options' values that the AMU allows and that repeats no other."""
+    return [values for values in itertools.product(*options.values()) if is_allowed(options, values)]
 
-    The output neuron cannot see the new memory and be a factor of what is written to it. One writing neuron alone
-    cannot be gated.
-    """
-    for values in itertools.product(*options.values()):
-        reading = {key.removeprefix("model."): value for key, value in zip(options, values, strict=True)}
-        in_product = reading.get("output_in_product", True)
-        factors = reading.get("neurons_per_unit", 3) - (not in_product)
-        if reading.get("output_sees") == "new" and in_product:
-            continue
-        if reading.get("writers") == "gated" and factors < 2:
-            continue
-        yield values
+
+def is_allowed(options: Mapping[str, Sequence], values: Reading) -> bool:
+    try:
+        AMU(1, 1, backend="torch", **{leaf(key): value for key, value in zip(options, values, strict=True)})
+    except ValueError:
+        return False
+    return True
 
 
 def points(plan: Mapping) -> list[dict[str, float]]:
@@ -137,20 +98,44 @@ def points(plan: Mapping) -> list[dict[str, float]]:
     return [{key: float(f"{value:.3g}") for key, value in zip(plan["ranges"], row, strict=True)} for row in values]
 
 
+def current(plan: Mapping, tried: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the record whose configurations, trials and budget are those of the plan."""
+    keys, known = ["experiment", *plan["options"]], points(plan)
+    if not {*keys, *plan["ranges"]} <= set(tried):
+        return pd.DataFrame({"experiment": []})
+
+    def is_current(rows: pd.DataFrame) -> bool:
+        experiment = plan["experiments"].get(rows["experiment"].iloc[0])
+        if experiment is None or len(rows) != experiment.get("best", plan)["configurations"]:
+            return False
+        budget = experiment.get("settings", {}).get("training.max_sequences", rows["max_sequences"].iloc[0])
+        same = (rows["trials"] == plan["trials"]) & (rows["max_sequences"] == budget)
+        return bool(same.all()) and all(point in known for point in rows[list(plan["ranges"])].to_dict("records"))
+
+    return tried.groupby(keys, sort=False).filter(is_current)
+
+
 def screen(plan: dict, name: str, tried: pd.DataFrame, options: Options, pool: Pool) -> pd.DataFrame:
-    """The record with the rows of every reading in an experiment; readings that it lacks are trained."""
+    """The record with the rows of every reading in an experiment; readings that it lacks are trained.
+
+    Raises SystemExit if the experiment takes its configurations from another one that the record lacks.
+    """
     keys, best = list(plan["options"]), plan["experiments"][name].get("best")
     done = recorded(tried, name, keys)
     earlier = recorded(tried, best["of"], keys) if best else {}
     jobs = []
     for reading in readings(plan["options"]):
+        if best and reading not in earlier:
+            raise SystemExit(f"{name}: needs the results of {best['of']}; screen this experiment first")
         if reading not in done:
             tries = best_points(plan, earlier[reading], best["configurations"]) if best else points(plan)
             jobs.append((plan, name, reading, tries, options))
     for rows in pool.imap_unordered(train, jobs):
-        tried = pd.concat([tried, pd.DataFrame(rows)], ignore_index=True)
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(options.record, tried.to_csv(index=False, float_format="%.6g"))
+        found = pd.DataFrame(rows)
+        tried = found if tried.empty else pd.concat([tried, found], ignore_index=True)
+        record = options.out / RECORD
+        record.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(record, tried.to_csv(index=False, float_format="%.6g"))
     return tried
 
 
@@ -286,8 +271,8 @@ def write(plan: dict, tried: pd.DataFrame, out: Path) -> None:
         "readings": (
             "Screening of the readings of the auxiliary memory unit, truncated gradient. A cell has the trials that "
             "met the criterion that ends training, and their Kaplan-Meier median in sequences (n.r.: under half), for "
-            f"the best configuration of the reading. {budget}. Score: the share of the budget that the trials save, "
-            f"in the mean over the experiments. Tuned in full: {', '.join(chosen)}."
+            f"the best configuration of the reading. The rivals have no such search. {budget}. Score: the share of the "
+            f"budget that the trials save, in the mean over the experiments. Tuned in full: {', '.join(chosen)}."
         ),
         "readings_effects": (
             "Main effects of the options on the score: mean differences between readings that differ in this option "

@@ -27,7 +27,7 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,33 +39,13 @@ from scipy import stats
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
-from amu_experiments.conf_files import conf_dir
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
-from amu_experiments.studies.arguments import option_parser, start
+from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
 from amu_experiments.training import train_missing
 
 Point = tuple[int, ...]
 """A configuration, as the index of its value on each axis."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where a study reads and writes.
-
-    Args:
-        config_dir: folder with tuning.yaml and experiment/.
-        out: folder for tables.
-        results_dir: store of the trials.
-        threads: processor threads; None: all.
-        go_on: whether tables in `out` replace training.
-    """
-
-    config_dir: Path
-    out: Path
-    results_dir: Path
-    threads: int | None = None
-    go_on: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,17 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = option_parser(
         "tuning", __doc__, out="results/paper/tuning", results_dir="results/runs/tuning", trains=True
     )
-    parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
     parser.add_argument("--defaults", action="store_true", help="write the experiments untuned, train nothing")
-    parser.add_argument("--continue", dest="go_on", action="store_true", help="use the results in the tables of --out")
     chosen = vars(parser.parse_args(arguments))
     names, defaults = chosen.pop("experiment"), chosen.pop("defaults")
     options = Options(**chosen)
-    plan = read_plan(options.config_dir)
-    unknown = set(names) - set(plan["experiments"])
-    if unknown:
-        parser.error(f"no such experiment: {', '.join(sorted(unknown))}; choose from {', '.join(plan['experiments'])}")
-    for name in names or plan["experiments"]:
+    plan = tuning_plan(options.config_dir)
+    for name in chosen_experiments(parser, plan, names):
         if defaults:
             for model in models_of(plan, name):
                 write_experiment(options.config_dir, plan, name, model, {}, "Defaults, not tuned.")
@@ -91,17 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tune(plan, name, options)
 
 
-def read_plan(config_dir: Path) -> dict:
-    """The plan in tuning.yaml of a folder. Raises SystemExit if the file is missing or is not a plan."""
-    path = config_dir / "tuning.yaml"
-    try:
-        plan = yaml.safe_load(path.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SystemExit(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    parts = ("experiments", "models", "first", "configurations", "most")
-    if not isinstance(plan, dict) or any(part not in plan for part in parts):
-        raise SystemExit(f"{path}: must have {', '.join(parts)}, like {conf_dir() / 'tuning.yaml'}")
-    return plan
+def tuning_plan(config_dir: Path) -> dict:
+    """The plan in tuning.yaml of a folder like conf/; SystemExit if it is not one."""
+    return read_plan(config_dir / "tuning.yaml", ("experiments", "models", "first", "configurations", "most"))
 
 
 def models_of(plan: dict, experiment: str) -> dict[str, dict]:
