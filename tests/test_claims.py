@@ -5,6 +5,7 @@ import pytest
 from handmade import write
 from scipy import stats
 
+from amu_experiments import AMU
 from amu_experiments.analysis.cases import Case, Reading
 from amu_experiments.analysis.claims import judge
 from amu_experiments.analysis.comparison import compare
@@ -20,6 +21,7 @@ from amu_experiments.analysis.verdicts import (
     summary,
     verdicts_by_case,
 )
+from amu_experiments.options import added_options
 
 QUICK = [300 + 10 * n for n in range(10)]
 SLOW = [800 + 10 * n for n in range(10)]
@@ -459,3 +461,9 @@ def test_what_the_verdicts_hang_on():
         "1 claims that can be compared (turned); no claim has all its runs under two cases that differ in the training "
         "alone."
     )
+
+
+def test_a_row_of_older_runs_has_the_options_of_a_reading_that_came_later_at_their_values_from_before():
+    before = added_options(AMU.annotations())
+    assert before
+    assert before.items() <= Reading()._asdict().items()

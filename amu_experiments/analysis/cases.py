@@ -14,7 +14,7 @@ import yaml
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import Comparison, flat, leaf
 from amu_experiments.analysis.text import listing, sequences_text
-from amu_experiments.overrides import conf_dir
+from amu_experiments.conf_files import conf_dir
 
 MIN_TRIALS = 10
 """Rows with fewer trials are not used."""
