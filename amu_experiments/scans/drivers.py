@@ -4,18 +4,22 @@ Batches of FULL sequences and more run in blocks of sequences side by side (bloc
 sequence (kernels.py). Only the size of the batch decides.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from llvmlite import ir
 
-from amu_experiments.scans import block_learning, blocks, lanes, slots
+from amu_experiments import numerics
+from amu_experiments.scans import block_learning, blocks, kernels, lanes, learning, slots
+from amu_experiments.scans.compiling import Notice, beside
 from amu_experiments.scans.jobs import LINE, Jobs
 from amu_experiments.scans.machine import Machine
-from amu_experiments.scans.notice import Notice, beside
 from amu_experiments.scans.recurrence import Recurrence
 from amu_experiments.scans.threads import number_of_threads
 from amu_experiments.scans.updates import adam_steps
+
+f32 = np.float32
 
 FULL = 8
 """The smallest batch that runs in blocks."""
@@ -33,18 +37,84 @@ def scans(recurrence: Recurrence, purpose: str, batch_size: int):
     so.
     """
     notice = Notice(recurrence)
-    if count := lanes_of(batch_size):
-        made = BlockScans(recurrence, notice, count)
-    else:
-        from amu_experiments.scans.sequences import SequenceScans  # numba is slow to import
-
-        made = SequenceScans(recurrence, purpose, notice)
+    count = lanes_of(batch_size)
+    made = BlockScans(recurrence, notice, count) if count else SequenceScans(recurrence, purpose, notice)
     beside(made.compile)
     notice.done()
     return made
 
 
-f32 = np.float32
+class SequenceScans:
+    """Scans of one sequence after another; sizes are compiled in. Shapes as in kernels.py."""
+
+    blocks = False
+
+    def __init__(self, recurrence: Recurrence, purpose: str, notice: Notice):
+        self.recurrence = recurrence
+        self._purpose, self._notice = purpose, notice
+
+    def compile(self) -> None:
+        arguments = LAYER if self._purpose == "layer" else TRAINING
+        key = f"{self.recurrence} {self._purpose}"
+        code = portable_machine().compile(key, self._module, self._notice.compiling)
+        self._jobs = Jobs(code, arguments)
+
+    def _module(self) -> ir.Module:
+        module, r = ir.Module("sequences"), self.recurrence
+        if self._purpose == "layer":
+            kernels.forward_driver(module, r)
+            kernels.backward_driver(module, r)
+        else:
+            learning.train_driver(module, r)
+            learning.predict_driver(module, r)
+        return module
+
+    def forward(self, parameters, x, lengths, states, tape, y) -> None:
+        R, B, T, _ = x.shape
+        given = _layer(parameters, x, lengths) | {"states": states, "tape": tape, "y": y}
+        self._jobs.run("forward", given, R * B, 2 * x.size * self.recurrence.rows, self._floats(0, False))
+
+    def backward(self, parameters, x, lengths, states, tape, dy, dstate, gradients, dx) -> None:
+        R, B, T, _ = x.shape
+        G, r = gradients.shape[1], self.recurrence
+        given = _layer(parameters, x, lengths) | {"states": states, "tape": tape, "dy": dy, "dstate": dstate}
+        given |= {"gradients": gradients, "dx": dx, "G": G}
+        floats = self._floats(0, True) + T * (r.rows + r.recs)
+        self._jobs.run("backward", given, R * G, 4 * x.size * r.rows, floats)
+
+    def train(
+        self, parameters, memory, x, lengths, targets, batch, every, loss, squash, optimizer, rate, momentum, clip,
+        updates, losses, errors, norms, done,
+    ) -> None:  # fmt: skip
+        """As `train_driver` of learning.py says; rate, momentum and clip are numbers, as is the count of updates."""
+        x, lengths, targets = map(np.ascontiguousarray, (x, lengths, targets))
+        (R, P), r, T, O = parameters.shape, self.recurrence, x.shape[2], targets.shape[3]
+        done[:] = 0
+        given = _data(parameters, x, lengths, every, targets) | {
+            "A": r.outputs, "memory": memory, "targets": targets, "batch": batch, "updates": norms.shape[1],
+            "loss": loss, "squash": squash, "optimizer": optimizer, "options": np.array([rate, momentum, clip], f32),
+            "steps": adam_steps(rate, updates + 1, norms.shape[1]), "losses": losses, "errors": errors,
+            "norms": norms, "done": done,
+        }  # fmt: skip
+        floats = self._floats(T, True) + learning.STRETCH * (r.rows + r.recs) + T * r.outputs + 2 * O + P
+        self._jobs.run("train", given, R, 4 * x.size * r.rows, floats)
+
+    def predict(self, parameters, x, lengths, every, outputs) -> None:
+        """The readout before squashing of x (R, B, T, I), in outputs (R, B, T or 1, O)."""
+        x, lengths = np.ascontiguousarray(x), np.ascontiguousarray(lengths)
+        (R, B), r = lengths.shape, self.recurrence
+        pieces = -(-B // learning.PIECE)
+        given = _data(parameters, x, lengths, every, outputs) | {
+            "A": r.outputs, "pieces": pieces, "outputs": outputs
+        }  # fmt: skip
+        self._jobs.run("predict", given, R * pieces, 2 * x.size * r.rows, self._floats(x.shape[2], False))
+
+    def _floats(self, T: int, backward: bool) -> int:
+        """Numbers of scratch memory that a driver takes, those of T time steps and of a backward scan included."""
+        r = self.recurrence
+        weights = r.inputs * r.rows + sum(p.factors * p.results for p in r.products)
+        of_steps = (T + 1) * r.state + T * (r.tape + r.outputs)
+        return of_steps + r.rows + r.recs + r.dfactors + r.state + 1 + weights * (1 + backward)
 
 
 class BlockScans:
@@ -169,6 +239,11 @@ class BlockScans:
         return T * by_step + tape_steps * odd(r.tape) + once + stretch * (odd(r.rows) + odd(r.recs)) + readout
 
 
+def _layer(parameters, x, lengths) -> dict:
+    R, B, T, _ = x.shape
+    return {"parameters": parameters, "P": parameters.shape[1], "x": x, "lengths": lengths, "T": T, "B": B}
+
+
 def _data(parameters, x, lengths, every: bool, answers) -> dict:
     """Arguments of training and prediction; answers (R, n, T or 1, O) are the targets or the outputs."""
     _, n, T, _ = x.shape
@@ -176,6 +251,8 @@ def _data(parameters, x, lengths, every: bool, answers) -> dict:
     return data | {"every": every, "answers": answers.shape[2], "O": answers.shape[3]}
 
 
+LAYER = {"forward": kernels.FORWARD, "backward": kernels.BACKWARD}
+TRAINING = {"train": learning.TRAIN, "predict": learning.PREDICT}
 BLOCKS = {
     "pack": blocks.PACK,
     "forward": blocks.FORWARD,
@@ -183,7 +260,7 @@ BLOCKS = {
     "train": block_learning.TRAIN,
     "predict": block_learning.PREDICT,
 }
-"""The drivers, the same for all recurrences and sizes, and their arguments."""
+"""The drivers and their arguments; those over blocks are the same for all recurrences and sizes."""
 
 _made: dict[tuple[Machine, int], Jobs] = {}
 
@@ -193,6 +270,12 @@ def block_jobs(machine: Machine, lanes: int, missed: Callable[[], None]) -> Jobs
     if key not in _made:
         _made[key] = Jobs(machine.compile(f"drivers {lanes}", lambda: _drivers_module(*key), missed), BLOCKS)
     return _made[key]
+
+
+@functools.cache
+def portable_machine() -> Machine:
+    """The processor whose digits scans of single sequences give: their sums depend on its vectors."""
+    return Machine(*numerics.compiled_for(), vectorised=True)
 
 
 def _drivers_module(machine: Machine, lanes: int) -> ir.Module:

@@ -1,8 +1,8 @@
-"""The scan over time of one sequence: products, steps and adjoints as compiled loops whose sizes are constants.
+"""The scan over time of one sequence: products, steps and adjoints as loops whose sizes are constants.
 
 A Recurrence gives a cell's step, the adjoint of its step and its products with weight matrices. Sizes are constants, so
-that the short inner loops vectorise. One thread computes everything about one trial in a fixed order: a trial's numbers
-depend neither on the rest of the stack nor on the number of threads.
+that the compiler finds vectors in the short inner loops. One thread computes everything about one trial in a fixed
+order: a trial's numbers depend neither on the rest of the stack nor on the number of threads.
 
 Shapes: R trials, B sequences, T time steps, I input features, K net inputs, S state entries, A cell outputs,
 P parameters of a trial, W entries of all matrices that the recurrence multiplies with. Data lie sequence by sequence,
@@ -10,354 +10,310 @@ P parameters of a trial, W entries of all matrices that the recurrence multiplie
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import numpy as np
+from llvmlite import ir
 
-from amu_experiments.scans.compiling import NAMESPACE, compiled, driver
-from amu_experiments.scans.functions import f32
+from amu_experiments.scans import functions
+from amu_experiments.scans.jobs import Driver
 from amu_experiments.scans.recurrence import Product, Recurrence
+from amu_experiments.scans.vectorised import defined, namespace
+from amu_experiments.scans.vectors import F32, I64, Code, Numbers, Value
+
+EXACT = ("contract", "nsz")
+"""A product and a sum may become one instruction. Nothing here may assume that values are finite: a trial that
+diverges must be seen to diverge."""
+
+REORDERED = (*EXACT, "reassoc")
+"""Sums in any order the compiler likes, always the same one."""
+
+FORWARD = ("parameters", "P", "x", "lengths", "states", "tape", "y", "T", "B")
+BACKWARD = (*FORWARD[:6], "dy", "dstate", "gradients", "dx", "T", "B", "G")
+"""The arguments of the drivers of a layer: sizes, and addresses of arrays."""
 
 
-def _add_rows(rows: int, width: int, out_at: int = 0, factors_at: int = 0, at: int = 0) -> Callable:
-    """out[:width] += sum over j < rows of factors[j] * matrix[j, :width], four rows at a time.
+class Scalar(Code):
+    """Code on single numbers, in which the compiler finds vectors."""
 
-    The three begin at these places of one-dimensional arguments.
+    flags = EXACT
+
+    def do(self, function: "Inlined", *arguments) -> None:
+        """Call it with Numbers and sizes."""
+        values = (a.address if isinstance(a, Numbers) else self.integer(a) for a in arguments)
+        self.builder.call(function.function, [value.ir for value in values])
+
+    def fill(self, array: Numbers, count) -> None:
+        for i in self.loop(count):
+            array[i] = self.f32(0.0)
+
+
+class Inlined(Scalar):
+    """A function that is being written, and becomes a part of its callers; no two of its arrays overlap.
+
+    arrays: numbers of floats; sizes: 64-bit integers after them.
     """
+
+    def __init__(self, module: ir.Module, name: str, arrays: int, sizes: int = 0, inlined: bool = True):
+        name = module.get_unique_name(name)
+        self._begin(module, name, [F32.as_pointer()] * arrays + [I64] * sizes, 1)
+        self.function.linkage = "internal"
+        self.function.attributes.add("alwaysinline" if inlined else "noinline")
+        for argument in self.function.args[:arrays]:
+            argument.add_attribute("noalias")
+        self.arrays = [Numbers(self, argument) for argument in self.arguments[:arrays]]
+        self.sizes = self.arguments[arrays:]
+
+
+class SequenceDriver(Scalar, Driver):
+    """A driver over sequences or trials, with memory that it takes from its scratch memory."""
+
+    def __init__(self, module: ir.Module, name: str, arguments: tuple[str, ...]):
+        super().__init__(module, name, arguments, 1)
+        self._free = self.floats(self.scratch)
+
+    def floats(self, address: Value, place=0) -> Numbers:
+        pointer = Value(self, self.builder.inttoptr(address.ir, F32.as_pointer()))
+        return Numbers(self, pointer).after(place)
+
+    def take(self, count) -> Numbers:
+        taken, self._free = self._free, self._free.after(count)
+        return taken
+
+
+def _add_rows(module: ir.Module, rows: int, width: int) -> Inlined:
+    """out[:width] += sum over j < rows of factors[j] * matrix[j, :width], four rows at a time."""
+    code = Inlined(module, "add_rows", 3)
+    out, factors, matrix = code.arrays
     whole = rows - rows % 4
-
-    @compiled
-    def add_rows(out, factors, matrix):
-        for j in range(0, whole, 4):
-            a, b, c, d = (
-                factors[factors_at + j],
-                factors[factors_at + j + 1],
-                factors[factors_at + j + 2],
-                factors[factors_at + j + 3],
+    for j in code.loop(0, whole, 4):
+        a, b, c, d = (factors[j + n] for n in range(4))
+        i = j * width
+        for k in code.loop(width):
+            out[k] = out[k] + (
+                (a * matrix[i + k] + b * matrix[i + width + k])
+                + (c * matrix[i + 2 * width + k] + d * matrix[i + 3 * width + k])
             )
-            i = at + j * width
-            for k in range(width):
-                out[out_at + k] += (a * matrix[i + k] + b * matrix[i + width + k]) + (
-                    c * matrix[i + 2 * width + k] + d * matrix[i + 3 * width + k]
-                )
-        for j in range(whole, rows):
-            a = factors[factors_at + j]
-            i = at + j * width
-            for k in range(width):
-                out[out_at + k] += a * matrix[i + k]
-
-    return add_rows
+    for j in code.loop(whole, rows):
+        a, i = factors[j], j * width
+        for k in code.loop(width):
+            out[k] = out[k] + a * matrix[i + k]
+    code.done()
+    return code
 
 
-def _add_outer(rows: int, width: int, left_at: int = 0, right_at: int = 0) -> Callable:
+def _add_outer(module: ir.Module, rows: int, width: int, left_width: int, right_width: int) -> Inlined:
     """out[:rows, :width] += sum over t < steps of left[t, :rows]^T right[t, :width], four steps at a time.
 
-    left and right begin at these columns of their arguments.
+    Rows of left and right lie so many numbers apart.
+    """
+    code = Inlined(module, "add_outer", 3, 1)
+    (out, left, right), (steps,) = code.arrays, code.sizes
+    whole = steps / 4 * 4
+    for t in code.loop(0, whole, 4):
+        for i in code.loop(rows):
+            a, b, c, d = (left[(t + n) * left_width + i] for n in range(4))
+            row, at = out.after(i * width), right.after(t * right_width)
+            for k in code.loop(width):
+                row[k] = row[k] + (
+                    (a * at[k] + b * at[right_width + k]) + (c * at[2 * right_width + k] + d * at[3 * right_width + k])
+                )
+    for t in code.loop(whole, steps):
+        for i in code.loop(rows):
+            a = left[t * left_width + i]
+            row, at = out.after(i * width), right.after(t * right_width)
+            for k in code.loop(width):
+                row[k] = row[k] + a * at[k]
+    code.done()
+    return code
+
+
+class Scan:
+    """A recurrence over time, for one sequence, written into a driver.
+
+    weights (W,): the matrices that a product reads by columns, side by side, those of later products later;
+    a gradient g_weights has the same layout, a product's as (factors, results).
     """
 
-    @compiled
-    def add_outer(out, left, right, steps):
-        whole = steps - steps % 4
-        for t in range(0, whole, 4):
-            for i in range(rows):
-                j = left_at + i
-                a, b, c, d = left[t, j], left[t + 1, j], left[t + 2, j], left[t + 3, j]
-                for k in range(width):
-                    r = right_at + k
-                    out[i, k] += (a * right[t, r] + b * right[t + 1, r]) + (c * right[t + 2, r] + d * right[t + 3, r])
-        for t in range(whole, steps):
-            for i in range(rows):
-                a = left[t, left_at + i]
-                for k in range(width):
-                    out[i, k] += a * right[t, right_at + k]
+    def __init__(self, code: SequenceDriver, recurrence: Recurrence):
+        self.code, self.r = code, recurrence
+        self.W = sum(p.factors * p.results for p in recurrence.products)
+        self.ih, self.bias = recurrence.place("weight_ih"), recurrence.place("bias")
+        (self.biased,) = recurrence.shape("bias")
+        self._functions: dict[str, Inlined] = {}
 
-    return add_outer
+    def _once(self, name: str, write: Callable[[], Inlined]) -> Inlined:
+        if name not in self._functions:
+            self._functions[name] = write()
+        return self._functions[name]
 
+    def rows(self, rows: int, width: int) -> Inlined:
+        return self._once(f"rows {rows} {width}", lambda: _add_rows(self.code.module, rows, width))
 
-def _in_turn(functions: list[Callable]) -> Callable:
-    """One function that calls these with its own arguments."""
-    if not functions:
-        functions = [compiled(lambda *_: None)]
-    first, *rest = functions
-    if not rest:
-        return first
-    second = _in_turn(rest)
+    def outer(self, *sizes: int) -> Inlined:
+        return self._once(f"outer {sizes}", lambda: _add_outer(self.code.module, *sizes))
 
-    @compiled
-    def both(*arguments):
-        first(*arguments)
-        second(*arguments)
+    def part(self, name: str, arguments: int) -> Inlined | None:
+        """A step or adjoint of the recurrence."""
 
-    return both
+        def write():
+            code = Inlined(self.code.module, name, arguments)
+            known = defined(self.r.source, namespace(code, functions))
+            known[name](*code.arrays)
+            code.done()
+            return code
 
+        return self._once(name, write) if f"def {name}(" in self.r.source else None
 
-class _Products(NamedTuple):
-    """What a scan does with the products of a recurrence, each in one call.
+    def memory(self) -> tuple[Numbers, ...]:
+        """weight_ih by columns and weights."""
+        return self.code.take(self.r.inputs * self.r.rows), self.code.take(self.W)
 
-    The matrices that a product reads by columns lie side by side in `weights` (W,), those of later products later;
-    `gradients` has the same layout, a product's gradient as (factors, results).
-    """
+    def places(self):
+        """Each product with the place of its matrix in weights and in p."""
+        at = 0
+        for product in self.r.products:
+            yield product, at, self.r.place(product.parameter) + product.first * product.width
+            at += product.factors * product.results
 
-    size: int
-    forward: Callable
-    backward: Callable
-    transpose: Callable
-    outer: Callable
-    scatter: Callable
-
-
-def _products(recurrence: Recurrence) -> _Products:
-    functions = {name: compiled(function) for name, function in recurrence.functions(NAMESPACE).items()}
-    forward, backward, to_state, transposes, outers, scatters = [], [], [], [], [], []
-    size = 0
-    for n, product in enumerate([None, *recurrence.products]):
-        if product is not None:
-            multiply, multiply_back, transpose, outer, scatter = _product(recurrence, product, size)
-            forward.append(multiply)
-            if isinstance(product.error, int):
-                backward.append(multiply_back)
-            elif product.error == "state":
-                to_state.append(multiply_back)
-            transposes.append(transpose)
-            outers.append(outer)
-            scatters.append(scatter)
-            size += product.factors * product.results
-        if f"step_{n}" in functions:
-            forward.append(_step(functions[f"step_{n}"]))
-        if f"adjoint_{n}" in functions:
-            backward.append(_adjoint(functions[f"adjoint_{n}"]))
-    return _Products(
-        size,
-        _in_turn(forward),
-        _in_turn([*reversed(backward), *to_state]),
-        _in_turn(transposes),
-        _in_turn(outers),
-        _in_turn(scatters),
-    )
-
-
-def _product(recurrence: Recurrence, product: Product, at: int) -> tuple[Callable, ...]:
-    """The product, its adjoint, the matrix's transpose, the sum of its gradient over time, and where that goes."""
-    H, M, transposed = product.factors, product.results, product.transposed
-    base = recurrence.place(product.parameter) + product.first * product.width
-    (row, factor_at), (result, result_at) = product.factor, product.result
-    old_factor, new_factor, to_net = row == "old", row == "new", result == "net"
-    into_state = product.error == "state"
-    error_at = factor_at if into_state else product.error or 0
-    rows, width = product.last - product.first, product.width
-    # A matrix is read by columns in one direction, as it lies in the other.
-    add = _add_rows(H, M, result_at, factor_at, base if transposed else at)
-    add_back = _add_rows(M, H, error_at, result_at, at if transposed else base)
-    add_outer = _add_outer(H, M, factor_at, result_at)
-
-    @compiled
-    def multiply(p, weights, old, new, tape, net, rec, y):
-        factor = old if old_factor else new if new_factor else tape
-        add(net if to_net else rec, factor, p if transposed else weights)
-
-    @compiled
-    def multiply_back(p, weights, dy, dstate, old, new, tape, dnet, drec, dfactor, g):
-        if not into_state:
-            for j in range(H):
-                dfactor[error_at + j] = f32(0.0)
-        add_back(dstate if into_state else dfactor, dnet if to_net else drec, weights if transposed else p)
-
-    @compiled
-    def transpose(p, weights):
-        for k in range(rows):
-            for j in range(width):
-                weights[at + j * rows + k] = p[base + k * width + j]
-
-    @compiled
-    def outer(states, tape, first, steps, dnet, drec, gradients):
-        if old_factor:
-            factors = states[first : first + steps]
-        elif new_factor:
-            factors = states[first + 1 : first + steps + 1]
-        else:
-            factors = tape[first : first + steps]
-        add_outer(gradients[at : at + H * M].reshape((H, M)), factors, dnet if to_net else drec, steps)
-
-    @compiled
-    def scatter(gradients, g):
-        for k in range(rows):
-            for j in range(width):
-                g[base + k * width + j] += gradients[at + (k * width + j if transposed else j * rows + k)]
-
-    return multiply, multiply_back, transpose, outer, scatter
-
-
-def _step(function: Callable) -> Callable:
-    """With the arguments of a product."""
-
-    @compiled
-    def step(p, weights, old, new, tape, net, rec, y):
-        function(p, old, new, tape, net, rec, y)
-
-    return step
-
-
-def _adjoint(function: Callable) -> Callable:
-    @compiled
-    def adjoint(p, weights, dy, dstate, old, new, tape, dnet, drec, dfactor, g):
-        function(p, dy, dstate, old, new, tape, dnet, drec, dfactor, g)
-
-    return adjoint
-
-
-class Scan(NamedTuple):
-    """A recurrence over time, for one sequence; the docstrings of the functions stand in `scan_of`.
-
-    weights: W.
-    """
-
-    weights: int
-    transpose: Callable
-    run: Callable
-    sweep: Callable
-    scatter: Callable
-
-
-def scan_of(recurrence: Recurrence) -> Scan:
-    I, K, recs = recurrence.inputs, recurrence.rows, recurrence.recs
-    # Where the parameters lie in a trial's row.
-    ih, bias = recurrence.place("weight_ih"), recurrence.place("bias")
-    (biased,) = recurrence.shape("bias")
-    W, forward_step, backward_step, transpose_products, outer_products, scatter_products = _products(recurrence)
-
-    add_input = _add_rows(I, K)
-    outer_input = _add_outer(I, K)
-
-    @compiled
-    def transpose(p, weight_ih, weights):
+    def transpose(self, p: Numbers, weight_ih: Numbers, weights: Numbers) -> None:
         """The weight matrices of a trial's parameters, by columns: what the loops over net inputs read."""
-        for k in range(K):
-            for i in range(I):
-                weight_ih[i * K + k] = p[ih + k * I + i]
-        transpose_products(p, weights)
+        code, I, K = self.code, self.r.inputs, self.r.rows
+        for k in code.loop(K):
+            for i in code.loop(I):
+                weight_ih[i * K + k] = p[self.ih + k * I + i]
+        for product, at, base in self.places():
+            rows, width = product.last - product.first, product.width
+            for k in code.loop(rows):
+                for j in code.loop(width):
+                    weights[at + j * rows + k] = p[base + k * width + j]
 
-    @compiled
-    def run(p, weight_ih, weights, x, length, states, tape, y, net, rec):
+    def run(self, p, weight_ih, weights, x, length, states, tape, y, net, rec) -> None:
         """Forward over one sequence: states (T + 1, S) from states[0] on, tape (T, N), y (T, A)."""
-        for t in range(length):
-            for k in range(biased):
-                net[k] = p[bias + k]
-            for k in range(biased, K):
-                net[k] = f32(0.0)
-            add_input(net, x[t], weight_ih)
-            for k in range(recs):
-                rec[k] = f32(0.0)
-            forward_step(p, weights, states[t], states[t + 1], tape[t], net, rec, y[t])
+        code, r = self.code, self.r
+        for t in code.loop(length):
+            old, new = states.after(t * r.state), states.after((t + 1) * r.state)
+            tape_t, y_t = tape.after(t * r.tape), y.after(t * r.outputs)
+            for k in code.loop(self.biased):
+                net[k] = p[self.bias + k]
+            for k in code.loop(self.biased, r.rows):
+                net[k] = code.f32(0.0)
+            code.do(self.rows(r.inputs, r.rows), net, x.after(t * r.inputs), weight_ih)
+            code.fill(rec, r.recs)
+            for n, (product, at, base) in enumerate([(None, 0, 0), *self.places()]):
+                if product is not None:
+                    factor = {"old": old, "new": new, "tape": tape_t}[product.factor[0]].after(product.factor[1])
+                    result = {"net": net, "rec": rec}[product.result[0]].after(product.result[1])
+                    matrix = p.after(base) if product.transposed else weights.after(at)
+                    code.do(self.rows(product.factors, product.results), result, factor, matrix)
+                if step := self.part(f"step_{n}", 7):
+                    code.do(step, p, old, new, tape_t, net, rec, y_t)
 
-    @compiled
-    def sweep(p, weights, x, length, states, tape, dy, dstate, dnet, drec, dfactor, g_ih, g_weights, g):
+    def sweep(self, p, weights, x, length, states, tape, dy, dstate, errors, stretch, g_ih, g_weights, g) -> None:
         """Backward over one sequence: from dy (T, A) and dstate (S,) add to the gradients, matrices by columns.
 
-        Goes in stretches of dnet's length, whose weight gradients are summed up while they are in the cache. On
-        return dnet and drec hold the first stretch; the same sequence of sums is made whatever T is.
+        errors: dnet (stretch, K), drec and dfactor. Goes in stretches, whose weight gradients are summed up while they
+        are in the cache. On return dnet and drec hold the first stretch; the same sequence of sums is made whatever T
+        is.
         """
-        for stop in range(length, 0, -dnet.shape[0]):
-            first = max(stop - dnet.shape[0], 0)
+        code, r = self.code, self.r
+        dnet, drec, dfactor = errors
+        for n in code.loop((length + stretch - 1) / stretch):
+            stop = length - n * stretch
+            first = code.where(stop > stretch, stop - stretch, code.integer(0))
             steps = stop - first
-            for t in range(steps - 1, -1, -1):
-                now = first + t
-                backward_step(
-                    p,
-                    weights,
-                    dy[now],
-                    dstate,
-                    states[now],
-                    states[now + 1],
-                    tape[now],
-                    dnet[t],
-                    drec[t],
-                    dfactor,
-                    g,
-                )
-            outer_input(g_ih, x[first:stop], dnet, steps)
-            outer_products(states, tape, first, steps, dnet, drec, g_weights)
-            for t in range(steps):
-                for k in range(biased):
-                    g[bias + k] += dnet[t, k]
+            for back in code.loop(steps):
+                t = steps - 1 - back
+                self._adjoint(p, weights, states, tape, dy, dstate, first + t, dnet, drec, dfactor, g, t)
+            outer = self.outer(r.inputs, r.rows, r.inputs, r.rows)
+            code.do(outer, g_ih, x.after(first * r.inputs), dnet, steps)
+            for product, at, _ in self.places():
+                row, factor_at = product.factor
+                if row == "tape":
+                    factors, width = tape.after(first * r.tape), r.tape
+                else:
+                    factors, width = states.after((first + int(row == "new")) * r.state), r.state
+                error, error_width = (dnet, r.rows) if product.result[0] == "net" else (drec, r.recs)
+                outer = self.outer(product.factors, product.results, width, error_width)
+                code.do(outer, g_weights.after(at), factors.after(factor_at), error.after(product.result[1]), steps)
+            for t in code.loop(steps):
+                for k in code.loop(self.biased):
+                    g[self.bias + k] = g[self.bias + k] + dnet[t * r.rows + k]
 
-    @compiled
-    def scatter(g_ih, g_weights, g):
-        for k in range(K):
-            for i in range(I):
-                g[ih + k * I + i] = g_ih[i, k]
-        scatter_products(g_weights, g)
+    def _adjoint(self, p, weights, states, tape, dy, dstate, now, dnet, drec, dfactor, g, t) -> None:
+        code, r = self.code, self.r
+        old, new = states.after(now * r.state), states.after((now + 1) * r.state)
+        tape_t, dy_t = tape.after(now * r.tape), dy.after(now * r.outputs)
+        dnet, drec = dnet.after(t * r.rows), drec.after(t * r.recs)
+        errors = {"net": dnet, "rec": drec}
 
-    return Scan(W, transpose, run, sweep, scatter)
+        def back(product: Product, at: int, base: int, into: Numbers) -> None:
+            matrix = weights.after(at) if product.transposed else p.after(base)
+            error = errors[product.result[0]].after(product.result[1])
+            code.do(self.rows(product.results, product.factors), into, error, matrix)
+
+        for n, (product, at, base) in reversed([*enumerate([(None, 0, 0), *self.places()])]):
+            if adjoint := self.part(f"adjoint_{n}", 10):
+                code.do(adjoint, p, dy_t, dstate, old, new, tape_t, dnet, drec, dfactor, g)
+            if product is not None and isinstance(product.error, int):
+                into = dfactor.after(product.error)
+                code.fill(into, product.factors)
+                back(product, at, base, into)
+        for product, at, base in self.places():
+            if product.error == "state":
+                back(product, at, base, dstate.after(product.factor[1]))
+
+    def scatter(self, g_ih: Numbers, g_weights: Numbers, g: Numbers) -> None:
+        code, I, K = self.code, self.r.inputs, self.r.rows
+        for k in code.loop(K):
+            for i in code.loop(I):
+                g[self.ih + k * I + i] = g_ih[i * K + k]
+        for product, at, base in self.places():
+            rows, width = product.last - product.first, product.width
+            for k in code.loop(rows):
+                for j in code.loop(width):
+                    source = at + (k * width + j if product.transposed else j * rows + k)
+                    g[base + k * width + j] = g[base + k * width + j] + g_weights[source]
 
 
-def layer_drivers(recurrence: Recurrence, scan: Scan) -> dict[str, tuple[Callable, Callable]]:
-    """The drivers of a layer, forward and backward, each with the count of its jobs (see compiling.Driver)."""
-    I, K, recs, dfactors = recurrence.inputs, recurrence.rows, recurrence.recs, recurrence.dfactors
-    W, transpose, run, sweep, scatter = scan
-    add_to_input = _add_rows(K, I, at=recurrence.place("weight_ih"))
+def forward_driver(module: ir.Module, recurrence: Recurrence) -> None:
+    """states (R, B, T + 1, S) from states[:, :, 0] on, tape (R, B, T, N), y (R, B, T, A); a job is a sequence."""
+    code, r = SequenceDriver(module, "forward", FORWARD), recurrence
+    a, scan = code.given, Scan(code, recurrence)
+    net, rec = code.take(r.rows), code.take(r.recs)
+    weight_ih, weights = scan.memory()
+    for job in code.loop(code.begin, code.end):
+        trial, _ = code.divided(job, a.B)
+        p = code.floats(a.parameters, trial * a.P)
+        scan.transpose(p, weight_ih, weights)
+        x, states = code.floats(a.x, job * a.T * r.inputs), code.floats(a.states, job * (a.T + 1) * r.state)
+        tape, y = code.floats(a.tape, job * a.T * r.tape), code.floats(a.y, job * a.T * r.outputs)
+        scan.run(p, weight_ih, weights, x, code.numbers(a.lengths, job, I64)[0], states, tape, y, net, rec)
+    code.done()
 
-    @driver
-    def forward(begin, end_of_jobs, parameters, x, lengths, states, tape, y):
-        """states (R, B, T + 1, S) from states[:, :, 0] on, tape (R, B, T, N), y (R, B, T, A); a job is a sequence."""
-        B = lengths.shape[1]
-        for job in range(begin, end_of_jobs):
-            r, b = job // B, job % B
-            net, rec = np.empty(K, f32), np.empty(recs, f32)
-            weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
-            transpose(parameters[r], weight_ih, weights)
-            run(
-                parameters[r],
-                weight_ih,
-                weights,
-                x[r, b],
-                lengths[r, b],
-                states[r, b],
-                tape[r, b],
-                y[r, b],
-                net,
-                rec,
-            )
 
-    @driver
-    def backward(begin, end_of_jobs, parameters, x, lengths, states, tape, dy, dstate, gradients, dx):
-        """Gradients (R, G, P) of groups of sequences, to be summed over G, and dx; dstate (R, B, S) is changed.
+def backward_driver(module: ir.Module, recurrence: Recurrence) -> None:
+    """Gradients (R, G, P) of groups of sequences, to be summed over G, and dx; dstate (R, B, S) is changed.
 
-        A job is a group."""
-        B = lengths.shape[1]
-        T, G = x.shape[2], gradients.shape[1]
-        for job in range(begin, end_of_jobs):
-            r, group = job // G, job % G
-            g, p = gradients[r, group], parameters[r]
-            dnet, drec, dfactor = np.empty((T, K), f32), np.empty((T, recs), f32), np.empty(dfactors, f32)
-            weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
-            transpose(p, weight_ih, weights)
-            g_ih, g_weights = np.zeros((I, K), f32), np.zeros(W, f32)
-            for b in range(group, B, G):
-                length = lengths[r, b]
-                sweep(
-                    p,
-                    weights,
-                    x[r, b],
-                    length,
-                    states[r, b],
-                    tape[r, b],
-                    dy[r, b],
-                    dstate[r, b],
-                    dnet,
-                    drec,
-                    dfactor,
-                    g_ih,
-                    g_weights,
-                    g,
-                )
-                for t in range(length):
-                    add_to_input(dx[r, b, t], dnet[t], p)
-            scatter(g_ih, g_weights, g)
-
-    def each_sequence(parameters, x, lengths, *_):
-        return lengths.size, 2 * x.size * K
-
-    def each_group(parameters, x, lengths, states, tape, dy, dstate, gradients, dx):
-        return gradients.shape[0] * gradients.shape[1], 4 * x.size * K
-
-    return {"forward": (forward, each_sequence), "backward": (backward, each_group)}
+    A job is a group."""
+    code, r = SequenceDriver(module, "backward", BACKWARD), recurrence
+    a, scan = code.given, Scan(code, recurrence)
+    weight_ih, weights = scan.memory()
+    g_ih, g_weights = scan.memory()
+    errors = code.take(a.T * r.rows), code.take(a.T * r.recs), code.take(r.dfactors)
+    for job in code.loop(code.begin, code.end):
+        trial, group = code.divided(job, a.G)
+        p, g = code.floats(a.parameters, trial * a.P), code.floats(a.gradients, job * a.P)
+        scan.transpose(p, weight_ih, weights)
+        code.fill(g_ih, r.inputs * r.rows)
+        code.fill(g_weights, scan.W)
+        for b in code.loop(group, a.B, a.G):
+            at = trial * a.B + b
+            length = code.numbers(a.lengths, at, I64)[0]
+            x, dx = (code.floats(array, at * a.T * r.inputs) for array in (a.x, a.dx))
+            states, tape = code.floats(a.states, at * (a.T + 1) * r.state), code.floats(a.tape, at * a.T * r.tape)
+            dy, dstate = code.floats(a.dy, at * a.T * r.outputs), code.floats(a.dstate, at * r.state)
+            scan.sweep(p, weights, x, length, states, tape, dy, dstate, errors, a.T, g_ih, g_weights, g)
+            for t in code.loop(length):
+                into, error = dx.after(t * r.inputs), errors[0].after(t * r.rows)
+                code.do(scan.rows(r.rows, r.inputs), into, error, p.after(scan.ih))
+        scan.scatter(g_ih, g_weights, g)
+    code.done()

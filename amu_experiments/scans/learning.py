@@ -1,17 +1,16 @@
-"""Readout, loss, clipping and optimiser around a scan: training and prediction, sequence by sequence, as compiled code.
+"""Readout, loss, clipping and optimiser around a scan: training and prediction, sequence by sequence, as machine code.
 
 Shapes as in kernels.py; O readout outputs.
 """
 
-from collections.abc import Callable
+from llvmlite import ir
 
-import numpy as np
-from numba import njit
-
-from amu_experiments.scans.compiling import compiled, driver, exp, log
-from amu_experiments.scans.functions import f32
-from amu_experiments.scans.kernels import Scan
+from amu_experiments.scans import functions
+from amu_experiments.scans.kernels import REORDERED, Inlined, Scan, SequenceDriver
 from amu_experiments.scans.recurrence import Recurrence
+from amu_experiments.scans.updates import finite, loss_of_answer, update_parameters
+from amu_experiments.scans.vectorised import namespace
+from amu_experiments.scans.vectors import I64, Numbers, Value, Variable
 
 PIECE = 32
 """Sequences of a trial that one job predicts."""
@@ -19,279 +18,211 @@ PIECE = 32
 STRETCH = 128
 """Time steps whose errors are kept at once in training: few enough to stay in the fastest cache."""
 
-# Sums in any order the compiler likes, always the same one.
-_REORDERED = {"contract", "nsz", "reassoc"}
+DATA = ("parameters", "P", "x", "lengths", "n", "T", "every", "answers", "O", "A")
+TRAIN = (*DATA, "memory", "targets", "batch", "updates", "loss", "squash", "optimizer", "options", "steps", "losses",
+         "errors", "norms", "done")  # fmt: skip
+PREDICT = (*DATA, "pieces", "outputs")
+"""The arguments of the drivers: sizes, and addresses of arrays."""
 
 
-@njit(fastmath=_REORDERED, error_model="numpy")
-def squared_norm(vector):
-    total = f32(0.0)
-    for i in range(vector.size):
-        total += vector[i] * vector[i]
-    return total
+class Reordered(Inlined):
+    flags = REORDERED
 
 
-@njit(fastmath=_REORDERED, error_model="numpy")
-def dot(a, b):
-    total = f32(0.0)
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
+def dot(module: ir.Module) -> Inlined:
+    """out[0] = the scalar product of a and b; its sum is in any order that the compiler likes, always the same one."""
+    code = Reordered(module, "dot", 3, 1, inlined=False)
+    (out, a, b), (size,) = code.arrays, code.sizes
+    total = Variable(code, code.f32(0.0))
+    for i in code.loop(size):
+        total.value = total.value + a[i] * b[i]
+    out[0] = total.value
+    code.done()
+    return code
 
 
-@compiled
-def loss_of_answer(net, target, loss, squash, scale, dnet):
-    """One answer's loss, its gradient times `scale` in dnet, and the largest absolute error of its outputs."""
-    size = net.size
-    weight = f32(0.5) if loss == 2 else f32(1.0)
-    value = f32(0.0)
-    worst = f32(0.0)
-    if loss == 1:
-        top = net[0]
-        for o in range(1, size):
-            top = max(top, net[o])
-        total = f32(0.0)
-        for o in range(size):
-            dnet[o] = exp(net[o] - top)
-            total += dnet[o]
-        log_total = log(total) + top
-        for o in range(size):
-            share = dnet[o] / total
-            value += target[o] * (log_total - net[o])
-            worst = max(worst, abs(share - target[o]))
-            dnet[o] = scale * (share - target[o])
-        return value, worst
-    for o in range(size):
-        out = net[o]
-        slope = f32(1.0)
-        if squash == 1:
-            out = f32(1.0) / (f32(1.0) + exp(-out))
-            slope = out * (f32(1.0) - out)
-        error = out - target[o]
-        value += weight * error * error
-        worst = max(worst, abs(error))
-        dnet[o] = scale * f32(2.0) * weight * error * slope
-    return value, worst
+def squared_norm(module: ir.Module) -> Inlined:
+    code = Reordered(module, "squared_norm", 2, 1, inlined=False)
+    (out, vector), (size,) = code.arrays, code.sizes
+    total = Variable(code, code.f32(0.0))
+    for i in code.loop(size):
+        total.value = total.value + vector[i] * vector[i]
+    out[0] = total.value
+    code.done()
+    return code
 
 
-@compiled
-def _power(base, exponent):
-    """base to a whole power, by squaring."""
-    result = 1.0
-    while exponent > 0:
-        if exponent & 1:
-            result *= base
-        base *= base
-        exponent >>= 1
-    return result
+def loss(module: ir.Module) -> Inlined:
+    """For updates.loss_of_answer: arrays result (2,), net, target, dnet, scale; sizes loss, squash, outputs."""
+    code = Inlined(module, "loss", 5, 3)
+    (result, net, target, dnet, scale), (loss, squash, outputs) = code.arrays, code.sizes
+    known = namespace(code, functions)
+    result[0], result[1] = loss_of_answer(code, known, net, target, loss, squash, scale[0], dnet, outputs)
+    code.done()
+    return code
 
 
-@compiled
-def update_parameters(p, g, first, second, optimizer, rate, momentum, updates):
-    """One optimiser step of one trial, all (P,); first and second are its memory; as torch.optim computes it."""
-    size = p.size
-    if optimizer == 0:
-        step = f32(rate / (1.0 - _power(0.9, updates)))
-        correction = f32(1.0 / np.sqrt(1.0 - _power(0.999, updates)))
-        for i in range(size):
-            first[i] += f32(0.1) * (g[i] - first[i])
-            second[i] = f32(0.999) * second[i] + f32(0.001) * g[i] * g[i]
-            p[i] -= step * first[i] / (np.sqrt(second[i]) * correction + f32(1e-8))
-    elif optimizer == 1:
-        for i in range(size):
-            second[i] = f32(0.99) * second[i] + f32(0.01) * g[i] * g[i]
-            first[i] = momentum * first[i] + g[i] / (np.sqrt(second[i]) + f32(1e-8))
-            p[i] -= rate * first[i]
-    else:
-        for i in range(size):
-            first[i] = momentum * first[i] + g[i]
-            p[i] -= rate * first[i]
+def update(module: ir.Module) -> Inlined:
+    """For updates.update_parameters: arrays p, g, first, second, options, steps; sizes P and optimizer."""
+    code = Inlined(module, "update", 6, 2)
+    (p, g, first, second, options, steps), (size, optimizer) = code.arrays, code.sizes
+    update_parameters(code, code.sqrt, p, g, first, second, size, optimizer, options, steps)
+    code.done()
+    return code
 
 
-def training_drivers(recurrence: Recurrence, scan: Scan) -> dict[str, tuple[Callable, Callable]]:
-    """The drivers train and predict, each with the count of its jobs (see compiling.Driver)."""
-    I, K, S = recurrence.inputs, recurrence.rows, recurrence.state
-    N, A = recurrence.tape, recurrence.outputs
-    recs, dfactors, end = recurrence.recs, recurrence.dfactors, recurrence.place("end")
-    W, transpose, run, sweep, scatter = scan
+def read(module: ir.Module, A: int, end: int) -> Inlined:
+    """The readout: net (O,) from the cell's output y (A,); it has a bias if the parameters have room for one.
 
-    @compiled
-    def read(p, y, net):
-        """The readout: net (O,) from the cell's output y (A,); it has a bias if the parameters have room for one."""
-        size = net.size
-        last = end + size * A
-        for o in range(size):
-            net[o] = p[last + o] if p.size > last else f32(0.0)
-            net[o] += dot(p[end + o * A : end + (o + 1) * A], y)
+    Arrays p, y, net and room for a sum; sizes A, O and P.
+    """
+    product = dot(module)
+    code = Inlined(module, "read", 4, 3)
+    (p, y, net, total), (size, outputs, P) = code.arrays, code.sizes
+    last = end + outputs * A
+    for o in code.loop(outputs):
+        bias = Variable(code, code.f32(0.0))
+        with code.when(last < P):
+            bias.value = p[last + o]
+        code.do(product, total, p.after(end + o * A), y, size)
+        net[o] = bias.value + total[0]
+    code.done()
+    return code
 
-    @compiled
-    def read_back(p, y, dnet, dy, g):
-        """Error of the readout: set dy (A,), add to the readout's part of g."""
-        size = dnet.size
-        last = end + size * A
-        for a in range(A):
-            dy[a] = f32(0.0)
-        for o in range(size):
-            d = dnet[o]
-            if p.size > last:
-                g[last + o] += d
-            for a in range(A):
-                g[end + o * A + a] += d * y[a]
-                dy[a] += d * p[end + o * A + a]
 
-    @compiled
-    def train_trial(
-        p,
-        memory,
-        x,
-        lengths,
-        targets,
-        batch,
-        every,
-        loss,
-        squash,
-        optimizer,
-        rate,
-        momentum,
-        clip,
-        updates,
-        losses,
-        errors,
-        norms,
-    ):
-        T, O = x.shape[1], targets.shape[2]
-        states = np.zeros((T + 1, S), f32)
-        tape = np.empty((T, N), f32)
-        y, dy = np.empty((T, A), f32), np.zeros((T, A), f32)
-        dnet, drec, dfactor = np.empty((STRETCH, K), f32), np.empty((STRETCH, recs), f32), np.empty(dfactors, f32)
-        net, rec, dstate = np.empty(K, f32), np.empty(recs, f32), np.empty(S, f32)
-        out, dout = np.empty(O, f32), np.empty(O, f32)
-        g, start = np.empty(p.size, f32), np.zeros(S, f32)
-        weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
-        g_ih, g_weights = np.empty((I, K), f32), np.empty(W, f32)
+def read_back(module: ir.Module, A: int, end: int) -> Inlined:
+    """Error of the readout: set dy (A,), add to the readout's part of g. Arrays p, y, dnet, dy, g; sizes O and P."""
+    code = Inlined(module, "read_back", 5, 2)
+    (p, y, dnet, dy, g), (outputs, P) = code.arrays, code.sizes
+    last = end + outputs * A
+    code.fill(dy, A)
+    for o in code.loop(outputs):
+        d = dnet[o]
+        with code.when(last < P):
+            g[last + o] = g[last + o] + d
+        of_weights, weights = (array.after(end + o * A) for array in (g, p))
+        for k in code.loop(A):
+            of_weights[k] = of_weights[k] + d * y[k]
+            dy[k] = dy[k] + d * weights[k]
+    code.done()
+    return code
 
-        for update in range(norms.size):
-            transpose(p, weight_ih, weights)
-            g[:] = f32(0.0)
-            g_ih[:] = f32(0.0)
-            g_weights[:] = f32(0.0)
-            healthy = True
-            for b in range(update * batch, (update + 1) * batch):
-                length = lengths[b]
-                states[0] = start
-                run(p, weight_ih, weights, x[b], length, states, tape, y, net, rec)
-                answers = length if every else 1
-                parts = 1 if loss == 2 else answers
-                scale = f32(1.0) / f32(parts * batch)
-                total, worst = f32(0.0), f32(0.0)
-                for answer in range(answers):
-                    t = answer if every else length - 1
-                    read(p, y[t], out)
-                    value, error = loss_of_answer(out, targets[b, answer], loss, squash, scale, dout)
-                    read_back(p, y[t], dout, dy[t], g)
-                    total += value
-                    worst = max(worst, error)
-                losses[b] = total / f32(parts)
-                errors[b] = worst
-                healthy = healthy and np.isfinite(total)
-                dstate[:] = f32(0.0)
-                sweep(p, weights, x[b], length, states, tape, dy, dstate, dnet, drec, dfactor, g_ih, g_weights, g)
-                if not every:
-                    dy[length - 1] = f32(0.0)
-            scatter(g_ih, g_weights, g)
-            norm = np.sqrt(squared_norm(g))
-            norms[update] = norm
-            if not (healthy and np.isfinite(norm)):
-                return update
-            if norm > clip:
-                shrink = clip / norm
-                for i in range(g.size):
-                    g[i] *= shrink
-            update_parameters(p, g, memory[: p.size], memory[p.size :], optimizer, rate, momentum, updates + update + 1)
-        return norms.size
 
-    @driver
-    def train(
-        begin,
-        end_of_jobs,
-        parameters,
-        memory,
-        x,
-        lengths,
-        targets,
-        batch,
-        every,
-        loss,
-        squash,
-        optimizer,
-        rate,
-        momentum,
-        clip,
-        updates,
-        losses,
-        errors,
-        norms,
-        done,
-    ):
-        """Update trials on consecutive batches, each by itself; a job is a trial.
+class Learner:
+    """What training and prediction share: memory of a sequence, the scan, and the readout."""
 
-        parameters (R, P) and memory (R, 2P) are changed in place; x (R, n, T, I), lengths (R, n), targets
-        (R, n, T or 1, O); losses, errors (R, n) and norms (R, n / batch) are written; done (R,) is the number of
-        updates made, fewer than n / batch where the loss or the gradient was not finite.
-        """
-        for r in range(begin, end_of_jobs):
-            done[r] = train_trial(
-                parameters[r],
-                memory[r],
-                x[r],
-                lengths[r],
-                targets[r],
-                batch,
-                every,
-                loss,
-                squash,
-                optimizer,
-                rate,
-                momentum,
-                clip,
-                updates,
-                losses[r],
-                errors[r],
-                norms[r],
-            )
+    def __init__(self, code: SequenceDriver, recurrence: Recurrence):
+        self.code, self.r, a = code, recurrence, code.given
+        self.scan = Scan(code, recurrence)
+        self.A = recurrence.outputs
+        self.states, self.tape = code.take((a.T + 1) * recurrence.state), code.take(a.T * recurrence.tape)
+        self.y = code.take(a.T * self.A)
+        self.net, self.rec = code.take(recurrence.rows), code.take(recurrence.recs)
+        self.weight_ih, self.weights = self.scan.memory()
+        self.sum = code.take(1)
+        self._read = read(code.module, self.A, recurrence.place("end"))
 
-    @compiled
-    def predict_some(p, x, lengths, every, outputs):
-        T = x.shape[1]
-        states, start = np.zeros((T + 1, S), f32), np.zeros(S, f32)
-        tape, y = np.empty((T, N), f32), np.empty((T, A), f32)
-        net, rec = np.empty(K, f32), np.empty(recs, f32)
-        weight_ih, weights = np.empty(I * K, f32), np.empty(W, f32)
-        transpose(p, weight_ih, weights)
-        for b in range(x.shape[0]):
-            states[0] = start
-            run(p, weight_ih, weights, x[b], lengths[b], states, tape, y, net, rec)
-            if every:
-                for t in range(lengths[b]):
-                    read(p, y[t], outputs[b, t])
-            else:
-                read(p, y[lengths[b] - 1], outputs[b, 0])
+    def run(self, p: Numbers, at: Value) -> Value:
+        """The forward scan over sequence `at` of all; its length."""
+        code, a = self.code, self.code.given
+        length = code.numbers(a.lengths, at, I64)[0]
+        code.fill(self.states, self.r.state)
+        x = code.floats(a.x, at * a.T * self.r.inputs)
+        self.scan.run(p, self.weight_ih, self.weights, x, length, self.states, self.tape, self.y, self.net, self.rec)
+        return length
 
-    @driver
-    def predict(begin, end_of_jobs, parameters, x, lengths, every, outputs):
-        """The readout before squashing, in outputs (R, B, T or 1, O); a job is a trial's next PIECE sequences."""
-        B = lengths.shape[1]
-        pieces = (B + PIECE - 1) // PIECE
-        for job in range(begin, end_of_jobs):
-            r, first = job // pieces, job % pieces * PIECE
-            last = min(first + PIECE, B)
-            predict_some(parameters[r], x[r, first:last], lengths[r, first:last], every, outputs[r, first:last])
+    def read(self, p: Numbers, y: Numbers, net: Numbers) -> None:
+        a = self.code.given
+        self.code.do(self._read, p, y, net, self.sum, a.A, a.O, a.P)
 
-    def each_trial(parameters, memory, x, *_):
-        return parameters.shape[0], 4 * x.size * K
+    def each_answer(self, length: Value):
+        """(number of an answer, its time step)."""
+        every = self.code.given.every
+        for answer in self.code.loop(self.code.where(every, length, self.code.integer(1))):
+            yield answer, self.code.where(every, answer, length - 1)
 
-    def each_piece(parameters, x, lengths, *_):
-        R, B = lengths.shape
-        return R * ((B + PIECE - 1) // PIECE), 2 * x.size * K
 
-    return {"train": (train, each_trial), "predict": (predict, each_piece)}
+def train_driver(module: ir.Module, recurrence: Recurrence) -> None:
+    """Update trials on consecutive batches, each by itself; a job is a trial.
+
+    parameters (R, P) and memory (R, 2P) are changed in place; x (R, n, T, I), lengths (R, n), targets
+    (R, n, T or 1, O); losses, errors (R, n) and norms (R, n / batch) are written; done (R,) begins as zeros and is the
+    number of updates made, fewer than n / batch where the loss or the gradient was not finite.
+    """
+    code, r = SequenceDriver(module, "train", TRAIN), recurrence
+    a, learner = code.given, Learner(code, recurrence)
+    scan, known, squares, losses = learner.scan, namespace(code, functions), squared_norm(module), loss(module)
+    back, end_update = read_back(module, r.outputs, r.place("end")), update(module)
+    scale, result = code.take(1), code.take(2)
+    dy = code.take(a.T * r.outputs)
+    dnet, drec, dfactor = code.take(STRETCH * r.rows), code.take(STRETCH * r.recs), code.take(r.dfactors)
+    dstate, out, dout, g = code.take(r.state), code.take(a.O), code.take(a.O), code.take(a.P)
+    g_ih, g_weights = scan.memory()
+    done, options = code.numbers(a.done, 0, I64), code.floats(a.options)
+    stretch = code.integer(STRETCH)
+    for trial in code.loop(code.begin, code.end):
+        p, memory = code.floats(a.parameters, trial * a.P), code.floats(a.memory, 2 * trial * a.P)
+        code.fill(dy, a.T * r.outputs)
+        for n in code.loop(a.updates):
+            with code.when(done[trial] >= n):
+                scan.transpose(p, learner.weight_ih, learner.weights)
+                code.fill(g, a.P)
+                code.fill(g_ih, r.inputs * r.rows)
+                code.fill(g_weights, scan.W)
+                healthy = Variable(code, code.integer(1))
+                for b in code.loop(n * a.batch, (n + 1) * a.batch):
+                    at = trial * a.n + b
+                    length = learner.run(p, at)
+                    answers = code.where(a.every, length, code.integer(1))
+                    parts = code.where(a.loss == 2, code.integer(1), answers)
+                    scale[0] = code.f32(1.0) / code.f32(parts * a.batch)
+                    total, worst = (Variable(code, code.f32(0.0)) for _ in range(2))
+                    for answer, t in learner.each_answer(length):
+                        y_t, target = learner.y.after(t * r.outputs), (at * a.answers + answer) * a.O
+                        learner.read(p, y_t, out)
+                        here = code.floats(a.targets, target)
+                        code.do(losses, result, out, here, dout, scale, a.loss, a.squash, a.O)
+                        code.do(back, p, y_t, dout, dy.after(t * r.outputs), g, a.O, a.P)
+                        total.value = total.value + result[0]
+                        worst.value = known["max"](worst.value, result[1])
+                    code.floats(a.losses, at)[0] = total.value / code.f32(parts)
+                    code.floats(a.errors, at)[0] = worst.value
+                    healthy.value = code.where(finite(total.value), healthy.value, code.integer(0))
+                    code.fill(dstate, r.state)
+                    x = code.floats(a.x, at * a.T * r.inputs)
+                    scan.sweep(
+                        p, learner.weights, x, length, learner.states, learner.tape, dy, dstate, (dnet, drec, dfactor),
+                        stretch, g_ih, g_weights, g,
+                    )  # fmt: skip
+                    with code.when(a.every == 0):
+                        code.fill(dy.after((length - 1) * r.outputs), r.outputs)
+                scan.scatter(g_ih, g_weights, g)
+                code.do(squares, learner.sum, g, a.P)
+                norm = known["sqrt"](learner.sum[0])
+                code.floats(a.norms, trial * a.updates)[n] = norm
+                with code.when(code.where(finite(norm), healthy.value, code.integer(0)) != 0):
+                    with code.when(norm > options[2]):
+                        shrink = options[2] / norm
+                        for i in code.loop(a.P):
+                            g[i] = g[i] * shrink
+                    steps = code.floats(a.steps, 2 * n)
+                    code.do(end_update, p, g, memory, memory.after(a.P), options, steps, a.P, a.optimizer)
+                    done[trial] = done[trial] + 1
+    code.done()
+
+
+def predict_driver(module: ir.Module, recurrence: Recurrence) -> None:
+    """The readout before squashing, in outputs (R, B, T or 1, O); a job is a trial's next PIECE sequences."""
+    code, r = SequenceDriver(module, "predict", PREDICT), recurrence
+    a, learner = code.given, Learner(code, recurrence)
+    for job in code.loop(code.begin, code.end):
+        trial, piece = code.divided(job, a.pieces)
+        p = code.floats(a.parameters, trial * a.P)
+        learner.scan.transpose(p, learner.weight_ih, learner.weights)
+        for b in code.loop(piece * PIECE, code.lowest((piece + 1) * PIECE, a.n)):
+            at = trial * a.n + b
+            length = learner.run(p, at)
+            for answer, t in learner.each_answer(length):
+                out = code.floats(a.outputs, (at * a.answers + answer) * a.O)
+                learner.read(p, learner.y.after(t * r.outputs), out)
+    code.done()

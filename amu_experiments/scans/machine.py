@@ -15,13 +15,17 @@ I64 = ctypes.c_int64
 
 
 class Machine:
-    """Compiles modules for a processor: by default for this one, with its widest vectors."""
+    """Compiles modules for a processor: by default for this one, with its widest vectors.
 
-    def __init__(self, processor: str | None = None, features: str | None = None):
+    vectorised: the compiler finds vectors in loops over single numbers; otherwise all vectors are in the module.
+    """
+
+    def __init__(self, processor: str | None = None, features: str | None = None, vectorised: bool = False):
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.processor = processor or llvm.get_host_cpu_name()
         self.features = features if features is not None else llvm.get_host_cpu_features().flatten()
+        self.vectorised = vectorised
 
     @property
     def width(self) -> int:
@@ -58,8 +62,8 @@ class Machine:
     def _emitted(self, module: ir.Module) -> bytes:
         target = self._target()
         parsed = llvm.parse_assembly(str(module))
-        options = llvm.create_pipeline_tuning_options(speed_level=2)
-        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+        options = llvm.create_pipeline_tuning_options(speed_level=3 if self.vectorised else 2)
+        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = self.vectorised
         passes = llvm.create_pass_builder(target, options)
         passes.getModulePassManager().run(parsed, passes)
         return target.emit_object(parsed)

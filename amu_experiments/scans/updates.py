@@ -60,10 +60,15 @@ def finite(value: Value) -> Value:
 
 
 def elementwise(code: Code, size: Value, *arrays: Numbers) -> Iterator[tuple]:
-    """All places of these arrays, AT_ONCE and then one by one: (place, arrays as they are read and written there)."""
-    whole = size / AT_ONCE * AT_ONCE
-    for i in code.loop(0, whole, AT_ONCE):
-        yield i, *(array.wide(AT_ONCE) for array in arrays)
+    """All places of these arrays: (place, arrays as they are read and written there).
+
+    Code for vectors goes AT_ONCE places at a time as far as it can.
+    """
+    whole = code.integer(0)
+    if code.lanes > 1:
+        whole = size / AT_ONCE * AT_ONCE
+        for i in code.loop(0, whole, AT_ONCE):
+            yield i, *(array.wide(AT_ONCE) for array in arrays)
     for i in code.loop(whole, size):
         yield i, *arrays
 

@@ -74,7 +74,7 @@ def namespace(code: Code, functions) -> dict:
         "min": lowest,
         "max": highest,
         "abs": lambda value: code.intrinsic("fabs", value),
-        "sqrt": lambda value: code.intrinsic("sqrt", value),
+        "sqrt": code.sqrt,
     }
     for name, value in vars(functions).items():
         if isinstance(value, float | int | tuple) and not name.startswith("__"):

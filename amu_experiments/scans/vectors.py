@@ -49,6 +49,10 @@ class Value:
     def is_float(self) -> bool:
         return self.kind in (F32, F64)
 
+    @property
+    def is_pointer(self) -> bool:
+        return isinstance(self.ir.type, ir.PointerType)
+
     def spread(self, lanes: int | None = None) -> "Value":
         """The same number in every lane."""
         lanes = lanes or self.code.lanes
@@ -60,8 +64,10 @@ class Value:
 
     def _apply(self, other, of_floats: str, of_integers: str) -> "Value":
         a, b = self._with(other)
-        operate = getattr(self.code.builder, of_floats if a.is_float else of_integers)
-        return Value(self.code, operate(a.ir, b.ir), origin=a.origin or b.origin)
+        builder = self.code.builder
+        if a.is_float:
+            return Value(self.code, getattr(builder, of_floats)(a.ir, b.ir, flags=self.code.flags))
+        return Value(self.code, getattr(builder, of_integers)(a.ir, b.ir), origin=a.origin or b.origin)
 
     def __add__(self, other):
         a, b = self._with(other)
@@ -79,7 +85,7 @@ class Value:
     def __mul__(self, other):
         a, b = self._with(other)
         made = a._apply(b, "fmul", "mul")
-        made.factors = (a, b) if a.is_float else None
+        made.factors = (a, b) if a.is_float and not self.code.flags else None
         return made
 
     def __truediv__(self, other):
@@ -197,7 +203,10 @@ class Numbers:
 
     def after(self, place) -> "Numbers":
         """The numbers from this place on."""
-        address = self.address + self.code.integer(place) * (8 if self.kind is I64 else 4)
+        if self.address.is_pointer:
+            address = Value(self.code, self.code.pointer(self.address, place, self.kind))
+        else:
+            address = self.address + self.code.integer(place) * (8 if self.kind is I64 else 4)
         return Numbers(self.code, address, self.kind, self.lanes)
 
 
@@ -236,15 +245,21 @@ class Variable:
 class Code:
     """An LLVM function that is being written; its arguments are 64-bit integers, addresses among them.
 
-    lanes: of its vectors. internal: only its own module calls it.
+    lanes: of its vectors. internal: only its own module calls it. flags: what the compiler may do to its sums and
+    products; without flags, a product that is added is one fused multiply-add.
     """
 
+    flags: tuple[str, ...] = ()
+
     def __init__(self, module: ir.Module, name: str, arguments: int, lanes: int, internal: bool = True):
-        self.lanes = lanes
-        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * arguments), name)
+        self._begin(module, name, [I64] * arguments, lanes)
         if internal:
             self.function.linkage = "internal"
             self.function.attributes.add("noinline")
+
+    def _begin(self, module: ir.Module, name: str, kinds: list, lanes: int) -> None:
+        self.lanes = lanes
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         # A block of its own for the variables of the function.
         body = self.function.append_basic_block("body")
@@ -290,7 +305,7 @@ class Code:
 
     def pointer(self, address: Value, place, kind, together=None) -> ir.Value:
         """To number `place` of this type from an address on, and to those after it that are loaded with it."""
-        base = self.builder.inttoptr(address.ir, kind.as_pointer())
+        base = address.ir if address.is_pointer else self.builder.inttoptr(address.ir, kind.as_pointer())
         pointer = self.builder.gep(base, [self.integer(place).ir])
         return pointer if together in (None, kind) else self.builder.bitcast(pointer, together.as_pointer())
 
@@ -302,6 +317,17 @@ class Code:
         if function is None:
             function = ir.Function(self.module, ir.FunctionType(kind, [kind] * len(values)), name)
         return Value(self, self.builder.call(function, [v.ir for v in values]))
+
+    def sqrt(self, value: Value) -> Value:
+        if value.wide or not self.flags:
+            return self.intrinsic("sqrt", value)
+        # The C library's root, which is exact; around the instruction, the compiler would pair products into vectors
+        # instead of adding them with one rounding.
+        function = self.module.globals.get("sqrtf")
+        if function is None:
+            function = ir.Function(self.module, ir.FunctionType(F32, [F32]), "sqrtf")
+            function.attributes.add("readnone")
+        return Value(self, self.builder.call(function, [value.ir], fastmath=self.flags))
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
         return self.intrinsic("fma", x, y, z)
