@@ -2,9 +2,9 @@
 
 Compilers and libraries choose instructions by the processor they find, and each choice rounds differently.
 `instructions=portable` fixes one set: x86-64-v3 (AVX2 and FMA, processors since 2013 to 2015) on x86, the baseline of
-64-bit ARM elsewhere. `instructions=native` leaves the choice to numba, torch and MKL, which may be faster.
-This module does not import numba or torch at its top: they read environment variables when they are imported, and
-`fix` must set these first.
+64-bit ARM elsewhere. `instructions=native` leaves the choice to LLVM, torch and MKL, which may be faster.
+This module does not import torch at its top: torch reads environment variables when it is imported, and `fix` must set
+these first.
 """
 
 import os
@@ -17,14 +17,14 @@ VERSION = 4
 
 1: compiled for the processor of the machine, exp and log of the C library. 2: fixed instructions, our own exp and log.
 3: steps and adjoints derived from the cells' torch form. 4: batches of 8 and more in blocks of sequences side by side;
-smaller batches give the digits of 3.
+smaller ones in loops that LLVM makes into vectors, whose sums differ from those of 3 in the last digits.
 """
 
 PORTABLE = {"x86_64": "x86-64-v3", "amd64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
 """The compiler's name for the portable processor, by platform.machine()."""
 
 FEATURES = {"x86-64-v3": "", "generic": "+neon"}
-"""Features that the compiler may use in addition; without this setting, numba adds the features of the machine."""
+"""Features that the compiler may use in addition."""
 
 _LIBRARIES = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own loops
@@ -40,8 +40,8 @@ _fixed: str | None = None
 def fix(instructions: str) -> None:
     """Set the instructions of this process and its children: "portable" or "native".
 
-    Call this before numba or torch is imported: they choose once, at import. Raises ConfigurationError if this process
-    has already made the other choice.
+    Call this before torch is imported: it chooses once, at import. Raises ConfigurationError if this process has already
+    made the other choice.
     """
     global _fixed
     if _fixed not in (None, instructions):
@@ -49,22 +49,14 @@ def fix(instructions: str) -> None:
             f"instructions={instructions}: this process already computes with {_fixed}; use one command for each"
         )
     _fixed = instructions
-    name = portable_name()
-    if instructions == "native" or name is None:
-        return
-    os.environ |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": FEATURES[name]}
-    if name == "x86-64-v3":
+    if instructions == "portable" and portable_name() == "x86-64-v3":
         os.environ |= _LIBRARIES
 
 
-def fix_numba() -> None:
-    """Have numba compile for the portable processor, unless the choice is native or NUMBA_CPU_NAME names another."""
-    import numba
-
-    name = os.environ.get("NUMBA_CPU_NAME", portable_name())
-    if name is not None and _fixed != "native":
-        numba.config.CPU_NAME = name
-        numba.config.CPU_FEATURES = os.environ.get("NUMBA_CPU_FEATURES", FEATURES.get(name, ""))
+def compiled_for() -> tuple[str, str] | tuple[None, None]:
+    """The processor that decides the digits of compiled scans, and its features; nothing for that of this machine."""
+    name = None if _fixed == "native" else portable_name()
+    return (name, FEATURES[name]) if name else (None, None)
 
 
 def used(backend: str) -> dict:
@@ -81,8 +73,8 @@ def _processor() -> str:
     """The name of the processor that the compiler compiles for."""
     import llvmlite.binding as llvm
 
-    chosen = None if _fixed == "native" else portable_name()
-    return os.environ.get("NUMBA_CPU_NAME") or chosen or llvm.get_host_cpu_name()
+    name, _ = compiled_for()
+    return name or llvm.get_host_cpu_name()
 
 
 def choice_of(instructions: str) -> str:

@@ -100,7 +100,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
     loaded: each configuration with its reference. Tasks are checked first, because they are fast to import. Raises
         ConfigurationError for the first wrong option.
     """
-    # Cells and tasks import torch and numba, which then cannot change their instructions any more.
+    # Cells and tasks import torch, which then cannot change its instructions any more.
     for config, _ in loaded:
         numerics.fix(config["instructions"])
     from amu_experiments.tasks import task_class

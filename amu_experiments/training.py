@@ -149,7 +149,7 @@ def _check_numerics(checkpoint: Path, config: dict, backend: str, made: dict) ->
 
 def provenance() -> dict:
     """The software, machine and command that train a stack; none of it is part of a run's identity."""
-    packages = ("amu-experiments", "torch", "numpy", "numba", "hydra-core")
+    packages = ("amu-experiments", "torch", "numpy", "llvmlite", "hydra-core")
     try:
         folder = str(Path(__file__).parent)
         git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

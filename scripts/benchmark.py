@@ -108,7 +108,7 @@ def main(arguments=None) -> None:
     options = parser.parse_args(arguments)
     measure = functools.partial(by_turns, turns=3, seconds=0.05) if options.quick else by_turns
 
-    software = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "numba")}
+    software = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "llvmlite")}
     peer = None
     if options.jax_python:
         peer = JaxPeer(options.jax_python, INPUTS)

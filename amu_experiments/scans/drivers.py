@@ -4,7 +4,6 @@ Batches of FULL sequences and more run in blocks of sequences side by side (bloc
 sequence (kernels.py). Only the size of the batch decides.
 """
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -272,9 +271,8 @@ def block_jobs(machine: Machine, lanes: int, missed: Callable[[], None]) -> Jobs
     return _made[key]
 
 
-@functools.cache
 def portable_machine() -> Machine:
-    """The processor whose digits scans of single sequences give: their sums depend on its vectors."""
+    """The processor that scans of single sequences are compiled for: their sums depend on its vectors."""
     return Machine(*numerics.compiled_for(), vectorised=True)
 
 

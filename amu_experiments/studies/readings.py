@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tried = current(plan, pd.read_csv(record) if record.exists() else pd.DataFrame())
     if not options.go_on:
         tried = tried[~tried["experiment"].isin(names)]
-    # A process for each reading that trains; torch and numba do not survive a fork.
+    # A process for each reading that trains; torch does not survive a fork.
     with multiprocessing.get_context("spawn").Pool(options.threads) as pool:
         for name in names:
             tried = screen(plan, name, tried, options, pool)
