@@ -8,22 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from numba import njit
+from llvmlite import ir
 
 from amu_experiments import RNN
-from amu_experiments.scans.compiling import CodeCache
+from amu_experiments.scans.machine import Machine
+from amu_experiments.scans.vectors import I64, Code, Numbers
 
 
-def adds(n: int):
-    """A compiled function that adds n. All have the same source and signature, and differ only in the captured n."""
-
-    @njit
-    def add(x):
-        return x + n
-
-    return add
+def module_that_adds(n: int) -> ir.Module:
+    """A function that adds n to the number at an address. All have the same name and arguments."""
+    module = ir.Module("adds")
+    code = Code(module, "add", 1, 1, internal=False)
+    numbers = Numbers(code, code.arguments[0], I64)
+    numbers[0] = numbers[0] + n
+    code.done()
+    return module
 
 
 @pytest.fixture
@@ -31,11 +33,11 @@ def cached(tmp_path, monkeypatch):
     """cached(n): 1 + n from the function that adds n, and whether it had to be compiled."""
     monkeypatch.setenv("AMU_CACHE_DIR", str(tmp_path))
 
-    def make(n: int):
-        missed = []
-        add = adds(n)
-        add._cache = CodeCache(add.py_func, f"adds {n}", lambda: missed.append(n))
-        return add(1), bool(missed)
+    def make(n: int, name: str = ""):
+        missed, number = [], np.array([1])
+        code = Machine().compile(f"adds {n} {name}", lambda: module_that_adds(n), lambda: missed.append(n))
+        code.function("add", 1)(number.ctypes.data)
+        return number[0], bool(missed)
 
     make.entries = lambda: sorted(tmp_path.rglob("*.code"))
     return make
@@ -97,26 +99,21 @@ def test_on_a_full_disk_code_is_used_without_an_entry(cached, monkeypatch):
     assert cached(1) == (2, True)
 
 
-def test_functions_that_are_saved_at_the_same_time_do_not_mix(cached, tmp_path, number):
-    """Threads save different functions with the same source to one folder at the same time, and load them."""
-    rounds, functions = number(8, 125), 8
-    barrier = threading.Barrier(functions)
+def test_functions_that_are_saved_at_the_same_time_do_not_mix(cached, number):
+    """Threads save functions to one folder at the same time, two of them the same one, and load them."""
+    rounds, threads = number(8, 125), 8
+    barrier = threading.Barrier(threads)
 
-    def work(n):
-        add = adds(n)
-        add._cache = CodeCache(add.py_func, f"adds {n}")
-        assert add(1) == n + 1
-        code = next(iter(add.overloads.values()))
-        for _ in range(rounds):
+    def work(thread):
+        n = thread // 2
+        for i in range(rounds):
             barrier.wait()
-            add._cache.save_overload(code.signature.args, code)
-            fresh = adds(n)
-            fresh._cache = CodeCache(fresh.py_func, f"adds {n}")
-            assert fresh(1) == n + 1
+            assert cached(n, f"round {i}")[0] == n + 1
+            assert cached(n, f"round {i}") == (n + 1, False)
         return True
 
-    with ThreadPoolExecutor(functions) as pool:
-        assert all(pool.map(work, range(functions)))
+    with ThreadPoolExecutor(threads) as pool:
+        assert all(pool.map(work, range(threads)))
 
 
 def test_the_least_recently_used_entries_are_removed(cached, monkeypatch):

@@ -8,16 +8,24 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 
 from amu_experiments import AMU, GRU, LSTM, RNN
 from amu_experiments.cells.cell import Cell, recur
 from amu_experiments.cells.lstm97 import LSTM97
 from amu_experiments.learning import Optimizer, learn
 from amu_experiments.network import Network
-from amu_experiments.scans import drivers
-from amu_experiments.scans.compiling import NAMESPACE as FUNCTIONS
+from amu_experiments.scans import drivers, functions
+from amu_experiments.scans.drivers import portable_machine
+from amu_experiments.scans.jobs import Driver, Jobs
+from amu_experiments.scans.kernels import SequenceDriver
+from amu_experiments.scans.machine import Machine
 from amu_experiments.scans.threads import set_threads
+from amu_experiments.scans.vectorised import namespace
 from amu_experiments.tasks.task import Sequences
+
+
+FUNCTIONS = ("tanh", "exp", "log", "log1p", "sin", "cos")
 
 
 class Products(Cell):
@@ -106,36 +114,56 @@ def test_fused_equals_torch(name):
     check()
 
 
-def test_tanh_is_within_a_millionth():
+@pytest.fixture(scope="module", params=["one number", "a vector"])
+def compiled(request):
+    """The functions of functions.py as code on one number, as in scans of sequences, or on a vector, as in blocks."""
+    module, arguments, lanes = ir.Module("functions"), ("x", "y"), 1 if request.param == "one number" else 16
+    for name in FUNCTIONS:
+        code = SequenceDriver(module, name, arguments) if lanes == 1 else Driver(module, name, arguments, lanes)
+        x, y = (code.numbers(address).wide(lanes) for address in (code.given.x, code.given.y))
+        function = namespace(code, functions)[name]
+        for i in code.loop(code.begin, code.end):
+            y[i * lanes] = function(x[i * lanes])
+        code.done()
+    machine = portable_machine() if lanes == 1 else Machine()
+    jobs = Jobs(machine.compile(f"functions on {request.param}", lambda: module), dict.fromkeys(FUNCTIONS, arguments))
+
+    def call(name, x):
+        whole = np.resize(x, -(-len(x) // lanes) * lanes).astype(np.float32)
+        y = np.empty_like(whole)
+        jobs.run(name, {"x": whole, "y": y}, len(whole) // lanes, 0, 0)
+        return y[: len(x)]
+
+    return call
+
+
+def test_tanh_is_within_a_millionth(compiled):
     x = np.concatenate([np.linspace(-20, 20, 400_001), [1e-30, -1e-30, np.inf, -np.inf]]).astype(np.float32)
-    exact = x.astype(np.float64)
-    assert np.abs(np.vectorize(FUNCTIONS["tanh"])(x) - np.tanh(exact)).max() < 1e-6
+    assert np.abs(compiled("tanh", x) - np.tanh(x.astype(np.float64))).max() < 1e-6
 
 
-def test_exp_and_log_are_those_of_double_precision_to_the_last_digits():
+def test_exp_and_log_are_those_of_double_precision_to_the_last_digits(compiled):
     x = np.linspace(-86, 88, 20_001).astype(np.float32)
-    exact = np.exp(x.astype(np.float64))
-    assert np.abs(np.vectorize(FUNCTIONS["exp"])(x) / exact - 1).max() < 1.2e-7
+    assert np.abs(compiled("exp", x) / np.exp(x.astype(np.float64)) - 1).max() < 1.2e-7
     # Around 1, where the logarithm itself is small, the relative error counts all the same.
     for x in (np.exp(np.linspace(-80, 80, 20_001)), np.linspace(0.9, 1.1, 20_000)):
         x = x.astype(np.float32)
         x = x[x != 1]
-        assert np.abs(np.vectorize(FUNCTIONS["log"])(x) / np.log(x.astype(np.float64)) - 1).max() < 3e-7
+        assert np.abs(compiled("log", x) / np.log(x.astype(np.float64)) - 1).max() < 3e-7
 
 
-def test_sine_cosine_and_log1p_are_those_of_double_precision_to_the_last_digits():
+def test_sine_cosine_and_log1p_are_those_of_double_precision_to_the_last_digits(compiled):
     x = np.concatenate([np.linspace(-20, 20, 20_001), np.linspace(-1e6, 1e6, 20_001)]).astype(np.float32)
     for name in ("sin", "cos"):
-        exact = getattr(np, name)(x.astype(np.float64))
-        assert np.abs(np.vectorize(FUNCTIONS[name])(x) - exact).max() < 1.2e-7
-        assert np.isnan(FUNCTIONS[name](np.float32("inf")))
+        assert np.abs(compiled(name, x) - getattr(np, name)(x.astype(np.float64))).max() < 1.2e-7
+        assert np.isnan(compiled(name, [np.inf]))
     x = np.concatenate([np.logspace(-30, 30, 20_001), -np.logspace(-30, -1, 20_001)]).astype(np.float32)
-    assert np.abs(np.vectorize(FUNCTIONS["log1p"])(x) / np.log1p(x.astype(np.float64)) - 1).max() < 4e-7
+    assert np.abs(compiled("log1p", x) / np.log1p(x.astype(np.float64)) - 1).max() < 4e-7
 
 
-def test_a_value_that_is_not_a_number_is_not_hidden():
-    for function in map(FUNCTIONS.get, ("tanh", "exp", "log", "log1p", "sin", "cos")):
-        assert np.isnan(function(np.float32("nan")))
+def test_a_value_that_is_not_a_number_is_not_hidden(compiled):
+    for name in FUNCTIONS:
+        assert np.isnan(compiled(name, [np.nan]))
 
 
 def test_where_compiling_fails_torch_takes_over_with_one_warning(monkeypatch):
