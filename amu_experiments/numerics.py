@@ -40,8 +40,8 @@ _fixed: str | None = None
 def fix(instructions: str) -> None:
     """Set the instructions of this process and its children: "portable" or "native".
 
-    Call this before torch is imported: it chooses once, at import. Raises ConfigurationError if this process has already
-    made the other choice.
+    Call this before torch is imported: it chooses once, at import. Raises ConfigurationError if this process has
+    already made the other choice.
     """
     global _fixed
     if _fixed not in (None, instructions):

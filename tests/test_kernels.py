@@ -24,7 +24,6 @@ from amu_experiments.scans.threads import set_threads
 from amu_experiments.scans.vectorised import namespace
 from amu_experiments.tasks.task import Sequences
 
-
 FUNCTIONS = ("tanh", "exp", "log", "log1p", "sin", "cos")
 
 
