@@ -784,11 +784,11 @@ def test_function_transforms_in_torch(name):
 
 
 @pytest.mark.filterwarnings("ignore")  # those that torch.compile has of itself
-@pytest.mark.parametrize("backend", ["fused", "torch"])
-def test_torch_compile_leaves_outputs_and_gradients_as_they_are(backend):
+@pytest.mark.parametrize(("backend", "batch"), [("fused", 2), ("fused", 8), ("torch", 2)])  # 8: in blocks
+def test_torch_compile_leaves_outputs_and_gradients_as_they_are(backend, batch):
     torch.manual_seed(18)
     cell = AMU(2, 3, backend=backend)
-    x = torch.randn(3, 2, 2, requires_grad=True)
+    x = torch.randn(3, batch, 2, requires_grad=True)
     results = []
     for call in (cell, torch.compile(cell, backend="eager")):
         y, (h, s) = call(x)

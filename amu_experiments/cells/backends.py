@@ -1,5 +1,6 @@
 """How a layer runs: a compiled scan as an operation of torch, and a torch scan that has first derivatives only."""
 
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -44,7 +45,7 @@ class SequenceLayer:
         states = x_RTBI.new_zeros(R, B, T + 1, S)
         states[:, :, 0] = state_RBS
         tape, y = x_RTBI.new_empty(R, B, T, self.scans.recurrence.tape), self.outputs(x_RTBI)
-        self.scans.forward(*arrays(flat, _by_sequence(x_RTBI), lengths_RB.contiguous(), states, tape, y))
+        scan(self.scans.forward, flat, _by_sequence(x_RTBI), lengths_RB.contiguous(), states, tape, y)
         last = states.gather(2, lengths_RB.view(R, B, 1, 1).expand(-1, -1, 1, S))
         return y, last, states, tape
 
@@ -58,7 +59,7 @@ class SequenceLayer:
         dx = torch.zeros_like(x)
         # The tape is the adjoint's to read only, so a second backward over a retained graph is right, too.
         dy = dy_RBTA.contiguous()
-        self.scans.backward(*arrays(flat, x, lengths_RB.contiguous(), states, tape, dy, dstate, gradients, dx))
+        scan(self.scans.backward, flat, x, lengths_RB.contiguous(), states, tape, dy, dstate, gradients, dx)
         return gradients.sum(dim=1), dx.transpose(1, 2), dstate
 
 
@@ -87,7 +88,7 @@ class BlockLayer:
         xs, states, tape, ys = blocks(T, I), blocks(T + 1, r.state), blocks(T, r.tape), blocks(T, r.outputs)
         y, last = x_RTBI.new_empty(R, T, B, r.outputs), x_RTBI.new_empty(R, B, 1, r.state)
         x, first = x_RTBI.contiguous(), state_RBS.contiguous()
-        self.scans.forward(*arrays(flat, x, lengths_RB.contiguous(), first, xs, states, tape, ys, y, last[:, :, 0]))
+        scan(self.scans.forward, flat, x, lengths_RB.contiguous(), first, xs, states, tape, ys, y, last[:, :, 0])
         return y, last, xs, states, tape
 
     def backward(self, flat, lengths_RB, kept, dy_RTBA, dlast_RBS, x_RTBI):
@@ -97,7 +98,7 @@ class BlockLayer:
         gradients = x_RTBI.new_zeros(R, self.scans.groups_of(B), flat.shape[1])
         dx, dfirst = x_RTBI.new_empty(R, T, B, I), torch.empty_like(dlast_RBS, memory_format=torch.contiguous_format)
         dy, dlast = dy_RTBA.contiguous(), dlast_RBS.contiguous()
-        self.scans.backward(*arrays(flat, lengths_RB.contiguous(), xs, states, tape, dy, dlast, gradients, dx, dfirst))
+        scan(self.scans.backward, flat, lengths_RB.contiguous(), xs, states, tape, dy, dlast, gradients, dx, dfirst)
         return gradients.sum(dim=1), dx, dfirst
 
 
@@ -229,7 +230,16 @@ def _by_sequence(values_RTBX: Tensor) -> Tensor:
     return values_RTBX.transpose(1, 2).contiguous()
 
 
-def arrays(*tensors: Tensor) -> list[np.ndarray]:
+def scan(drive: Callable, *tensors: Tensor) -> None:
+    """Call a driver of compiled scans with the memory of tensors."""
+    given = _arrays(tensors)
+    if "torch._dynamo" in sys.modules:
+        # It would follow numpy's calls, too, and free arrays whose addresses machine code has.
+        drive = torch.compiler.disable(drive)
+    drive(*given)
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     try:
         return [tensor.detach().numpy() for tensor in tensors]
     except (RuntimeError, TypeError) as error:

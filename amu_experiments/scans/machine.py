@@ -62,10 +62,13 @@ class Machine:
     def _emitted(self, module: ir.Module) -> bytes:
         target = self._target()
         parsed = llvm.parse_assembly(str(module))
-        options = llvm.create_pipeline_tuning_options(speed_level=3 if self.vectorised else 2)
-        options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = self.vectorised
-        passes = llvm.create_pass_builder(target, options)
-        passes.getModulePassManager().run(parsed, passes)
+        # A loop of eight would be unrolled before vectors are looked for, so these come first, and unrolling second.
+        for unrolling in (False, True) if self.vectorised else (False,):
+            options = llvm.create_pipeline_tuning_options(speed_level=3 if self.vectorised else 2)
+            options.loop_vectorization = self.vectorised
+            options.slp_vectorization = options.loop_unrolling = unrolling
+            passes = llvm.create_pass_builder(target, options)
+            passes.getModulePassManager().run(parsed, passes)
         return target.emit_object(parsed)
 
 
