@@ -215,7 +215,7 @@ def test_a_run_stops_in_the_middle_of_a_long_step(endless, tmp_path, number_of_s
 
 @pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_stops_while_its_cell_is_being_compiled(tmp_path, number_of_signal):
-    """With an empty cache of compiled code."""
+    """With an empty cache of compiled code. Compiling may end within the grace period, or else is abandoned."""
     environment = os.environ | {"AMU_CACHE_DIR": str(tmp_path / "compiled")}
     command = [*AMU_RUN, *lines(tmp_path / "runs", {"model": "lstm", "backend": "fused"})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
@@ -224,8 +224,8 @@ def test_a_run_stops_while_its_cell_is_being_compiled(tmp_path, number_of_signal
             run.send_signal(number_of_signal)
             out, err = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert out.startswith("Stopped in the middle of a step")
-    assert err == "amu-run: interrupted\n"
+    assert out.startswith(("Stopped in the middle of a step", "Stopped at 0 sequences"))
+    assert err.removesuffix("amu-run: interrupted\n").count("\n") <= 1  # no more than how long compiling took
 
 
 def test_a_run_whose_reader_ends_with_it_stops_and_does_not_start_again(tmp_path):
