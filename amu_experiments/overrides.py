@@ -204,7 +204,7 @@ class Composer:
         """
         choice = f"model={model}" if model else "~model"
         without_task, _ = self._compose(*sorted(("~task", choice)))
-        with_task, _ = self._compose(*sorted((choice, f"task={task}")))
+        with_task, _ = self._compose("~model", f"task={task}")  # one for all models
         reference = _resolved(without_task) | {"task": _resolved(with_task)["task"]}
         if model is None:
             cell = str(config["model"]["cell"])

@@ -4,7 +4,7 @@ from multiprocessing import forkserver
 
 import pytest
 
-from amu_experiments import conf_files, numerics, overrides
+from amu_experiments import numerics
 
 numerics.fix("portable")  # as amu-run does, before anything imports torch
 
@@ -28,11 +28,3 @@ def long(request) -> bool:
 def number(long):
     """number(few, many): how often a test does what it does, many times with --long."""
     return lambda few, many: many if long else few
-
-
-@pytest.fixture(scope="session")
-def composed() -> dict[str, dict]:
-    """The checked configuration of every experiment, by name."""
-    composer = overrides.Composer()
-    with composer.ready():
-        return {name: composer.load([f"experiment={name}"]) for name in conf_files.experiments()}

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from amu_experiments import store, training
-from amu_experiments.conf_files import choices, experiments
+from amu_experiments.conf_files import choices, conf_dir, experiments
 from amu_experiments.config import identity
-from amu_experiments.overrides import load
+from amu_experiments.overrides import Composer, load
 from amu_experiments.plan import prepare
+from amu_experiments.studies import tuning
+
+PLAN = tuning.tuning_plan(conf_dir())
 
 LEAST = (
     "trials=2",
@@ -21,6 +24,14 @@ LEAST = (
 
 MOST = {"T": 30, "p": 30, "q": 30, "strings": 5, "validation_size": 4, "test_size": 4}
 """Of what makes the sequences of a task long or its sets large."""
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[str, dict]:
+    """The checked configuration of every experiment, by name."""
+    composer = Composer()
+    with composer.ready():
+        return {name: composer.load([f"experiment={name}"]) for name in experiments()}
 
 
 def trains(tmp_path, *overrides):
@@ -45,7 +56,7 @@ def test_a_model(tmp_path, model):
     trains(tmp_path, "task=adding", "task.T=20", f"model={model}")
 
 
-# The others put together a task and a model, each trained above, and are composed in test_studies.py.
+# The others put together a task and a model, each trained above, and are composed below.
 @pytest.mark.parametrize("experiment", [name for name in experiments() if name.startswith("lstm97_1997/")])
 def test_an_experiment(tmp_path, experiment):
     trains(tmp_path, f"experiment={experiment}")
@@ -58,6 +69,22 @@ def test_another_model_trains_under_the_protocol_of_an_experiment(composed):
     assert config["training"]["learning_rate"] == 0.01
     assert config["training"] | {"learning_rate": tuned["training"]["learning_rate"]} == tuned["training"]
     assert (config["task"], config["trials"]) == (tuned["task"], tuned["trials"])
+
+
+def test_tuning_trials_are_far_from_those_that_reports_use(composed):
+    assert PLAN["seed"] > max(config["seed"] + config["trials"] for config in composed.values())
+
+
+@pytest.mark.parametrize("experiment", PLAN["experiments"])
+def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, composed):
+    models = tuning.models_of(PLAN, experiment)
+    assert set(models) == {name.rpartition("/")[2] for name in composed if name.startswith(f"{experiment}/")}
+    for model in models:
+        config = composed[f"{experiment}/{model}"]
+        assert config["model"]["cell"] == PLAN["models"][model]["model"]
+        for axis in PLAN["models"][model]["axes"]:
+            section, name = axis["key"].split(".")
+            assert config[section][name] in axis["values"]
 
 
 IDENTITIES = dict(line.split() for line in (Path(__file__).parent / "identities.txt").read_text().splitlines())

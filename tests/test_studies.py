@@ -127,25 +127,9 @@ def test_models_on_request_are_in_the_experiments_that_name_them():
     assert tuning.models_of(PLAN, "adding")["amu"]["settings"] == {"model.gradient": "truncated"}
 
 
-def test_tuning_trials_are_far_from_those_that_reports_use(composed):
-    assert PLAN["seed"] > max(config["seed"] + config["trials"] for config in composed.values())
-
-
 def test_every_experiment_is_of_the_plan_or_of_1997():
     folders = {name.partition("/")[0] for name in experiments()}
     assert folders == {*PLAN["experiments"], "lstm97_1997"}
-
-
-@pytest.mark.parametrize("experiment", PLAN["experiments"])
-def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, composed):
-    models = tuning.models_of(PLAN, experiment)
-    assert set(models) == {name.rpartition("/")[2] for name in composed if name.startswith(f"{experiment}/")}
-    for model in models:
-        config = composed[f"{experiment}/{model}"]
-        assert config["model"]["cell"] == PLAN["models"][model]["model"]
-        for axis in PLAN["models"][model]["axes"]:
-            section, name = axis["key"].split(".")
-            assert config[section][name] in axis["values"]
 
 
 # The tuner --------------------------------------------------------------------------------------------------------
