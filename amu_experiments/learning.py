@@ -149,13 +149,20 @@ def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task)
     """
     answers = lengths_RB if task.answer == "every" else torch.ones_like(lengths_RB)
     counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)
+    # Of the answers alone: sequences of unequal lengths can be padding for the most part.
+    given, wanted = net[counts], targets[counts]
     if task.loss == "cross_entropy":
-        outputs = net.softmax(dim=-1)
-        each = -(targets * F.log_softmax(net, dim=-1)).sum(dim=-1)
+        outputs = given.softmax(dim=-1)
+        each = -(wanted * F.log_softmax(given, dim=-1)).sum(dim=-1)
     else:
-        outputs = torch.sigmoid(net) if task.squash == "logistic" else net
-        each = ((outputs - targets) ** 2).sum(dim=-1)
-    losses = torch.where(counts, each, 0.0).sum(dim=-1)
+        outputs = torch.sigmoid(given) if task.squash == "logistic" else given
+        each = ((outputs - wanted) ** 2).sum(dim=-1)
+    losses = _in_place(counts, each).sum(dim=-1)
     losses = losses / 2 if task.loss == "half_squared_error" else losses / answers
-    errors = torch.where(counts, (outputs - targets).abs().amax(dim=-1), 0.0).amax(dim=-1)
+    errors = _in_place(counts, (outputs - wanted).abs().amax(dim=-1)).amax(dim=-1)
     return losses, errors.detach()
+
+
+def _in_place(counts: Tensor, values: Tensor) -> Tensor:
+    """The values where `counts` is true, in order, and 0 elsewhere."""
+    return values.new_zeros(counts.shape).index_put((counts,), values)

@@ -185,7 +185,9 @@ class Stack:
             one = sequences.take(np.s_[r : r + 1]).trimmed()
             outputs = net[r : r + 1, :, : one.targets.shape[2]]
             losses, _ = loss_and_error(*map(torch.from_numpy, (outputs, one.targets, one.lengths)), self.task)
-            one, outputs = one.take(0), squashed(outputs[0], self.task.squash)
+            one, outputs = one.take(0), outputs[0]
+            answers = np.arange(outputs.shape[1]) < one.lengths[:, None]  # with one answer, its only place
+            outputs[answers] = squashed(outputs[answers], self.task.squash)
             measured.append({"loss": float(losses.mean())} | self.task.measure(outputs, one))
         return measured
 
