@@ -140,7 +140,7 @@ def model_names() -> dict[str, str]:
 
 def common_models() -> list[str]:
     """The models that every experiment has."""
-    return [name for name, model in plan()["models"].items() if not model.get("on_request")]
+    return plan()["everywhere"]
 
 
 def title(experiment: str) -> str:

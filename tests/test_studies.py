@@ -14,9 +14,7 @@ from amu_experiments.overrides import load_all
 from amu_experiments.store import read_results
 from amu_experiments.studies import export, mechanism, readings, tuning
 
-PLAN = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
-MODELS = {"amu", "amu_full", "lstm", "gru", "rnn", "lstm97"}
-ON_REQUEST = {"amu_memory", "amu_full_memory"}
+PLAN = tuning.tuning_plan(conf_dir())
 
 
 # Selection --------------------------------------------------------------------------------------------------------
@@ -103,7 +101,6 @@ def test_among_the_best_few_more_trials_choose():
 
 
 def test_every_model_gets_the_same_number_of_configurations_and_at_least_twelve():
-    assert set(PLAN["models"]) == MODELS | ON_REQUEST
     assert {len(tuning.first_points(model["axes"], PLAN["first"])) for model in PLAN["models"].values()} == {12}
     assert 12 <= PLAN["configurations"] <= PLAN["most"]
 
@@ -115,16 +112,29 @@ def test_all_models_are_tried_with_the_same_learning_rates_and_limits_of_the_gra
     assert None in PLAN["clip_norm"]["values"]
 
 
-def test_models_on_request_are_in_the_experiments_that_name_them():
-    """Where the claims are tested, the unit is tried with its output neuron and with its memory emitted."""
-    with_memory = {name for name in PLAN["experiments"] if set(tuning.models_of(PLAN, name)) == MODELS | ON_REQUEST}
-    two_sequence = {f"two_sequence_{variant}" for variant in ("3a", "3b", "3c")}
-    assert with_memory == {"embedded_reber", "embedded_reber_legal"} | two_sequence
-    assert all(set(tuning.models_of(PLAN, name)) == MODELS for name in set(PLAN["experiments"]) - with_memory)
-    settings = {name: model["settings"] for name, model in tuning.models_of(PLAN, "two_sequence_3a").items()}
-    assert settings["amu"] == {"model.gradient": "truncated", "model.output": "neuron"}
-    assert settings["amu_memory"] == {"model.gradient": "truncated", "model.output": "memory"}
-    assert tuning.models_of(PLAN, "adding")["amu"]["settings"] == {"model.gradient": "truncated"}
+def test_a_model_has_the_options_of_its_reading_and_every_rival_is_tuned_where_claims_are_tested():
+    """Claims are tested with each of some readings: truncated, with the full gradient, and with its memory emitted."""
+    claimed = [name for name, experiment in PLAN["experiments"].items() if "models" in experiment]
+    assert claimed == ["embedded_reber", "embedded_reber_legal", "two_sequence_3a", "two_sequence_3c"]
+    for name in claimed:
+        models = tuning.models_of(PLAN, name)
+        assert models["amu_abstract"]["settings"]["model.output_in_product"] is False
+        for reading in (model.removesuffix("_full") for model in models if model.endswith("_full")):
+            plain, full, memory = (models[f"{reading}{form}"]["settings"] for form in ("", "_full", "_memory"))
+            assert full == plain | {"model.gradient": "full"}
+            assert memory == plain | {"model.output": "memory"}
+        rivals = {"lstm", "gru", "rnn", "lstm97", "lem", "janet"}
+        assert rivals | {f"{rival}_sgd" for rival in rivals} <= set(models)
+    assert list(tuning.models_of(PLAN, "adding")) == PLAN["everywhere"]
+
+
+def test_a_reading_that_nobody_has_named_stops_the_study(plan):
+    settings = yaml.safe_load((plan / "tuning.yaml").read_text())
+    settings["models"]["amu"]["reading"] = "tfarme"
+    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copy(conf_dir() / "readings.yaml", plan)
+    with pytest.raises(SystemExit, match="amu: no reading tfarme, only abstract, tframe"):
+        tuning.tuning_plan(plan)
 
 
 def test_every_experiment_is_of_the_plan_or_of_1997():

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 
+from amu_experiments import conf_files
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import Comparison, flat, leaf
 from amu_experiments.analysis.text import listing, sequences_text
-from amu_experiments.conf_files import conf_dir
 
 MIN_TRIALS = 10
 """Rows with fewer trials are not used."""
@@ -146,7 +145,7 @@ def reading_of(model: Mapping) -> Reading:
 @functools.cache
 def named_readings() -> dict[str, Reading]:
     """The readings that conf/readings.yaml names, in its order, which is the order of every list."""
-    named = yaml.safe_load((conf_dir() / "readings.yaml").read_text(encoding="utf-8"))["named"]
+    named = conf_files.named_readings()
     return {name: reading_of({leaf(key): value for key, value in options.items()}) for name, options in named.items()}
 
 

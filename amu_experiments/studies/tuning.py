@@ -39,6 +39,7 @@ from scipy import stats
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
+from amu_experiments.conf_files import named_readings
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
@@ -67,29 +68,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tuning_plan(config_dir: Path) -> dict:
-    """The plan in tuning.yaml of a folder like conf/; SystemExit if it is not one."""
-    return read_plan(config_dir / "tuning.yaml", ("experiments", "models", "first", "configurations", "most"))
+    """The plan in tuning.yaml of a folder like conf/; SystemExit if it is not one.
+
+    In place of the name of a reading, each model has the reading's options among its settings.
+    """
+    plan = read_plan(config_dir / "tuning.yaml", ("experiments", "models", "first", "configurations", "most"))
+    for name, model in plan["models"].items():
+        if reading := model.pop("reading", None):
+            known = named_readings(config_dir)
+            if reading not in known:
+                raise SystemExit(f"{config_dir / 'tuning.yaml'}: {name}: no reading {reading}, only {', '.join(known)}")
+            model["settings"] = known[reading] | model["settings"]
+    return plan
 
 
 def models_of(plan: dict, experiment: str) -> dict[str, dict]:
-    """The models of an experiment, each with its settings.
+    """The models of an experiment, each with its settings: those that the experiment names, or the plan's `everywhere`.
 
-    These are all models of the plan except those with on_request, and the models that the experiment names. Each model
-    appears once for every training of the experiment. For the first training of the plan, it has the name <model>. For
-    another, it has the name <model>_<training>, and its axes start at the values that the plan gives for that training.
+    Each model appears once for every training of the experiment. For the first training of the plan, it has the name
+    <model>. For another, it has the name <model>_<training>, and its axes start at the values that the plan gives for
+    that training.
     """
-    named = plan["experiments"][experiment].get("models", {})
     default, *_ = trainings = plan.get("trainings", {"default": {}})
     found = {}
     for training in plan["experiments"][experiment].get("trainings", [default]):
-        start = (trainings[training] or {}).get("start", {})
-        for name, model in plan["models"].items():
-            if name in named or not model.get("on_request"):
-                own = model | {"settings": model["settings"] | named.get(name, {})}
-                if training != default:
-                    own |= {"title": f"{model['title']}, {training}", "training": training}
-                    own["axes"] = [axis | {"start": start.get(axis["key"], axis["start"])} for axis in model["axes"]]
-                found[name if training == default else f"{name}_{training}"] = own
+        start = trainings[training].get("start", {})
+        for name in plan["experiments"][experiment].get("models", plan.get("everywhere", plan["models"])):
+            model = plan["models"][name]
+            if training != default:
+                axes = [axis | {"start": start.get(axis["key"], axis["start"])} for axis in model["axes"]]
+                model = model | {"title": f"{model['title']}, {training}", "training": training, "axes": axes}
+            found[name if training == default else f"{name}_{training}"] = model
     return found
 
 
