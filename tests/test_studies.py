@@ -12,7 +12,7 @@ import yaml
 from amu_experiments.conf_files import conf_dir, experiments
 from amu_experiments.overrides import load_all
 from amu_experiments.store import read_results
-from amu_experiments.studies import export, mechanism, readings, tuning
+from amu_experiments.studies import export, mechanism, readings, shipped, tuning
 
 PLAN = tuning.tuning_plan(conf_dir())
 
@@ -303,3 +303,37 @@ def test_a_study_of_stored_runs_needs_some(study, tmp_path):
     with pytest.raises(SystemExit, match=f"no finished runs in {tmp_path}"):
         study.main(["--results-dir", str(tmp_path), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+# The reading that is shipped -----------------------------------------------------------------------------------------
+
+SHORT = {"trials": 2, "final_trials": 15, "max_sequences": 1000, "final_solved": 0, "final_median_sequences": None}
+
+
+@pytest.mark.parametrize(
+    ("finals", "first"),
+    [
+        ({"abstract": (9, 800), "tframe": (10, 900)}, "tframe"),  # more trials solved
+        ({"abstract": (9, 500), "tframe": (9, 900)}, "abstract"),  # as many, and sooner
+        ({"abstract": (7, None), "tframe": (7, None)}, "abstract"),  # as named in the plan
+    ],
+)
+def test_the_reading_that_solves_most_final_trials_is_shipped(tmp_path, finals, first):
+    reading = {
+        name: {"title": name, "reading": name, "options": {}, "settings": {"model.gradient": "truncated"}}
+        for name in finals
+    }
+    full = {"full": reading["tframe"] | {"settings": {"model.gradient": "full"}}}
+    plan = {"experiments": {"one": {}, "two": {}}, "models": reading | full | {"lstm": {"title": "", "settings": {}}}}
+    for name, (solved, median) in (finals | {"full": (15, 1), "lstm": (15, 1)}).items():
+        for experiment in plan["experiments"]:
+            row = SHORT | {"final_solved": solved, "final_median_sequences": median}
+            pd.DataFrame([row, SHORT]).to_csv(tmp_path / f"{experiment}-{name}.csv", index=False)
+    table = shipped.candidates(plan, tmp_path)
+    assert table["reading"].tolist() == sorted(finals, key=lambda name: name != first)
+    assert table["share"].iloc[0] == finals[first][0] / 15
+
+
+def test_without_the_results_of_tuning_no_reading_is_shipped(tmp_path):
+    with pytest.raises(SystemExit, match="tune this experiment first"):
+        shipped.main(["--out", str(tmp_path)])

@@ -313,7 +313,7 @@ def in_words(plan: Mapping, tried: pd.DataFrame, table: pd.DataFrame, chosen: Ma
 def outcome(row: Mapping) -> str:
     """5/6, 3,000: trials that met the criterion, and the median."""
     median = row["median_sequences"]
-    return f"{row['solved']}/{row['trials']}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
+    return f"{row['solved']:.0f}/{row['trials']:.0f}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
 
 
 def spelled(value: object) -> str:

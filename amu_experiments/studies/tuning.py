@@ -70,14 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def tuning_plan(config_dir: Path) -> dict:
     """The plan in tuning.yaml of a folder like conf/; SystemExit if it is not one.
 
-    In place of the name of a reading, each model has the reading's options among its settings.
+    A model that names a reading has the reading's options, among its settings too.
     """
     plan = read_plan(config_dir / "tuning.yaml", ("experiments", "models", "first", "configurations", "most"))
     for name, model in plan["models"].items():
-        if reading := model.pop("reading", None):
+        if reading := model.get("reading"):
             known = named_readings(config_dir)
             if reading not in known:
                 raise SystemExit(f"{config_dir / 'tuning.yaml'}: {name}: no reading {reading}, only {', '.join(known)}")
+            model["options"] = known[reading]
             model["settings"] = known[reading] | model["settings"]
     return plan
 
