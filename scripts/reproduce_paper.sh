@@ -43,14 +43,16 @@ rm -f "$failed"
 
 main() {
   if $tune; then
+    part "The readings of the unit"
+    start readings python -m amu_experiments.studies.readings --threads "$jobs"
+    finish
+
     part "Tuning"
     for experiment in "${claimed[@]}" "${experiments[@]}"; do
       start "tune-$experiment" python -m amu_experiments.studies.tuning "$experiment" --threads 1
     done
     finish
-
-    part "The readings of the unit"
-    start readings python -m amu_experiments.studies.readings --threads "$jobs"
+    start shipped python -m amu_experiments.studies.shipped
     finish
   fi
 
@@ -63,7 +65,7 @@ main() {
   historical 10 multiplication
   historical 10 temporal_order
   for pair in "${lags[@]}"; do
-    compare "${pair%:*}" "$(models adding)" "task.T=${pair#*:}" # the models that every experiment has
+    compare "${pair%:*}" "$(at_lag "${pair%:*}" "${pair#*:}")" "task.T=${pair#*:}"
   done
   compare_all "${experiments[@]}"
   finish
@@ -102,6 +104,10 @@ compare_all() { # EXPERIMENT...: each with all its models
 }
 
 models() { basename -s .yaml conf/experiment/"$1"/* | grep -vx base; } # of EXPERIMENT
+
+at_lag() { # EXPERIMENT T: models that are compared at other lags; gradient descent only at the longest, for time
+  models "$1" | grep -vE '_full(_sgd)?$|_memory(_sgd)?$' | if (($2 >= 1000)); then cat; else grep -v '_sgd$'; fi
+}
 
 compare() { # EXPERIMENT MODELS [KEY=VALUE]...: these models, one after another
   local choices=$(printf ",$1/%s" $2)
