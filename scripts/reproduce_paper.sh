@@ -70,6 +70,13 @@ main() {
   compare_all "${experiments[@]}"
   finish
 
+  if ((${#few[@]} == 0)); then
+    part "The longest lag"
+    longest two_sequence_3c
+    longest two_sequence_3a
+    finish
+  fi
+
   part "Mechanism"
   start mechanism python scripts/measure_mechanism.py --results-dir "$runs" --out "$paper/mechanism" "${mechanism[@]}"
   finish
@@ -107,6 +114,12 @@ models() { basename -s .yaml conf/experiment/"$1"/* | grep -vx base; } # of EXPE
 
 at_lag() { # EXPERIMENT T: models that are compared at other lags; gradient descent only at the longest, for time
   models "$1" | grep -vE '_full(_sgd)?$|_memory(_sgd)?$' | if (($2 >= 1000)); then cat; else grep -v '_sgd$'; fi
+}
+
+longest() { # EXPERIMENT: the three models that go best at T = 1000, at T = 3000
+  local names=$(printf " $1/%s" $(at_lag "$1" 1000))
+  local best=$(python -m amu_experiments.studies.longest $names --lag 1000 --results-dir "$runs")
+  compare "$1" "$(basename -a $best)" task.T=3000
 }
 
 compare() { # EXPERIMENT MODELS [KEY=VALUE]...: these models, one after another

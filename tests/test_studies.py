@@ -12,7 +12,7 @@ import yaml
 from amu_experiments.conf_files import conf_dir, experiments
 from amu_experiments.overrides import load_all
 from amu_experiments.store import read_results
-from amu_experiments.studies import export, mechanism, readings, shipped, tuning
+from amu_experiments.studies import export, longest, mechanism, readings, shipped, tuning
 
 PLAN = tuning.tuning_plan(conf_dir())
 
@@ -337,3 +337,23 @@ def test_the_reading_that_solves_most_final_trials_is_shipped(tmp_path, finals, 
 def test_without_the_results_of_tuning_no_reading_is_shipped(tmp_path):
     with pytest.raises(SystemExit, match="tune this experiment first"):
         shipped.main(["--out", str(tmp_path)])
+
+
+# The longest lag ------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_at_a_lag_are_printed_in_order(tmp_path, capsys, monkeypatch):
+    """By trials solved of 10, then by their median."""
+    results = {"rnn": [None] * 10, "lstm": [300] * 9 + [None], "gru": [200] * 9 + [None], "amu": [900] * 10}
+    for name, times in results.items():
+        results[name] = handmade.write(tmp_path / name, "lstm", times)
+    monkeypatch.setattr(longest, "trained", lambda config: results[config["model"]["cell"]])
+    names = [f"two_sequence_3b/{name}" for name in results]
+    longest.main([*names, "--lag", "1000", "--set", "training.max_sequences=1000"])
+    assert capsys.readouterr().out.split() == [f"two_sequence_3b/{name}" for name in ("amu", "gru", "lstm")]
+
+
+def test_the_longest_lag_knows_its_experiments(capsys):
+    with pytest.raises(SystemExit):
+        longest.main(["two_sequence_3b/lsmt", "--lag", "1000"])
+    assert "no such experiment: two_sequence_3b/lsmt" in capsys.readouterr().err
