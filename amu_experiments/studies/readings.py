@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with multiprocessing.get_context("spawn").Pool(options.threads) as pool:
         for name in names:
             tried = screen(plan, name, tried, options, pool)
-    write(plan, tried, options.out)
+    write(plan, pd.read_csv(record), options.out)  # as rounded as the record, from which anyone can make the tables
 
 
 # Readings and configurations --------------------------------------------------------------------------------------
