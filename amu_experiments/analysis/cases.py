@@ -123,7 +123,7 @@ class Row(NamedTuple):
         return Case(reading_of(model), self.optimizer) if self.trials >= MIN_TRIALS else None
 
     def times(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.comparison.times(self.number, stop_criterion(self.comparison))
+        return self.comparison.times(self.number, self.comparison.stop)
 
     def text(self) -> str:
         """The row's label with its solved trials and its Kaplan-Meier median."""
@@ -174,14 +174,8 @@ def fitting(comparisons: list[Comparison], experiments: Iterable[Mapping]) -> li
 
 def rows_of(comparison: Comparison, cell: str = "amu", optimizer: str | None = None) -> list[Row]:
     """The rows of a cell, those with most trials first; with `optimizer`, only those that it trained."""
-    rows = [Row(comparison, number) for number in range(len(comparison.results))]
+    rows = [Row(comparison, number) for number in comparison.by_model]
     return [row for row in rows if row.model["cell"] == cell and optimizer in (None, row.optimizer)]
-
-
-def stop_criterion(comparison: Comparison) -> str:
-    """The criterion that ends the trials of the reference row, or else the last criterion."""
-    stop = comparison.results[0].config["training"]["stop"]
-    return stop if stop in comparison.criteria else comparison.criteria[-1]
 
 
 def _place(case: Case) -> tuple:

@@ -147,9 +147,13 @@ def _conflict_label(label: str, own: pd.DataFrame) -> str:
 
 
 def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | None:
-    """Memory and output of the trained units of the reference row on a few validation sequences."""
-    own = of_row(traces, comparison, 0)
-    if comparison.reference is None or not len(own):
+    """Memory and output of one row's trained units on a few validation sequences; None if no row has traces.
+
+    The row is the first in the order of models, so that an AMU of the paper is preferred.
+    """
+    measured = ((row, of_row(traces, comparison, row)) for row in comparison.by_model)
+    row, own = next(((row, own) for row, own in measured if len(own)), (None, None))
+    if row is None:
         return None
     sequences = own["sequence"].unique()
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
@@ -171,7 +175,7 @@ def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | Non
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(units))
     caption = (
-        f"{comparison.name}: memory neurons (above) and outputs (below) of every unit of {comparison.labels[0]}, "
+        f"{comparison.name}: memory neurons (above) and outputs (below) of every unit of {comparison.labels[row]}, "
         f"trial {own['trial'].iloc[0]}, after training, on validation sequences."
     )
     if own["unit"].nunique() > len(units):

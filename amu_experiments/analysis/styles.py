@@ -48,33 +48,36 @@ def report_styles(comparisons: list[Comparison]) -> dict[str, list[Style]]:
 
     A variant of a model is its cell with its settings, except sizes and tuned values. It has one style in all
     comparisons. The variant in most comparisons takes the cell's own colour and marker; if several are in equally
-    many, the variant in the highest rows. If rows of one comparison differ only in sizes or tuned values, they count as
-    several variants.
+    many, the variant that comes first in the order of models. If rows of one comparison differ only in sizes or tuned
+    values, they count as several variants.
     """
     cells = {result.config["model"]["cell"] for comparison in comparisons for result in comparison.results}
     spare = {cell: SPARE_STYLES[place % len(SPARE_STYLES)] for place, cell in enumerate(sorted(cells - set(STYLES)))}
     variants = {comparison.name: _variants(comparison) for comparison in comparisons}
     counts, standing = Counter(), Counter()
     for rows in variants.values():
-        counts.update(rows)
-        standing.update({variant: place for place, variant in enumerate(rows)})
+        counts.update(rows.values())
+        standing.update({variant: place for place, variant in enumerate(rows.values())})
     of_style: dict[Style, list[tuple]] = {}
     for variant in sorted(counts, key=lambda variant: (-counts[variant], standing[variant], variant)):
         of_style.setdefault((STYLES | spare)[variant[0]], []).append(variant)
     styles = {variant: _shade(style, place) for style, alike in of_style.items() for place, variant in enumerate(alike)}
-    return {name: [styles[variant] for variant in rows] for name, rows in variants.items()}
+    return {name: [styles[rows[row]] for row in range(len(rows))] for name, rows in variants.items()}
 
 
-def _variants(comparison: Comparison) -> list[tuple[str, str, int]]:
-    """The variant of each row: its cell, its settings, and the number of earlier rows with the same two."""
-    variants, seen = [], Counter()
-    for result in comparison.results:
-        model = flat({"model": result.config["model"]})
+def _variants(comparison: Comparison) -> dict[int, tuple[str, str, int]]:
+    """The variant of each row: its cell, its settings, and the number of earlier rows with the same two.
+
+    Rows are in the order of models, so that styles do not depend on results.
+    """
+    variants, seen = {}, Counter()
+    for row in comparison.by_model:
+        model = flat({"model": comparison.results[row].config["model"]})
         own = {
             key: value for key, value in model.items() if key not in (*SIZES, *TUNED) and not isinstance(value, list)
         }
         variant = model["model.cell"], repr(sorted(own.items()))
-        variants.append((*variant, seen[variant]))
+        variants[row] = (*variant, seen[variant])
         seen[variant] += 1
     return variants
 
