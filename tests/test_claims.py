@@ -6,9 +6,9 @@ from handmade import write
 from scipy import stats
 
 from amu_experiments import AMU
+from amu_experiments.analysis import comparison
 from amu_experiments.analysis.cases import Case, Reading
 from amu_experiments.analysis.claims import judge
-from amu_experiments.analysis.comparison import against as tested_against
 from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.verdicts import (
     Claim,
@@ -131,7 +131,7 @@ def test_verdicts_do_not_depend_on_the_reference(tmp_path):
         for cell, ends, task, model in rows
     ]
     comparisons = compare(results)
-    assert judge(tested_against(comparisons, "gru"), {}) == judge(comparisons, {})
+    assert judge(comparison.against(comparisons, "gru"), {}) == judge(comparisons, {})
 
 
 # Generation, classification, convergence
