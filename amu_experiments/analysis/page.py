@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from amu_experiments.analysis.comparison import Comparison, flat
 from amu_experiments.analysis.headings import Heading, heading
@@ -105,9 +106,9 @@ def render(
     )
 
 
-def data_uri(picture: Drawn) -> str:
-    """The figure as a URL that contains it."""
-    return "data:image/svg+xml," + quote(picture.svg, safe=" /:;,=@()'+.-_!*~")
+def data_uri(picture: Drawn) -> Markup:
+    """The figure as a URL that contains it, for an attribute with double quotes: it has neither " nor &."""
+    return Markup("data:image/svg+xml," + quote(picture.svg, safe=" /:;,=@()'+.-_!*~<>{}"))
 
 
 def columns(table: Table) -> list[tuple[str, str]]:
