@@ -139,9 +139,9 @@ def test_an_experiment_has_its_title_one_figure_and_one_small_table_unfolded(out
     assert "<h3>Two-sequence problem 3a (noise-free), T = 100</h3>" in unfolded
     assert (unfolded.count("<img"), unfolded.count("<table")) == (1, 1)
     assert f'id="figure-{NAME}-solved"' in unfolded
-    small = Reader(unfolded.partition('id="table-')[2].partition(">")[2].partition("</table>")[0] + "</table></div>")
-    assert "Criterion st2: wrong == 0 and mean_error < 0.01" in unfolded
-    assert re.search(r"model solved median p amu 2/3 400 reference lstm 1/3 n\.r\. 0\.\d+$", small.text)
+    table = Reader(f"<table{unfolded.partition('<table')[2].partition('</table>')[0]}</table>")
+    rows = r"model solved median p amu 2/3 400 reference lstm 1/3 n\.r\. 0\.\d+"
+    assert re.fullmatch(f"Criterion st2: wrong == 0 and mean_error < 0.01 {rows}", table.text)
     for name in ("criteria", "mean_error"):
         assert re.search(f'id="(table|figure)-{NAME}-{name}"', folded)
         assert f"{NAME}-{name}" not in unfolded
