@@ -7,9 +7,13 @@ from html.parser import HTMLParser
 import pytest
 from handmade import MADE, write
 
+from amu_experiments.analysis.comparison import compare
+from amu_experiments.analysis.main_result import main_picture, main_table
 from amu_experiments.analysis.page import columns
+from amu_experiments.analysis.picture import Drawn
 from amu_experiments.analysis.report import write_report
 from amu_experiments.analysis.study_tables import read_studies
+from amu_experiments.analysis.tables import tables
 
 NAME = "two_sequence-noise_free-T100-N3"
 EMPTY = ("meta", "img", "br", "hr", "link", "input")
@@ -140,6 +144,33 @@ def test_runs_that_bear_on_no_claim_have_a_page_without_claims(out):
     _, read = page(out)
     assert [attributes["id"] for tag, attributes in read.tags if tag == "section"] == ["experiments", NAME, "again"]
     assert "claim" not in read.text.lower()
+
+
+def test_an_experiment_has_its_title_one_figure_and_one_small_table_unfolded(out):
+    html, _ = page(out)
+    part = html.partition(f'<section id="{NAME}">')[2].partition("</section>")[0]
+    unfolded, _, folded = part.partition("<details>")
+    assert "<h3>Two-sequence problem 3a (noise-free), T = 100</h3>" in unfolded
+    assert (unfolded.count("<img"), unfolded.count("<table")) == (1, 1)
+    assert f'id="figure-{NAME}-solved"' in unfolded
+    table = Reader(f"<table{unfolded.partition('<table')[2].partition('</table>')[0]}</table>")
+    rows = r"model solved median p amu 2/3 400 reference lstm 1/3 n\.r\. 0\.\d+"
+    assert re.fullmatch(f"Criterion st2: wrong == 0 and mean_error < 0.01 {rows}", table.text)
+    for name in ("criteria", "mean_error"):
+        assert re.search(f'id="(table|figure)-{NAME}-{name}"', folded)
+        assert f"{NAME}-{name}" not in unfolded
+
+
+def test_the_small_table_has_a_metric_if_no_trial_met_the_criterion(tmp_path):
+    results = [write(tmp_path, cell, [None, None]) for cell in ("amu", "gru")]
+    for result, accuracies in zip(results, ([0.5, 0.75], [1.0, 1.0]), strict=True):
+        result.trials["test_accuracy"] = accuracies
+    (comparison,) = compare(results)
+    table = main_table(comparison, tables(comparison, []))
+    assert table.caption == "Accuracy on test data"
+    assert table.text[["model", "n", "median"]].to_numpy().tolist() == [["amu", "2", "0.625"], ["gru", "2", "1"]]
+    drawn = [Drawn(f"{comparison.name}-{name}", "", "") for name in ("solved", "mean_error")]
+    assert main_picture(comparison, drawn) == drawn[1]
 
 
 def test_one_task_alone_has_no_claims(judged):

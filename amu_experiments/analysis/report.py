@@ -164,6 +164,7 @@ def write_report(
         for table in section.tables:
             lines += [table.name, "", table.plain()]
         sections.append(section)
+    sections.sort(key=lambda section: section.heading.place)
     for table in [*alone, *(table for section in sections for table in section.tables)]:
         _write_table(table, out_dir / "tables")
     if verdicts:
@@ -246,7 +247,7 @@ def _markdown(sections: list[Section], verdicts: list[Table], historical: Table 
     if historical:
         parts += ["## The LSTM of 1997\n", historical.markdown()]
     for section in sections:
-        parts += [f"## {section.name}\n", f"Task: {markdown(section.settings)}.\n"]
+        parts += [f"## {markdown(section.heading.text)}\n", f"{section.name}: {markdown(section.settings)}.\n"]
         parts += [table.markdown() for table in section.tables]
         for picture in section.pictures:
             parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{markdown(picture.caption)}\n")
