@@ -59,3 +59,9 @@ def check_anchors(file: Path) -> None:
 
     if size(root) > MOST_VALUES:
         raise ConfigurationError(f"{file}: its anchors stand for more than {MOST_VALUES:,} values")
+
+
+def named_readings(config_dir: str | Path | None = None) -> dict[str, dict]:
+    """The options of the readings of the AMU that readings.yaml names, and of those that its study chose, by name."""
+    plan = yaml.safe_load((Path(config_dir or conf_dir()) / "readings.yaml").read_text(encoding="utf-8"))
+    return plan["named"] | plan.get("chosen", {})

@@ -1,6 +1,7 @@
 """The study that screens the readings of the auxiliary memory unit."""
 
 import itertools
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from amu_experiments.conf_files import conf_dir
 from amu_experiments.studies import readings
 
 PLAN = yaml.safe_load((conf_dir() / "readings.yaml").read_text())
+PAPER = Path(__file__).parents[1] / "results/paper"
 TUNING = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
 
 
@@ -27,6 +29,41 @@ def test_every_sensible_reading_is_tried_and_no_other():
 def test_the_named_readings_are_among_those_tried():
     tried = set(readings.readings(PLAN["options"]))
     assert {tuple(named[key] for key in PLAN["options"]) for named in PLAN["named"].values()} <= tried
+
+
+# What the repository stores ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def record():
+    tried = pd.read_csv(PAPER / readings.RECORD)
+    assert len(readings.current(PLAN, tried)) == len(tried)
+    return tried
+
+
+def test_the_stored_tables_follow_from_the_record(record, tmp_path):
+    readings.write(PLAN, record, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        f"readings{part}.{suffix}" for part in ("", "_effects", "_interactions") for suffix in ("csv", "json")
+    }
+    assert all((tmp_path / name).read_text() == (PAPER / name).read_text() for name in names)
+
+
+def test_every_reading_had_the_same_budget_in_an_experiment(record):
+    for name, rows in record.groupby("experiment"):
+        budgets = rows.groupby(list(PLAN["options"]))[["trials", "max_sequences"]].agg(["size", "sum"])
+        assert len(budgets) == 64
+        assert len(budgets.drop_duplicates()) == 1, name
+
+
+def test_the_plan_names_the_readings_that_the_study_chose(record):
+    chosen = readings.chosen_readings(PLAN, readings.scores(PLAN, record))
+    named = PLAN["named"] | PLAN["chosen"]
+    assert {name: dict(zip(PLAN["options"], reading, strict=True)) for name, reading in chosen.items()} == named
+
+
+# The plan ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_configurations_lie_in_the_ranges_and_are_the_same_each_time():

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 
+from amu_experiments import conf_files
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import Comparison, flat, leaf
 from amu_experiments.analysis.text import listing, sequences_text
-from amu_experiments.conf_files import conf_dir
 
 MIN_TRIALS = 10
 """Rows with fewer trials are not used."""
@@ -124,7 +123,7 @@ class Row(NamedTuple):
         return Case(reading_of(model), self.optimizer) if self.trials >= MIN_TRIALS else None
 
     def times(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.comparison.times(self.number, stop_criterion(self.comparison))
+        return self.comparison.times(self.number, self.comparison.stop)
 
     def text(self) -> str:
         """The row's label with its solved trials and its Kaplan-Meier median."""
@@ -146,7 +145,7 @@ def reading_of(model: Mapping) -> Reading:
 @functools.cache
 def named_readings() -> dict[str, Reading]:
     """The readings that conf/readings.yaml names, in its order, which is the order of every list."""
-    named = yaml.safe_load((conf_dir() / "readings.yaml").read_text(encoding="utf-8"))["named"]
+    named = conf_files.named_readings()
     return {name: reading_of({leaf(key): value for key, value in options.items()}) for name, options in named.items()}
 
 
@@ -175,14 +174,8 @@ def fitting(comparisons: list[Comparison], experiments: Iterable[Mapping]) -> li
 
 def rows_of(comparison: Comparison, cell: str = "amu", optimizer: str | None = None) -> list[Row]:
     """The rows of a cell, those with most trials first; with `optimizer`, only those that it trained."""
-    rows = [Row(comparison, number) for number in range(len(comparison.results))]
+    rows = [Row(comparison, number) for number in comparison.by_model]
     return [row for row in rows if row.model["cell"] == cell and optimizer in (None, row.optimizer)]
-
-
-def stop_criterion(comparison: Comparison) -> str:
-    """The criterion that ends the trials of the reference row, or else the last criterion."""
-    stop = comparison.results[0].config["training"]["stop"]
-    return stop if stop in comparison.criteria else comparison.criteria[-1]
 
 
 def _place(case: Case) -> tuple:

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with multiprocessing.get_context("spawn").Pool(options.threads) as pool:
         for name in names:
             tried = screen(plan, name, tried, options, pool)
-    write(plan, tried, options.out)
+    write(plan, pd.read_csv(record), options.out)  # as rounded as the record, from which anyone can make the tables
 
 
 # Readings and configurations --------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def in_words(plan: Mapping, tried: pd.DataFrame, table: pd.DataFrame, chosen: Ma
 def outcome(row: Mapping) -> str:
     """5/6, 3,000: trials that met the criterion, and the median."""
     median = row["median_sequences"]
-    return f"{row['solved']}/{row['trials']}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
+    return f"{row['solved']:.0f}/{row['trials']:.0f}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
 
 
 def spelled(value: object) -> str:
