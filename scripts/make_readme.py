@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from amu_experiments.analysis.headings import paper_experiments, titled
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import sequences_text
 from amu_experiments.analysis.verdicts import readings_text, summary, verdicts_by_case
-from amu_experiments.conf_files import conf_dir, description
+from amu_experiments.conf_files import conf_dir
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
@@ -25,11 +26,8 @@ ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 PAGE = "results/paper/index.html"
 
-ROWS = {
-    "two_sequence_3a": {"T = 100": [], "T = 1000": ["task.T=1000"]},
-    "two_sequence_3c": {"T = 100": [], "T = 1000": ["task.T=1000"]},
-}
-"""Experiments with several rows in the table: the lag in the title, and overrides."""
+LAGS = {"two_sequence_3a": [100, 1000], "two_sequence_3c": [100, 1000]}
+"""Experiments with several rows in the table, one for each lag T."""
 
 
 def main() -> None:
@@ -123,9 +121,10 @@ def speed() -> str:
 
 def settings() -> Iterator[tuple[str, str, list[str]]]:
     """The problem, the experiment and the overrides of each row in the table of experiments."""
-    for experiment in plan()["experiments"]:
-        for lag, overrides in ROWS.get(experiment, {"T = 100": []}).items():
-            yield title(experiment).replace("T = 100", lag), experiment, overrides
+    for experiment in paper_experiments():
+        for sizes in [{"T": lag} for lag in LAGS.get(experiment.name, [])] or [{}]:
+            overrides = [f"task.{key}={value}" for key, value in sizes.items()]
+            yield titled(experiment.title, sizes), experiment.name, overrides
 
 
 @cache
@@ -141,11 +140,6 @@ def model_names() -> dict[str, str]:
 def common_models() -> list[str]:
     """The models that every experiment has."""
     return [name for name, model in plan()["models"].items() if not model.get("on_request")]
-
-
-def title(experiment: str) -> str:
-    """The title of an experiment: the first sentence of its base.yaml."""
-    return description(conf_dir() / "experiment" / experiment / "base.yaml")
 
 
 def config_of(experiment: str, *overrides: str) -> dict:

@@ -6,6 +6,7 @@ from handmade import write
 from scipy import stats
 
 from amu_experiments import AMU
+from amu_experiments.analysis import comparison
 from amu_experiments.analysis.cases import Case, Reading
 from amu_experiments.analysis.claims import judge
 from amu_experiments.analysis.comparison import compare
@@ -112,9 +113,25 @@ def test_nothing_run_leaves_every_claim_undecided_and_names_what_is_missing():
     assert {claim.sentence for claim in claims} == {"Undecided."}
     assert {verdict.case.name for claim in claims for verdict in claim.verdicts} == {"abstract (Adam)"}
     assert all(finding.says == "missing" for claim in claims for finding in claim.verdicts[0].findings)
+    assert not any(claim.has_runs for claim in claims)
     (generation,) = claims[5].verdicts
     assert "10 trials or more of each of amu, lstm, gru, rnn, trained by Adam" in generation.findings[0].text
     assert generation.would_change.startswith("2 of its 2 findings have no runs")
+
+
+def test_a_claim_has_runs_if_a_finding_rests_on_some(tmp_path):
+    claims = judged(tmp_path, against(QUICK, [SLOW, SLOW, NEVER], [NOISE_FREE]))
+    assert [name for name, claim in claims.items() if claim.has_runs] == ["convergence", "classification"]
+
+
+def test_verdicts_do_not_depend_on_the_reference(tmp_path):
+    rows = against(QUICK, [SLOW, SLOW, NEVER], [NOISE_FREE])
+    results = [
+        write(tmp_path, cell, ends, task=task, model=model | {"gradient": "truncated"}, training={"optimizer": "adam"})
+        for cell, ends, task, model in rows
+    ]
+    comparisons = compare(results)
+    assert judge(comparison.against(comparisons, "gru"), {}) == judge(comparisons, {})
 
 
 # Generation, classification, convergence
@@ -139,6 +156,7 @@ def test_the_strongest_other_cell_decides(tmp_path):
 def test_equal_cells_decide_nothing(tmp_path):
     claims = verdicts(tmp_path, against(QUICK, [QUICK, SLOW, NEVER]))
     assert claims["generation"].verdict == "undecided"
+    assert not claims["generation"].count("missing")
     assert "2 more of 2 would be enough" in claims["generation"].would_change
 
 

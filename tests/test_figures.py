@@ -16,7 +16,7 @@ from amu_experiments.analysis.figures import (
     pictures,
     solved_picture,
 )
-from amu_experiments.analysis.picture import small_png
+from amu_experiments.analysis.picture import small_png, small_svg
 from amu_experiments.analysis.styles import STYLES, report_styles
 
 
@@ -175,6 +175,81 @@ def test_a_variant_looks_the_same_in_every_figure_of_a_report(tmp_path):
     assert first[0] == third[0] == STYLES["amu"]
     assert first[1] == second[0] != STYLES["amu"]
     assert first[2] == third[1] != second[1]
+
+
+def test_a_label_has_one_style_in_all_figures_of_a_report(tmp_path):
+    """A task chooses what the AMU emits; where all rows emit the same, their labels do not say what."""
+    memory, neuron = {"output": "memory"}, {"output": "neuron"}
+    rows = [(T, "amu", model) for T, model in ((100, memory), (100, neuron), (200, memory), (500, neuron))]
+    rows += [(100, "lstm97", {"block_size": 2}), (200, "lstm97", {"block_size": 1}), (500, "lstm97", {})]
+    comparisons = compare([write(tmp_path, cell, [300], task={"T": T}, model=model) for T, cell, model in rows])
+    styles = report_styles(comparisons)
+    by_label = {}
+    for comparison in comparisons:
+        for label, style in zip(comparison.labels, styles[comparison.name], strict=True):
+            by_label.setdefault(label, set()).add(style)
+    assert by_label["amu"] == by_label["amu (output=neuron)"] == {STYLES["amu"]}
+    assert by_label["lstm97"] == {STYLES["lstm97"]}
+    assert len(by_label["amu (output=memory)"] - {STYLES["amu"]}) == 1
+
+
+def claims_comparison(tmp_path):
+    """Four readings of the AMU in four variants each, and six other cells."""
+    readings = [
+        {},
+        {"neurons_per_unit": 2, "output_in_product": False},
+        {"writers": "gated"},
+        {"memory_seen_by": "all"},
+    ]
+    models = [
+        reading | {"gradient": gradient, "output": output}
+        for reading in readings
+        for gradient in ("truncated", "full")
+        for output in ("neuron", "memory")
+    ]
+    rows = [("amu", model) for model in models] + [(c, {}) for c in ("lstm", "gru", "rnn", "lstm97", "lem", "janet")]
+    results = [write(tmp_path, cell, [300 + 10 * row], model=rows[row][1]) for row, (cell, _) in enumerate(rows)]
+    (comparison,) = compare(results)
+    return comparison
+
+
+def test_readings_differ_in_colour_and_marker_and_their_variants_in_dashes(tmp_path):
+    comparison = claims_comparison(tmp_path)
+    styles = report_styles([comparison])[comparison.name]
+    assert len({(str(dashes), marker) for _, dashes, marker in styles}) == len(styles) == 22
+    markers, dashes, first = {}, {}, set()
+    for result, style in zip(comparison.results, styles, strict=True):
+        model = result.config["model"]
+        reading = model["cell"], model.get("neurons_per_unit"), model.get("writers"), model.get("memory_seen_by")
+        markers.setdefault(reading, set()).add(style[2])
+        dashes.setdefault((model["cell"], model.get("gradient"), model.get("output")), set()).add(style[1])
+        first.add(style[0]) if style[1] == STYLES.get(model["cell"], style)[1] else None
+    assert [len(each) for each in (*markers.values(), *dashes.values())] == [1] * (10 + 10)
+    assert len(first) == 10
+
+
+def test_a_figure_of_many_rows_draws_the_main_ones_and_says_so(tmp_path):
+    comparison = claims_comparison(tmp_path)
+    for picture in drawn(pictures, comparison):
+        lines = picture.figure.legends[0].get_lines()
+        assert len(lines) == len({line.get_marker() for line in lines}) == 10
+        assert picture.caption.endswith(
+            "Only 10 of 22 rows are drawn, of each model the first ones; the tables have all."
+        )
+
+
+def test_a_small_svg_draws_the_same_shapes():
+    """Styles as classes, and lines without a letter for each point."""
+    svg = (
+        '<?xml version="1.0"?><!DOCTYPE svg><svg><defs><style type="text/css">*{stroke-linecap: butt}</style></defs>'
+        '<g id="line_1"><!-- a --><path id="m" d="M 0 0.123456 \nL 1.99 2 \n" style="fill: none"/></g>\n'
+        '<path d="M 0 0 L 1 1 C 1 2 3 4 5 6" style="fill: none"/><text x="3.14159">"</text></svg>'
+    )
+    assert small_svg(svg) == (
+        "<svg><defs><style type='text/css'>*{stroke-linecap: butt}.c0{fill: none}</style></defs>"
+        "<g><path id='m' d='M 0 0.1 1.9 2 ' class='c0'/></g>"
+        "<path d='M 0 0 L 1 1 C 1 2 3 4 5 6' class='c0'/><text x='3.1'>\"</text></svg>"
+    )
 
 
 def test_cells_of_ones_own_never_share_a_colour(tmp_path):

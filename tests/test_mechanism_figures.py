@@ -110,9 +110,16 @@ def test_the_colours_of_lines_are_in_the_png_and_no_label_is_cut(comparison, tmp
 def test_rows_without_measurements_are_left_out(comparison):
     measured = tables(models=["lstm"])
     assert len(of_row(measured["flow"], comparison, 0)) == 0
-    assert len(drawn(comparison, measured)) == 2
+    *_, trace = drawn(comparison, measured)
+    assert "of every unit of lstm, trial 0" in trace.caption
     elsewhere = {name: table.assign(identity="another") for name, table in measured.items()}
     assert drawn(comparison, elsewhere) == []
+
+
+def test_traces_are_those_of_the_amu_wherever_it_ranks(tmp_path):
+    (comparison,) = compare([write(tmp_path, "amu", [700, None]), write(tmp_path, "lstm", [300, 400])])
+    assert comparison.labels == ["lstm", "amu"]
+    assert "of every unit of amu, trial 0" in drawn(comparison, tables())[2].caption
 
 
 def test_a_folder_without_measurements_gives_none(comparison, tmp_path):

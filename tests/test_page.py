@@ -7,9 +7,13 @@ from html.parser import HTMLParser
 import pytest
 from handmade import MADE, write
 
+from amu_experiments.analysis.comparison import compare
+from amu_experiments.analysis.main_result import main_picture, main_table
 from amu_experiments.analysis.page import columns
+from amu_experiments.analysis.picture import Drawn
 from amu_experiments.analysis.report import write_report
 from amu_experiments.analysis.study_tables import read_studies
+from amu_experiments.analysis.tables import tables
 
 NAME = "two_sequence-noise_free-T100-N3"
 EMPTY = ("meta", "img", "br", "hr", "link", "input")
@@ -55,6 +59,15 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
+@pytest.fixture
+def judged(out):
+    """The same store with ten trials of the paper's AMU and of the LSTM, on which findings about claims rest."""
+    ends = [300 + n for n in range(10)]
+    for cell, model in (("amu", {"gradient": "truncated"}), ("lstm", {})):
+        write(out.parent / "runs", cell, ends, model=model, training={"optimizer": "adam"})
+    return out
+
+
 def page(out, **options) -> tuple[str, Reader]:
     write_report(out.parent / "runs", out, **options)
     html = (out / "index.html").read_text(encoding="utf-8")
@@ -78,8 +91,8 @@ def test_every_link_leads_somewhere_and_no_name_is_given_twice(out):
     assert {table["aria-describedby"] for table in read.every("table") if "aria-describedby" in table} <= set(ids)
 
 
-def test_the_page_can_be_read_without_seeing_it(out):
-    _, read = page(out)
+def test_the_page_can_be_read_without_seeing_it(judged):
+    _, read = page(judged)
     assert all(image["alt"] for image in read.every("img"))
     assert len(read.every("caption")) == len(read.every("table"))
     assert all("scope" in heading for heading in read.every("th"))
@@ -89,11 +102,11 @@ def test_the_page_can_be_read_without_seeing_it(out):
     assert "? undecided" in read.text
 
 
-def test_the_page_has_claims_numbers_figures_and_where_they_come_from(out):
-    _, read = page(out)
+def test_the_page_has_claims_numbers_figures_and_where_they_come_from(judged):
+    _, read = page(judged)
     order = [attributes["id"] for tag, attributes in read.tags if tag == "section"]
     assert order == ["claims", "experiments", NAME, "again"]
-    assert "6 trials of 2 configurations, in 1 comparison." in read.text
+    assert "26 trials of 4 configurations, in 1 comparison." in read.text
     assert "2/3 [0.21, 0.94]" in read.text
     assert len(read.every("img")) == 2
     for told in ("abc123", "x86_64, 2 processors", "torch 2.13.0", "2031-02-03", "model=lstm trials=3"):
@@ -101,22 +114,21 @@ def test_the_page_has_claims_numbers_figures_and_where_they_come_from(out):
     assert "Some stored trials are not in this report" in read.text
 
 
-def test_the_page_begins_with_what_the_paper_claims_what_came_out_and_what_it_hangs_on(out):
-    _, read = page(out)
-    top = read.text.partition("6 trials of 2 configurations")[0]
+def test_the_page_begins_with_what_the_paper_claims_what_came_out_and_what_it_hangs_on(judged):
+    _, read = page(judged)
+    top = read.text.partition("26 trials of 4 configurations")[0]
     assert "The paper claims of its unit: memory and output are separate neurons of a unit" in top
     assert "For the paper: no claim holds. Against the paper: no claim fails. Undecided: separation, " in top
     assert top.rstrip().endswith(
-        "These verdicts hold for one reading of the unit and one training only: abstract (Adam)."
+        "These verdicts hold for one reading of the unit and one training only: tframe (Adam)."
     )
 
 
-def test_the_table_of_claims_has_a_column_for_each_case(out):
+def test_the_table_of_claims_has_a_column_for_each_case(judged):
+    settings = {"gradient": "truncated", "neurons_per_unit": 2, "output_in_product": False}
     ends = [300 + n for n in range(10)]
-    for model in ({}, {"neurons_per_unit": 2, "output_in_product": False}):
-        settings = {"gradient": "truncated"} | model
-        write(out.parent / "runs", "amu", ends, model=settings, training={"optimizer": "adam"})
-    html, read = page(out)
+    write(judged.parent / "runs", "amu", ends, model=settings, training={"optimizer": "adam"})
+    html, read = page(judged)
     heads = re.findall(
         r"<th scope=\"col\"[^>]*>([^<]*)", html.partition('id="table-claims"')[2].partition("</thead>")[0]
     )
@@ -128,8 +140,41 @@ def test_the_table_of_claims_has_a_column_for_each_case(out):
     }
 
 
-def test_one_task_alone_has_no_claims(out):
-    _, read = page(out, task="two_sequence")
+def test_runs_that_bear_on_no_claim_have_a_page_without_claims(out):
+    _, read = page(out)
+    assert [attributes["id"] for tag, attributes in read.tags if tag == "section"] == ["experiments", NAME, "again"]
+    assert "claim" not in read.text.lower()
+
+
+def test_an_experiment_has_its_title_one_figure_and_one_small_table_unfolded(out):
+    html, _ = page(out)
+    part = html.partition(f'<section id="{NAME}">')[2].partition("</section>")[0]
+    unfolded, _, folded = part.partition("<details>")
+    assert "<h3>Two-sequence problem 3a (noise-free), T = 100</h3>" in unfolded
+    assert (unfolded.count("<img"), unfolded.count("<table")) == (1, 1)
+    assert f'id="figure-{NAME}-solved"' in unfolded
+    table = Reader(f"<table{unfolded.partition('<table')[2].partition('</table>')[0]}</table>")
+    rows = r"model solved median p amu 2/3 400 reference lstm 1/3 n\.r\. 0\.\d+"
+    assert re.fullmatch(f"Criterion st2: wrong == 0 and mean_error < 0.01 {rows}", table.text)
+    for name in ("criteria", "mean_error"):
+        assert re.search(f'id="(table|figure)-{NAME}-{name}"', folded)
+        assert f"{NAME}-{name}" not in unfolded
+
+
+def test_the_small_table_has_a_metric_if_no_trial_met_the_criterion(tmp_path):
+    results = [write(tmp_path, cell, [None, None]) for cell in ("amu", "gru")]
+    for result, accuracies in zip(results, ([0.5, 0.75], [1.0, 1.0]), strict=True):
+        result.trials["test_accuracy"] = accuracies
+    (comparison,) = compare(results)
+    table = main_table(comparison, tables(comparison, []))
+    assert table.caption == "Accuracy on test data"
+    assert table.text[["model", "n", "median"]].to_numpy().tolist() == [["amu", "2", "0.625"], ["gru", "2", "1"]]
+    drawn = [Drawn(f"{comparison.name}-{name}", "", "") for name in ("solved", "mean_error")]
+    assert main_picture(comparison, drawn) == drawn[1]
+
+
+def test_one_task_alone_has_no_claims(judged):
+    _, read = page(judged, task="two_sequence")
     assert [attributes["id"] for tag, attributes in read.tags if tag == "section"] == ["experiments", NAME, "again"]
 
 

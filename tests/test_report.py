@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -23,6 +24,13 @@ def store(tmp_path):
     return root
 
 
+def write_judged(root: Path) -> None:
+    """Adds ten trials of the paper's AMU and of the LSTM, on which findings about claims rest."""
+    ends = [300 + 10 * trial for trial in range(10)]
+    write(root, "amu", ends, model={"gradient": "truncated"}, training={"optimizer": "adam"})
+    write(root, "lstm", ends, training={"optimizer": "adam"})
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -31,7 +39,7 @@ def test_report_has_tables_figures_and_a_page_that_shows_them(store, tmp_path):
     out = tmp_path / "report"
     lines = write_report(store, out)
     name = "two_sequence-noise_free-T100-N3"
-    tables = ["claims", "claims-findings", *(f"{name}-{kind}" for kind in ("criteria", "metrics", "published"))]
+    tables = [f"{name}-{kind}" for kind in ("criteria", "metrics", "published")]
     assert names(out / "tables") == sorted(f"{table}.{kind}" for table in tables for kind in ("csv", "md", "tex"))
     figures = [f"{name}-{kind}" for kind in ("mean_error", "solved")]
     assert names(out / "figures") == [f"{figure}.{kind}" for figure in figures for kind in ("pdf", "png")]
@@ -39,8 +47,59 @@ def test_report_has_tables_figures_and_a_page_that_shows_them(store, tmp_path):
     assert all((out / "tables" / f"{table}.md").read_text() in page for table in tables)
     assert all(f"](figures/{figure}.png)" in page for figure in figures)
     assert "variant noise_free, T 100, N 3" in page
-    assert lines[-1].endswith(f"{out / 'index.html'}, and as Markdown in {out / 'report.md'}")
-    assert "generation      Undecided." in lines
+    assert lines[-1] == f"Tables and figures: {out / 'index.html'}, and as Markdown in {out / 'report.md'}"
+
+
+def test_claims_are_reported_only_if_runs_bear_on_them(store, tmp_path):
+    out = tmp_path / "report"
+
+    def said() -> tuple[str, ...]:
+        lines = write_report(store, out)
+        return "\n".join(lines), *((out / page).read_text() for page in ("report.md", "index.html"))
+
+    for text in said():
+        assert re.findall(r"[^\n]*(?:claim|verdict<|missing)[^\n]*", text.replace(str(out), "").lower()) == []
+    assert not list((out / "tables").glob("claims*"))
+    write_judged(store)
+    lines, markdown, page = said()
+    assert "\ngeneration      Undecided.\n" in lines
+    assert lines.splitlines()[-1].startswith("Claims, tables and figures: ")
+    assert all((out / "tables" / f"{name}.md").read_text() in markdown for name in ("claims", "claims-findings"))
+    assert 'id="claim-generation"' in page
+
+
+def test_every_row_is_tested_against_the_row_that_a_user_names(store, tmp_path, capsys):
+    out, name = tmp_path / "out", "two_sequence-noise_free-T100-N3-criteria.csv"
+    options = ["--results-dir", str(store), "--out", str(out), "--only", "tables"]
+
+    def tested() -> list[str]:
+        table = pd.read_csv(out / "tables" / name)
+        return table.loc[table["p_holm"].notna(), "model"].unique().tolist()
+
+    assert main(options) == 0
+    assert tested() == ["lstm"]
+    assert main([*options, "--reference", "lstm"]) == 0
+    assert tested() == ["amu"]
+    write(store, "lstm", [800, None], model={"note": "x"})
+    assert main([*options, "--reference", "lstm (note=x)"]) == 0
+    assert tested() == ["amu", "lstm"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gru", "no row is named gru; possible are amu; lstm (note=x); lstm (note=y)"),
+        ("lstm", "lstm names several rows of two_sequence-noise_free-T100-N3: lstm (note=x); lstm (note=y)"),
+    ],
+)
+def test_a_reference_that_is_unknown_or_ambiguous_is_refused_with_the_possible_rows(tmp_path, capsys, name, why):
+    root = tmp_path / "runs"
+    for cell, model, ends in (("amu", {}, [300]), ("lstm", {"note": "x"}, [400]), ("lstm", {"note": "y"}, [500])):
+        write(root, cell, ends, model=model)
+    assert main(["--results-dir", str(root), "--out", str(tmp_path / "out"), "--reference", name]) == 1
+    told = capsys.readouterr()
+    assert told.err == f"amu-report: --reference: {why}\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_store_gives_the_same_report_however_many_processes_draw(store, tmp_path, monkeypatch):
@@ -49,7 +108,7 @@ def test_the_same_store_gives_the_same_report_however_many_processes_draw(store,
     for processes, out in enumerate(("one", "two"), start=1):
         write_report(store, tmp_path / out, processes=processes)
     files = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 31
+    assert len(files) == 25
     for path in files:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
@@ -153,7 +212,7 @@ def test_rows_with_different_trials_are_told(store, tmp_path):
     write(store, "rnn", [300] * 3)
     lines = beside(write_report(store, tmp_path / "out"))
     name = "two_sequence-noise_free-T100-N3"
-    assert lines == [f"{name}: rows have different trials: 0-2 of amu, lstm, rnn; 7-9 of gru"]
+    assert lines == [f"{name}: rows have different trials: 0-2 of rnn, amu, lstm; 7-9 of gru"]
     for page in ("report.md", "index.html"):
         assert lines[0] in (tmp_path / "out" / page).read_text()
 
@@ -238,13 +297,14 @@ def test_what_a_killed_report_left_is_removed_by_the_next(store, tmp_path):
 
 def test_a_folder_or_a_file_in_the_way_is_told_in_one_line(store, tmp_path, capsys):
     out = tmp_path / "out"
-    (out / "tables" / "claims.md").mkdir(parents=True)
+    table = out / "tables" / "two_sequence-noise_free-T100-N3-metrics.md"
+    table.mkdir(parents=True)
     options = ["--results-dir", str(store), "--out", str(out), "--only"]
     assert main([*options, "tables"]) == 1
     (out / "figures").touch()
     assert main([*options, "figures"]) == 1
     assert capsys.readouterr().err.splitlines() == [
-        f"amu-report: {out / 'tables' / 'claims.md'}: Is a directory",
+        f"amu-report: {table}: Is a directory",
         f"amu-report: {out / 'figures'}: File exists",
     ]
 

@@ -10,7 +10,7 @@ import yaml
 from handmade import write
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.comparison import compare, condition, final_values
+from amu_experiments.analysis.comparison import against, compare, condition, final_values
 from amu_experiments.analysis.tables import Table, criteria_table, metrics_table, published_table, run_table, tables
 from amu_experiments.analysis.text import printable
 from amu_experiments.conf_files import conf_dir
@@ -45,10 +45,52 @@ def row(table, **values):
 # What is compared with what
 
 
-def test_equal_tasks_are_one_comparison_with_the_amu_first(comparison):
+def test_equal_tasks_are_one_comparison_with_the_best_row_first(comparison):
     assert comparison.name == "two_sequence-noise_free-T100-N3"
     assert comparison.labels == ["amu", "lstm", "rnn"]
     assert comparison.criteria == ["st1", "st2"]
+
+
+def test_rows_are_ranked_by_share_solved_then_by_median_then_by_loss(tmp_path):
+    ends = {
+        "amu": [None, None, None],
+        "rnn": [200, None, None],
+        "gru": [800, 800, 800],
+        "lstm97": [500, 500, 500],
+        "lstm": [500, 500, 500],
+    }
+    results = [write(tmp_path, cell, own) for cell, own in ends.items()]
+    results[-1].trials["test_loss"] /= 2
+    (comparison,) = compare(results)
+    assert comparison.labels == ["lstm", "lstm97", "gru", "rnn", "amu"]
+    for table in tables(comparison, []):
+        assert table.numbers["model"].tolist()[:5] == comparison.labels
+        assert (
+            "The best row comes first, by share solved and median sequences of st2, then by median test_loss."
+            in table.caption
+        )
+
+
+def test_the_criterion_that_ends_most_rows_ranks_them(tmp_path):
+    results = [
+        write(tmp_path, "amu", [300, None], training={"stop": None}),
+        *(write(tmp_path, cell, [400, 500], training={"stop": "st1"}) for cell in ("gru", "lstm")),
+    ]
+    results[0].trials["st1_sequences"] = 100
+    (comparison,) = compare(results)
+    assert comparison.stop == "st1"
+    assert comparison.results[0].model == "amu"
+
+
+def test_rows_without_a_criterion_are_ranked_by_their_loss_on_test_data(tmp_path):
+    results = [write(tmp_path, cell, [None, None], task={"criteria": {}}) for cell in ("amu", "gru", "lstm")]
+    for result, loss in zip(results, (0.3, 0.1, np.nan), strict=True):
+        result.trials.drop(columns=["st1_sequences", "st2_sequences"], inplace=True)
+        result.trials["test_loss"] = loss
+    (comparison,) = compare(results)
+    assert comparison.stop is None
+    assert comparison.labels == ["gru", "amu", "lstm"]
+    assert "The best row comes first, by median test_loss." in metrics_table(comparison).caption
 
 
 def test_other_task_settings_are_other_comparisons_in_order_of_size(tmp_path):
@@ -122,10 +164,58 @@ def test_among_equals_the_reference_is_the_one_the_others_are_variations_of(tmp_
     assert comparison.labels[comparison.reference] == "amu (gradient=truncated, output=neuron)"
 
 
-def test_without_an_amu_there_are_no_p_values(tmp_path):
-    table = criteria_table(*compare([write(tmp_path, "gru", [300]), write(tmp_path, "lstm", [400])]))
-    assert set(table.text["p (Holm)"]) == {"-"}
-    assert "No p-values: there is no AMU" in table.caption
+def test_the_amu_is_the_reference_wherever_it_ranks(tmp_path):
+    results = [write(tmp_path, cell, ends) for cell, ends in (("amu", [900]), ("gru", [300]), ("lstm", [None]))]
+    (comparison,) = compare(results)
+    table = criteria_table(comparison)
+    assert table.text["model"].tolist() == ["gru", "amu", "lstm"] * 2
+    assert table.text["p (Holm)"].str.contains("reference").tolist() == [False, True, False] * 2
+    assert "test against amu, Holm-corrected for the 2 tests of each criterion. Training" in table.caption
+    gru, lstm = (row(table, criterion="st2", model=model) for model in ("gru", "lstm"))
+    p = [statistics.logrank(*comparison.times(1, "st2"), *comparison.times(other, "st2")) for other in (0, 2)]
+    assert [gru["p_logrank"], lstm["p_logrank"]] == p
+    assert [gru["p_holm"], lstm["p_holm"]] == statistics.holm(p).tolist()
+
+
+def test_without_an_amu_the_best_row_is_the_reference(tmp_path):
+    results = [write(tmp_path, cell, ends) for cell, ends in (("gru", [700]), ("lstm", [400]))]
+    table = criteria_table(*compare(results))
+    assert table.text[["model", "p (Holm)"]].to_numpy().tolist() == [["lstm", "reference"], ["gru", "0.317"]] * 2
+    assert "test against lstm. The reference is the best row, because there is no AMU. Training" in table.caption
+    table = criteria_table(*compare([*results, write(tmp_path, "rnn", [None])]))
+    assert "it was chosen by its results, so p is somewhat too small." in table.caption
+
+
+def test_a_single_row_has_no_column_of_p_values(tmp_path):
+    table = criteria_table(*compare([write(tmp_path, "amu", [300])]))
+    assert "p (Holm)" not in table.text
+    assert table.numbers["p_holm"].isna().all()
+    assert "No p-values: there is only one row." in table.caption
+
+
+def test_a_comparison_without_the_named_reference_has_no_column_of_p_values(tmp_path):
+    results = [write(tmp_path, cell, [300], task={"T": T}) for T, cells in ((50, "ab"), (100, "bc")) for cell in cells]
+    lacks, has = against(compare(results), "c")
+    assert [table.text.get("p (Holm)") for table in tables(lacks, [])] == [None, None]
+    assert all("No p-values: no row is named c." in table.caption for table in tables(lacks, []))
+    for table in tables(has, []):
+        assert "test against c. " in table.caption
+        assert "chosen" not in table.caption
+        assert table.numbers.loc[table.numbers["p_holm"].isna(), "model"].unique().tolist() == ["c"]
+
+
+def test_a_reference_is_named_by_its_label_or_by_its_model_if_that_has_one_row(tmp_path):
+    results = [
+        write(tmp_path, cell, [300], model={"note": note}) for cell, note in (("a", "x"), ("a", "y"), ("b", "x"))
+    ]
+    comparisons = compare(results)
+    for name, label in (("a (note=y)", "a (note=y)"), ("b", "b")):
+        (comparison,) = against(comparisons, name)
+        assert comparison.labels[comparison.reference] == label
+    with pytest.raises(LookupError, match=r"a names several rows of two_sequence.*: a \(note=x\); a \(note=y\)$"):
+        against(comparisons, "a")
+    with pytest.raises(LookupError, match=r"no row is named c; possible are b; a \(note=x\); a \(note=y\)$"):
+        against(comparisons, "c")
 
 
 # What the numbers are
@@ -147,7 +237,7 @@ def test_the_cap_is_the_largest_budget_of_the_comparison(tmp_path):
         write(tmp_path, "lstm", [300], training={"max_sequences": 5000}),
     ]
     (comparison,) = compare(results)
-    assert comparison.times(0, "st2")[0].tolist() == [5000]
+    assert [comparison.times(row, "st2")[0].tolist() for row in (0, 1)] == [[300], [5000]]
 
 
 def test_criteria_table_has_the_statistics_of_its_rows(comparison):

@@ -1,4 +1,4 @@
-"""Comparisons: results with the same task settings, in order and with labels; their criteria and metrics."""
+"""Comparisons: results with the same task settings, ranked and with labels; their criteria and metrics."""
 
 import functools
 import hashlib
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from amu_experiments.analysis import statistics
 from amu_experiments.analysis.text import printable, setting_text
 from amu_experiments.files import UnusableError
 from amu_experiments.stack_files import are_times
@@ -17,10 +18,10 @@ from amu_experiments.store import Result, common_columns, select_columns
 from amu_experiments.tasks import criteria_of
 
 CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
-"""Order of rows by cell; other cells follow by name."""
+"""The order of cells in `Comparison.by_model`; other cells follow by name."""
 
 PAPER = {"gradient": "truncated", "output": "neuron"}
-"""The AMU of the paper; a row with these settings is preferred as the reference."""
+"""The AMU of the paper; an AMU with these settings comes before other AMUs in `Comparison.by_model`."""
 
 PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
 """Settings that change what a number means; if rows differ in one, every label states it."""
@@ -39,23 +40,52 @@ LONGEST_NAME = 120
 class Comparison:
     """Results with the same task settings; no two rows have the same label.
 
-    Rows are sorted by cell, in the order of `CELLS`. Rows of one cell are sorted by their number of trials, the most
-    first; then by the settings of the paper (`PAPER`); then by how little their settings differ from the other rows of
-    the cell. The first row is the reference of all tests if it is an AMU.
+    Rows are ranked, the best first: by the share of trials that met the criterion `stop`, then by the Kaplan-Meier
+    median of the sequences until then, then by the median of the metric `ranked_by`. Rows with equal results have the
+    order of `by_model`.
+
+    asked: the label or model of the reference, if a user chose it.
     """
 
     name: str
     results: list[Result]
     labels: list[str]
+    asked: str | None = None
 
     @property
     def task(self) -> dict:
         return self.results[0].config["task"]
 
-    @property
+    @functools.cached_property
+    def by_model(self) -> list[int]:
+        """The rows in an order that does not depend on their results.
+
+        Rows are sorted by cell, in the order of `CELLS`. Rows of one cell are sorted by their number of trials, the
+        most first; then by the settings of the paper (`PAPER`); then by how little their settings differ from the other
+        rows of the cell.
+        """
+        return sorted(range(len(self.results)), key=lambda row: _row_order(self.results, row, self.labels[row]))
+
+    @functools.cached_property
     def reference(self) -> int | None:
-        """The row that every other row is tested against; None without an AMU."""
-        return 0 if self.results[0].config["model"]["cell"] == "amu" else None
+        """The row that every other row is tested against; None if the comparison lacks the row that a user chose.
+
+        By default, it is the first AMU of `by_model`, or the best row if there is no AMU.
+        """
+        if self.asked is not None:
+            return next(iter(self.named(self.asked)), None)
+        return 0 if self.reference_is_best else self.by_model[0]
+
+    @property
+    def reference_is_best(self) -> bool:
+        """Whether the best row is the reference because there is no AMU and no user chose another."""
+        return self.asked is None and self.results[self.by_model[0]].config["model"]["cell"] != "amu"
+
+    def named(self, name: str) -> list[int]:
+        """The row with this label, or else every row of the model with this name."""
+        if name in self.labels:
+            return [self.labels.index(name)]
+        return [row for row, result in enumerate(self.results) if result.model == name]
 
     @functools.cached_property
     def cap(self) -> int:
@@ -67,6 +97,27 @@ class Comparison:
         """The criteria for which every row has times."""
         first, *others = map(criteria, self.results)
         return [name for name in first if all(name in other for other in others)]
+
+    @functools.cached_property
+    def stop(self) -> str | None:
+        """The criterion that ends the trials of most rows, or else the last criterion; None without criteria."""
+        stops = [self.results[row].config["training"]["stop"] for row in self.by_model]
+        known = Counter(stop for stop in stops if stop in self.criteria)
+        return known.most_common(1)[0][0] if known else next(reversed(self.criteria), None)
+
+    @functools.cached_property
+    def test_metrics(self) -> list[str]:
+        """Metrics on test data that have a number for at least one trial."""
+        columns = [column for row in self.by_model for column in final_metrics(self.results[row])]
+        return [column for column in dict.fromkeys(columns) if column.startswith("test_")]
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The metric by which rows are ranked if no criterion tells them apart: the loss on test data, if there is one.
+
+        Training selects weights by the same loss, on validation data.
+        """
+        return "test_loss" if "test_loss" in self.test_metrics else next(iter(self.test_metrics), None)
 
     @property
     def diverged(self) -> bool:
@@ -101,7 +152,7 @@ def compare(results: list[Result], left_out: list[UnusableError | OSError] | Non
             list receives an error that names it. Otherwise all results of a task must have the same ones.
 
     Returns:
-        Comparisons in the natural order of their names (T50 before T100).
+        Comparisons in the natural order of their names (T50 before T100), with ranked rows.
     """
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -112,10 +163,30 @@ def compare(results: list[Result], left_out: list[UnusableError | OSError] | Non
     names = _names([group[0] for group in groups.values()])
     comparisons = []
     for name, group in zip(names, groups.values(), strict=True):
-        labels = _labels(group)
-        rows = sorted(range(len(group)), key=lambda row: _row_order(group, row, labels[row]))
-        comparisons.append(Comparison(name, [group[row] for row in rows], [labels[row] for row in rows]))
+        unranked = Comparison(name, group, _labels(group))
+        rows = sorted(unranked.by_model, key=lambda row: _rank(unranked, row))
+        comparisons.append(Comparison(name, [group[row] for row in rows], [unranked.labels[row] for row in rows]))
     return sorted(comparisons, key=lambda comparison: _natural(comparison.name))
+
+
+def against(comparisons: list[Comparison], name: str) -> list[Comparison]:
+    """The comparisons with the row of this label or model as reference; some of them may lack it.
+
+    Raises:
+        LookupError: no comparison has such a row, or one has several; the message names the possible rows.
+    """
+    found = [(comparison, comparison.named(name)) for comparison in comparisons]
+    for comparison, rows in found:
+        if len(rows) > 1:
+            labels = "; ".join(comparison.labels[row] for row in rows)
+            raise LookupError(f"{name} names several rows of {comparison.name}: {labels}")
+    if not any(rows for _, rows in found):
+        models = {result.model for comparison in comparisons for result in comparison.results}
+        labels = [label for comparison in comparisons for label in comparison.labels]
+        several = {model for comparison in comparisons for model in models if len(comparison.named(model)) > 1}
+        possible = dict.fromkeys([*sorted(models - several), *labels])
+        raise LookupError(f"no row is named {name}; possible are {'; '.join(possible)}")
+    return [replace(comparison, asked=name) for comparison in comparisons]
 
 
 def _with_the_same_columns(results: list[Result], left_out: list) -> list[Result]:
@@ -144,7 +215,7 @@ def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def _row_order(results: list[Result], row: int, label: str) -> tuple:
-    """Sort key of a row, as the class Comparison describes it."""
+    """Sort key of a row, as `Comparison.by_model` describes it."""
     cell = results[row].config["model"]["cell"]
     rank = CELLS.index(cell) if cell in CELLS else len(CELLS)
     own = _settings(results[row])
@@ -152,6 +223,18 @@ def _row_order(results: list[Result], row: int, label: str) -> tuple:
     differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
     unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
     return rank, cell, -len(results[row].trials), unlike_paper, differences, _natural(label)
+
+
+def _rank(comparison: Comparison, row: int) -> tuple:
+    """Sort key of a row by its results, as the class Comparison describes it."""
+    key, metric = [], comparison.ranked_by
+    if comparison.stop is not None:
+        times, solved = comparison.times(row, comparison.stop)
+        key += [-solved.mean(), float(statistics.median_times(times, solved))]
+    if metric is not None:
+        median = float(np.median(final_values(comparison.results[row], metric)))
+        key.append(-median if higher_is_better(metric) else median)
+    return tuple(key)
 
 
 def _settings(result: Result) -> dict[str, object]:

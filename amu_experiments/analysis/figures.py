@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,14 @@ from amu_experiments.analysis.comparison import (
     worst_value,
 )
 from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
-from amu_experiments.analysis.styles import Style
+from amu_experiments.analysis.styles import Style, main_rows
 from amu_experiments.store import Result
 
 MAIN_METRICS = ("mse", "mean_error", "strings_right", "accuracy", "loss")
 """The figure shows the first of these validation metrics that the task has; every task has the loss."""
+
+MOST_LINES = 10
+"""A figure draws at most so many rows; with more, curves could not be told apart."""
 
 ENTRY = 72
 """Characters in a line of a legend entry; a figure is wide enough for them."""
@@ -32,9 +36,21 @@ ENTRY = 72
 
 def pictures(comparison: Comparison, styles: list[Style]) -> list[Picture]:
     """Every figure of a comparison; a task without criteria has only the metric. `styles`: one for each row."""
+    drawn, styles, note = with_main_rows(comparison, styles)
     with house_style():
-        made = [solved_picture(comparison, styles)] if comparison.criteria else []
-        return [*made, metric_picture(comparison, styles)]
+        made = [solved_picture(drawn, styles)] if drawn.criteria else []
+        made.append(metric_picture(drawn, styles))
+    return [replace(picture, caption=picture.caption + note) for picture in made]
+
+
+def with_main_rows(comparison: Comparison, styles: list[Style]) -> tuple[Comparison, list[Style], str]:
+    """The comparison and its styles with the rows that are drawn, and a sentence for captions if rows are missing."""
+    rows = main_rows(styles, MOST_LINES)
+    if len(rows) == len(styles):
+        return comparison, styles, ""
+    parts = [[values[row] for row in rows] for values in (comparison.results, comparison.labels, styles)]
+    note = f" Only {len(rows)} of {len(styles)} rows are drawn, of each model the first ones; the tables have all."
+    return replace(comparison, results=parts[0], labels=parts[1]), parts[2], note
 
 
 def solved_picture(comparison: Comparison, styles: list[Style]) -> Picture:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from amu_experiments.analysis.comparison import Comparison
-from amu_experiments.analysis.figures import draw_legend, legend_height
+from amu_experiments.analysis.figures import draw_legend, legend_height, with_main_rows
 from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
 from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
 from amu_experiments.analysis.styles import Style
@@ -27,7 +27,7 @@ UNIT_STYLES = (
     ("#882255", (0, (1.5, 1.5))),
     ("#999933", (0, (6, 2, 1.5, 2))),
 )
-"""Colour and dashes of each unit in traces. No model has these colours. After the last, the list starts again."""
+"""Colour and dashes of each unit in traces, which show no models. After the last, the list starts again."""
 
 
 def mechanism_pictures(
@@ -51,6 +51,7 @@ def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame
     The upper panels show the derivative of every row. The lower panels show the truncated flow of the rows that learn
     with a truncated gradient.
     """
+    comparison, styles, note = with_main_rows(comparison, styles)
     flows = [of_row(flow, comparison, row) for row in range(len(comparison.results))]
     if not any(map(len, flows)):
         return None
@@ -89,7 +90,7 @@ def flow_picture(comparison: Comparison, styles: list[Style], flow: pd.DataFrame
     missing = [label for label, own in rows if not (own["flow"] == "full").any()]
     if missing:
         caption += f" The derivative was not measured for {', '.join(missing)}."
-    return Picture(f"{comparison.name}-flow", caption, figure)
+    return Picture(f"{comparison.name}-flow", caption + note, figure)
 
 
 def _draw_flow(panel: Axes, own: pd.DataFrame, style: Style, place: float) -> None:
@@ -147,9 +148,13 @@ def _conflict_label(label: str, own: pd.DataFrame) -> str:
 
 
 def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | None:
-    """Memory and output of the trained units of the reference row on a few validation sequences."""
-    own = of_row(traces, comparison, 0)
-    if comparison.reference is None or not len(own):
+    """Memory and output of one row's trained units on a few validation sequences; None if no row has traces.
+
+    The row is the first in the order of models, so that an AMU of the paper is preferred.
+    """
+    measured = ((row, of_row(traces, comparison, row)) for row in comparison.by_model)
+    row, own = next(((row, own) for row, own in measured if len(own)), (None, None))
+    if row is None:
         return None
     sequences = own["sequence"].unique()
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
@@ -171,7 +176,7 @@ def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | Non
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(units))
     caption = (
-        f"{comparison.name}: memory neurons (above) and outputs (below) of every unit of {comparison.labels[0]}, "
+        f"{comparison.name}: memory neurons (above) and outputs (below) of every unit of {comparison.labels[row]}, "
         f"trial {own['trial'].iloc[0]}, after training, on validation sequences."
     )
     if own["unit"].nunique() > len(units):

@@ -1,13 +1,17 @@
 """The page: claims, experiments, studies and provenance in one HTML file that needs no other file."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from amu_experiments.analysis.comparison import Comparison, flat
+from amu_experiments.analysis.headings import Heading, heading
+from amu_experiments.analysis.main_result import EXPLANATION, main_picture, main_table
 from amu_experiments.analysis.picture import Drawn
 from amu_experiments.analysis.study_tables import Study
 from amu_experiments.analysis.tables import WORDS, Table
@@ -33,6 +37,18 @@ class Section:
     @property
     def name(self) -> str:
         return self.comparison.name
+
+    @cached_property
+    def heading(self) -> Heading:
+        return heading(self.comparison)
+
+    @cached_property
+    def main_picture(self) -> Drawn | None:
+        return main_picture(self.comparison, self.pictures)
+
+    @cached_property
+    def main_table(self) -> Table | None:
+        return main_table(self.comparison, self.tables)
 
     @property
     def settings(self) -> str:
@@ -73,6 +89,7 @@ def render(
         cases=[verdict.case for verdict in claims[0].verdicts] if claims else [],
         summary=summary(verdicts_table(claims)) if claims else [],
         rule=RULE,
+        explanation=EXPLANATION,
         historical=historical,
         studies=studies,
         left_out=left_out,
@@ -89,9 +106,9 @@ def render(
     )
 
 
-def data_uri(picture: Drawn) -> str:
-    """The figure as a URL that contains it."""
-    return "data:image/svg+xml," + quote(picture.svg, safe=" /:;,=@()'+.-_!*~")
+def data_uri(picture: Drawn) -> Markup:
+    """The figure as a URL that contains it, for an attribute with double quotes: it has neither " nor &."""
+    return Markup("data:image/svg+xml," + quote(picture.svg, safe=" /:;,=@()'+.-_!*~<>{}"))
 
 
 def columns(table: Table) -> list[tuple[str, str]]:

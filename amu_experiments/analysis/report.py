@@ -1,4 +1,8 @@
-"""The command amu-report: reads all finished runs, writes tables, figures, verdicts and a page that shows them."""
+"""The command amu-report: reads all finished runs, writes tables, figures and a page that shows them.
+
+In each table, the best row comes first, and every other row is tested against a reference. If runs bear on the claims
+of the AMU paper, the report has a verdict on each claim.
+"""
 
 import argparse
 import functools
@@ -16,7 +20,7 @@ import pandas as pd
 import yaml
 
 from amu_experiments.analysis.claims import judge
-from amu_experiments.analysis.comparison import Comparison, compare
+from amu_experiments.analysis.comparison import Comparison, against, compare
 from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.historical import historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures
@@ -57,13 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("results/report"), help="the report (default: %(default)s)")
     parser.add_argument("--task", help="report only the runs of this task")
+    parser.add_argument(
+        "--reference",
+        metavar="ROW",
+        help="test every row against this row: a model, such as lstm, or a label in quotes, as printed in the tables "
+        "(default: the AMU, with the settings of the paper if there are several; without an AMU, the best row)",
+    )
     parser.add_argument("--only", choices=PARTS, help="write only tables or only figures, without the page")
     options = parser.parse_args(argv)
     parts = PARTS if options.only is None else (options.only,)
     if isinstance(sys.stdout, io.TextIOWrapper):  # for characters that the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        lines = write_report(options.results_dir, options.out, options.task, parts, os.cpu_count())
+        lines = write_report(
+            options.results_dir, options.out, options.task, parts, os.cpu_count(), reference=options.reference
+        )
     except KeyboardInterrupt:
         print("amu-report: interrupted", file=sys.stderr)
         return 130
@@ -86,6 +98,7 @@ def write_report(
     task: str | None = None,
     parts: Collection[str] = PARTS,
     processes: int = 1,
+    reference: str | None = None,
 ) -> list[str]:
     """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF) and, for both, report.md and index.html.
 
@@ -93,16 +106,19 @@ def write_report(
         results_dir: the folder of runs, results/runs.
         out_dir: the folder of the report, created if missing; existing files are replaced. The output of other
             commands is read from it: mechanism/ for figures and claims, and the files of `study_tables.STUDIES`.
-        task: the name of a task; other tasks are left out, and so are the claims.
+        task: the name of a task; other tasks are left out, and so are the claims. The claims are also left
+            out if no run bears on them.
         parts: "tables", "figures" or both.
         processes: the number of processes that draw. With more than one, the program's main module is imported again,
             so it needs the guard `if __name__ == "__main__"`.
+        reference: the label or the model of the row that every other row is tested against. By default, it is
+            `Comparison.reference`. The claims do not depend on it.
 
     Returns:
         Lines to print: the tables, notes about left-out files and differences between rows, and the files written.
 
     Raises:
-        ReportError: no finished run was found, or another process ended.
+        ReportError: no finished run was found, the reference is unknown or ambiguous, or another process ended.
     """
     results_dir, out_dir = Path(results_dir), Path(out_dir)
     remove_partial([out_dir, *(out_dir / part for part in PARTS)])
@@ -125,10 +141,16 @@ def write_report(
     left_out = [*_left_out(unusable), *unfinished_lines]
     if not comparisons:
         raise ReportError("\n".join([nothing, *left_out]))
+    if reference is not None:
+        try:
+            comparisons = against(comparisons, reference)
+        except LookupError as error:
+            raise ReportError(f"--reference: {error}") from None
     notes = [_line(note) for note in notices(comparisons, made, unusable)]
     claims = judge(comparisons, mechanism) if task is None else []
+    claims = claims if any(claim.has_runs for claim in claims) else []
     verdicts = claims_tables(claims) if claims and "tables" in parts else []
-    historical = historical_table(comparisons, published) if claims and "tables" in parts else None
+    historical = historical_table(comparisons, published) if task is None and "tables" in parts else None
     alone = [*verdicts, *([historical] if historical else [])]
     work = functools.partial(
         _section,
@@ -142,6 +164,7 @@ def write_report(
         for table in section.tables:
             lines += [table.name, "", table.plain()]
         sections.append(section)
+    sections.sort(key=lambda section: section.heading.place)
     for table in [*alone, *(table for section in sections for table in section.tables)]:
         _write_table(table, out_dir / "tables")
     if verdicts:
@@ -153,7 +176,8 @@ def write_report(
     write_text(markdown_path, _markdown(sections, verdicts, historical, [*left_out, *notes]))
     known = [(result, provenance) for result, _, provenance in made if provenance is not None]
     write_text(page_path, render(sections, claims, historical, studies, known, left_out, notes))
-    return [*lines, f"Claims, tables and figures: {page_path}, and as Markdown in {markdown_path}"]
+    shown = "Claims, tables and figures" if claims else "Tables and figures"
+    return [*lines, f"{shown}: {page_path}, and as Markdown in {markdown_path}"]
 
 
 def _left_out(errors: list[UnusableError | OSError]) -> list[str]:
@@ -223,7 +247,7 @@ def _markdown(sections: list[Section], verdicts: list[Table], historical: Table 
     if historical:
         parts += ["## The LSTM of 1997\n", historical.markdown()]
     for section in sections:
-        parts += [f"## {section.name}\n", f"Task: {markdown(section.settings)}.\n"]
+        parts += [f"## {markdown(section.heading.text)}\n", f"{section.name}: {markdown(section.settings)}.\n"]
         parts += [table.markdown() for table in section.tables]
         for picture in section.pictures:
             parts.append(f"![{picture.name}](figures/{picture.name}.png)\n\n{markdown(picture.caption)}\n")

@@ -57,8 +57,21 @@ def median_time(times: np.ndarray, solved: np.ndarray) -> Estimate:
         solved: (R,) bool.
     """
     drawn = _resamples(len(times))
-    low, high = _percentile_interval(_median_times(times[drawn], solved[drawn]), len(times))
-    return Estimate(float(_median_times(times, solved)), low, high)
+    low, high = _percentile_interval(median_times(times[drawn], solved[drawn]), len(times))
+    return Estimate(float(median_times(times, solved)), low, high)
+
+
+def median_times(times: np.ndarray, solved: np.ndarray) -> np.ndarray:
+    """Kaplan-Meier medians (...,) of samples along the last axis of arrays (..., R), without intervals."""
+    # scipy's ecdf takes only one sample.
+    # At equal times, met criteria come first: a trial censored at that time was still at risk.
+    order = np.lexsort((~solved, times), axis=-1)
+    times, solved = np.take_along_axis(times, order, -1), np.take_along_axis(solved, order, -1)
+    at_risk = np.arange(times.shape[-1], 0, -1)
+    unsolved = np.cumprod(1 - solved / at_risk, axis=-1)
+    reached = unsolved <= 0.5 + 1e-9  # half of ten trials is a product of five rounded numbers
+    first = np.take_along_axis(times, reached.argmax(-1)[..., None], -1)[..., 0]
+    return np.where(reached.any(-1), first, np.inf)
 
 
 def median(values: np.ndarray) -> Estimate:
@@ -110,18 +123,6 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def _censored(times: np.ndarray, solved: np.ndarray) -> stats.CensoredData:
     return stats.CensoredData.right_censored(times, ~np.asarray(solved, dtype=bool))
-
-
-def _median_times(times: np.ndarray, solved: np.ndarray) -> np.ndarray:
-    """Kaplan-Meier medians along the last axis of arrays (..., R); scipy's ecdf takes only one sample."""
-    # At equal times, met criteria come first: a trial censored at that time was still at risk.
-    order = np.lexsort((~solved, times), axis=-1)
-    times, solved = np.take_along_axis(times, order, -1), np.take_along_axis(solved, order, -1)
-    at_risk = np.arange(times.shape[-1], 0, -1)
-    unsolved = np.cumprod(1 - solved / at_risk, axis=-1)
-    reached = unsolved <= 0.5 + 1e-9  # half of ten trials is a product of five rounded numbers
-    first = np.take_along_axis(times, reached.argmax(-1)[..., None], -1)[..., 0]
-    return np.where(reached.any(-1), first, np.inf)
 
 
 def _resamples(trials: int) -> np.ndarray:

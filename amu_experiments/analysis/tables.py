@@ -128,8 +128,8 @@ def criteria_table(comparison: Comparison) -> Table | None:
                 f"{row['solved']}/{row['trials']} {_interval(row, 'solved_share', '{:.2f}'.format)}" for row in rows
             ],
             "median sequences": [_estimate(row, "median_sequences", sequences_text) for row in rows],
-            "p (Holm)": [_p(comparison, row) for row in rows],
         }
+        | _p_column(comparison, rows)
     )
     percent = f"{CONFIDENCE:.0%}"
     caption = [
@@ -143,6 +143,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
         "A trial that did not meet it is censored after the sequences it has seen"
         + (f", a diverged one at {comparison.cap:,}." if comparison.diverged else "."),
         *ended_before(comparison),
+        _rank_note(comparison),
         _test_note(comparison, "log-rank", "criterion"),
         _protocol_note(comparison),
     ]
@@ -152,7 +153,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
 def metrics_table(comparison: Comparison) -> Table | None:
     """Medians of the metrics on test data, with tests; None if no metric has a number."""
     rows = []
-    for metric in _test_metrics(comparison):
+    for metric in comparison.test_metrics:
         values = [final_values(result, metric) for result in comparison.results]
         tests = _against_reference(
             comparison, lambda a, b, values=values: statistics.mann_whitney(values[a], values[b])
@@ -176,13 +177,14 @@ def metrics_table(comparison: Comparison) -> Table | None:
             "n": numbers["trials"].map(str),
             "diverged": numbers["diverged"].map(str),
             "median": [_estimate(row, "median", metric_text) for row in rows],
-            "p (Holm)": [_p(comparison, row) for row in rows],
         }
+        | _p_column(comparison, rows)
     )
     caption = [
         f"{comparison.name}: metrics on test data after training.",
         f"Median over n trials, [bootstrap {CONFIDENCE:.0%} percentile interval, {RESAMPLES:,} resamples].",
         "A diverged trial counts as worse than any other." if comparison.diverged else "",
+        _rank_note(comparison),
         _test_note(comparison, "Mann-Whitney", "metric"),
         _protocol_note(comparison),
     ]
@@ -253,19 +255,15 @@ def _cut_off(result: Result, criterion: str) -> int:
     return int(((result.trials["status"] == "finished") & result.trials[f"{criterion}_sequences"].isna()).sum())
 
 
-def _test_metrics(comparison: Comparison) -> list[str]:
-    """Metrics on test data that have a number for at least one trial."""
-    columns = [column for result in comparison.results for column in final_metrics(result)]
-    return [column for column in dict.fromkeys(columns) if column.startswith("test_")]
-
-
 def _against_reference(comparison: Comparison, test: Callable[[int, int], float]) -> list[tuple[float, float]]:
     """p and Holm-adjusted p of `test(reference, row)` for each row; NaN for the reference, and if there is none."""
-    count, none = len(comparison.results), (math.nan, math.nan)
-    if comparison.reference is None:
-        return [none] * count
-    p_values = [test(comparison.reference, row) for row in range(1, count)]
-    return [none, *zip(p_values, statistics.holm(p_values), strict=True)]
+    tested = [(math.nan, math.nan)] * len(comparison.results)
+    if comparison.reference is not None:
+        others = [row for row in range(len(tested)) if row != comparison.reference]
+        p_values = [test(comparison.reference, row) for row in others]
+        for row, p, adjusted in zip(others, p_values, statistics.holm(p_values), strict=True):
+            tested[row] = p, adjusted
+    return tested
 
 
 def _row_columns(comparison: Comparison, row: int) -> dict:
@@ -288,14 +286,27 @@ def _estimate_columns(name: str, estimate: Estimate) -> dict:
 # Captions -------------------------------------------------------------------------------------------------
 
 
+def _rank_note(comparison: Comparison) -> str:
+    if len(comparison.results) == 1:
+        return ""
+    by = [f"share solved and median sequences of {printable(comparison.stop)}"] if comparison.stop else []
+    by += [f"median {printable(comparison.ranked_by)}"] if comparison.ranked_by else []
+    return f"The best row comes first, by {', then by '.join(by)}." if by else ""
+
+
 def _test_note(comparison: Comparison, test: str, family: str) -> str:
     if comparison.reference is None:
-        return "No p-values: there is no AMU to compare with."
+        return f"No p-values: no row is named {printable(comparison.asked)}."
     others = len(comparison.results) - 1
     if others == 0:
-        return "No p-values: there is no other row to compare the AMU with."
+        return "No p-values: there is only one row."
     note = f"p: two-sided {test} test against {comparison.labels[comparison.reference]}"
-    return f"{note}, Holm-corrected for the {others} tests of each {family}." if others > 1 else f"{note}."
+    if others > 1:
+        note += f", Holm-corrected for the {others} tests of each {family}"
+    if comparison.reference_is_best:
+        note += ". The reference is the best row, because there is no AMU"
+        note += "; it was chosen by its results, so p is somewhat too small" if others > 1 else ""
+    return f"{note}."
 
 
 def _protocol_note(comparison: Comparison) -> str:
@@ -333,7 +344,9 @@ def _interval(row: Mapping, name: str, text: Callable[[float], str]) -> str:
     return f"[{text(low)}, {text(high)}]".replace("not reached", "n.r.")
 
 
-def _p(comparison: Comparison, row: Mapping) -> str:
-    if row["model"] == comparison.labels[0] and comparison.reference is not None:
-        return "reference"
-    return p_text(row["p_holm"])
+def _p_column(comparison: Comparison, rows: list[dict]) -> dict[str, list[str]]:
+    """The column of p-values, in which the reference is marked; no column if nothing is tested."""
+    if comparison.reference is None or len(comparison.results) == 1:
+        return {}
+    reference = comparison.labels[comparison.reference]
+    return {"p (Holm)": ["reference" if row["model"] == reference else p_text(row["p_holm"]) for row in rows]}

@@ -117,6 +117,11 @@ class Claim:
     verdicts: list[Verdict]
 
     @property
+    def has_runs(self) -> bool:
+        """Whether any finding rests on stored runs."""
+        return any(finding.says != "missing" for verdict in self.verdicts for finding in verdict.findings)
+
+    @property
     def sentence(self) -> str:
         """The verdicts in one sentence: "Holds under tframe (Adam); fails under abstract (Adam)."."""
         if len(self.verdicts) == 1:

@@ -1,0 +1,93 @@
+"""Experiments in the order and words of the paper's reproduction, for the page, report.md and the README.
+
+The order is that of `experiments` in conf/tuning.yaml. The title is the first sentence of a base.yaml in
+conf/experiment/.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from amu_experiments.analysis.comparison import Comparison, flat, leaf
+from amu_experiments.analysis.text import setting_text
+from amu_experiments.conf_files import conf_dir, description
+
+ANSWERS = ("squash", "loss")
+"""Settings of a task that depend on the training; they are in conf/answers."""
+
+
+class Experiment(NamedTuple):
+    """An experiment of the paper: its name, its title, and its task settings as one level, without `task.`."""
+
+    name: str
+    title: str
+    settings: dict[str, object]
+
+    def differences(self, comparison: Comparison) -> dict[str, object]:
+        """The settings of a comparison's task that the experiment does not have, in the comparison's order.
+
+        Older rows may lack settings, so a missing one is no difference.
+        """
+        own = flat(comparison.task).items()
+        return {key: value for key, value in own if key not in self.settings or self.settings[key] != value}
+
+
+class Heading(NamedTuple):
+    """The heading of a comparison and its place among all comparisons, as a sort key."""
+
+    text: str
+    place: tuple
+
+
+@functools.cache
+def paper_experiments() -> tuple[Experiment, ...]:
+    """The experiments in conf/tuning.yaml, in order."""
+    folder, names = conf_dir() / "experiment", _read(conf_dir() / "tuning.yaml")["experiments"]
+    files = {name: folder / name / "base.yaml" for name in names}
+    return tuple(Experiment(name, description(file), _settings(file)) for name, file in files.items())
+
+
+def heading(comparison: Comparison) -> Heading:
+    """The title of a comparison's experiment, with the settings that differ; else the comparison's name, at the end.
+
+    A comparison belongs to the experiment from which it differs least, if it differs only in sizes, which are the
+    settings named by one letter, and in settings of `ANSWERS`.
+    """
+    found = []
+    for place, experiment in enumerate(paper_experiments()):
+        differences = experiment.differences(comparison)
+        if all(len(key) == 1 or key in ANSWERS for key in differences):
+            other_answers = any(key in ANSWERS for key in differences)
+            found.append((len(differences), place, other_answers, titled(experiment.title, differences)))
+    if not found:
+        return Heading(comparison.name, (len(paper_experiments()), False))
+    _, place, other_answers, text = min(found)
+    return Heading(text, (place, other_answers))
+
+
+def titled(title: str, differences: Mapping[str, object]) -> str:
+    """A title with other settings: "Adding problem, T = 100" with T: 500 becomes "Adding problem, T = 500"."""
+    for key, value in differences.items():
+        stated = f"{leaf(key)} = {value if isinstance(value, int) else setting_text(value)}"
+        title, count = re.subn(rf"\b{re.escape(key)} = \w+", lambda _, text=stated: text, title)
+        title = title if count else f"{title}, {stated}"
+    return title
+
+
+def _settings(file: Path) -> dict[str, object]:
+    """The task settings of a yaml file, on top of those of the tasks that its defaults name."""
+    content, settings = _read(file), {}
+    for entry in content.get("defaults", []):
+        # Other entries are options that a run may choose: a model, or the answers of a training.
+        task = entry.get("override /task") if isinstance(entry, Mapping) else entry
+        if task is not None and task != "_self_":
+            settings |= _settings(conf_dir() / "task" / f"{task}.yaml")
+    return settings | flat(content.get("task", {}))
+
+
+def _read(file: Path) -> dict:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
