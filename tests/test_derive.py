@@ -1,7 +1,7 @@
 """Steps and adjoints derived from a cell's torch step: equal to autograd in double precision, or refused by name."""
 
 import itertools
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -375,8 +375,9 @@ def test_a_step_is_derived_inside_a_transform_of_torch_func():
 # The command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_derived_source_is_printed_with_the_names_of_the_equations():
-    command = [sys.executable, "-m", "amu_experiments.scans", "gru", "--units", "4"]
-    source = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_the_derived_source_is_printed_with_the_names_of_the_equations(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["amu_experiments.scans", "gru", "--units", "4"])
+    runpy.run_module("amu_experiments.scans", run_name="__main__")
+    source = capsys.readouterr().out
     assert "h = (f32(1.0) - z) * tape[2 * A + a] + z * old[a]" in source
     assert "d_z" in source
