@@ -17,7 +17,9 @@ def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")
 
 
-def pytest_sessionstart():
+def pytest_sessionstart(session):
+    if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+        return  # this process runs no test: it gives them to others
     # Now, before anything else starts it for less.
     forkserver.set_forkserver_preload([f"amu_experiments.{name}" for name in ("cli", "training", "analysis.report")])
     forkserver.ensure_running()

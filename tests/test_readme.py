@@ -211,9 +211,9 @@ def test_every_command_of_the_readme_is_a_valid_one(conf, command):
     if {"--help", "--cfg"} & set(words):
         assert main(words) == 0
         return
-    sweep = "-m" in words
+    sweep, config_dir = "-m" in words, str(conf) if "my/conf" in words else None
     words = [word for word in words if word not in ("-m", "--config-dir", "my/conf")]
-    configs = load_all(words, sweep, config_dir=str(conf))
+    configs = load_all(words, sweep, config_dir)
     assert len(configs) > 1 or not sweep
 
 

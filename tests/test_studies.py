@@ -265,8 +265,9 @@ def test_a_model_is_tuned_once_for_every_training(tmp_path, plan):
     settings = yaml.safe_load((plan / "tuning.yaml").read_text())
     settings["trainings"] = {"adam": {}, "sgd": {"start": {"training.learning_rate": [0.1]}}}
     settings["experiments"]["short"] = {"trainings": ["adam", "sgd"]}
-    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     assert list(tuning.models_of(settings, "short")) == ["amu", "rnn", "amu_sgd", "rnn_sgd"]
+    del settings["models"]["amu"]
+    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     run(tmp_path, plan, "short")
     adam, sgd = (load_all([f"experiment=short/{name}"], config_dir=plan)[0] for name in ("rnn", "rnn_sgd"))
     assert (adam["training"]["optimizer"], sgd["training"]["optimizer"]) == ("adam", "sgd")

@@ -10,7 +10,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-import aeon.datasets
 import numpy as np
 import pytest
 import yaml
@@ -587,7 +586,7 @@ def test_without_a_connection_the_shipped_sets_are_named(monkeypatch):
     def unreachable(name, *_, **__):
         raise ValueError(f"Could not download files for {name}:\n<urlopen error>")
 
-    monkeypatch.setattr(aeon.datasets, "load_classification", unreachable)
+    monkeypatch.setattr("aeon.datasets.load_classification", unreachable)
     with pytest.raises(ValueError, match="task.name=Beef could not be downloaded .*JapaneseVowels") as error:
         task(name="Beef")
     assert "\n" not in str(error.value)
@@ -604,7 +603,7 @@ def downloads(monkeypatch):
         def download(name, split, **_):
             return series[split], labels[split], {"class_values": list(named)}
 
-        monkeypatch.setattr(aeon.datasets, "load_classification", download)
+        monkeypatch.setattr("aeon.datasets.load_classification", download)
 
     return prepared
 
