@@ -807,6 +807,25 @@ def test_ctrl_c_while_modules_are_imported(door, seconds, folder):
     assert list(folder.iterdir()) == []
 
 
+def test_ctrl_c_inside_a_finaliser_is_not_lost_and_prints_nothing():
+    script = """
+import os, signal, time
+from amu_experiments.interrupts import stop_on_signals
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+with stop_on_signals():
+    try:
+        Last()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
