@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: they stop the command at any time, and training at the end of its step."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +34,18 @@ def stop_on_signals() -> Iterator[list[int]]:
         signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_END, SECONDS_TO_END)
         raise KeyboardInterrupt
 
+    def unraisable(lost, before=sys.unraisablehook):
+        # Python cannot raise it out of a finaliser or the callback of a weak reference; the next alarm raises it again.
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+
     for each in handled:
         signal.signal(each, stop)
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
         yield came
     finally:
+        sys.unraisablehook = hook
         _stop_alarm()
         for each in handled:
             signal.signal(each, signal.SIG_DFL)

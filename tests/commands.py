@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from amu_experiments import training
-from amu_experiments.cli import main
+from amu_experiments.cli import command, main
 from amu_experiments.stack import Stack
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -92,6 +92,14 @@ def _redirected(out: Path, target, *arguments) -> None:
 
 def run(*arguments: str) -> int:
     return main(arguments)
+
+
+def run_as_program(cache: str | None, *arguments: str) -> None:
+    """As the console script, which handles signals; with a cache of compiled code of its own, unless it is None."""
+    if cache is not None:
+        os.environ["AMU_CACHE_DIR"] = cache
+    sys.argv = ["amu-run", *arguments]
+    command()
 
 
 def run_with_small_files(*arguments: str) -> int:

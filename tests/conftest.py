@@ -1,22 +1,44 @@
-"""The option --long, for the tests of faults and endurance that take minutes."""
+"""The option --long, for the tests of faults and endurance that take minutes; what all tests share."""
 
+import os
 from multiprocessing import forkserver
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
-from amu_experiments import numerics
+from amu_experiments import numerics, overrides
 
-numerics.fix("portable")  # as amu-run does, before anything imports torch
+# As amu-run does, before anything imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+numerics.fix("portable")
 
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")
 
 
-def pytest_sessionstart():
+def pytest_sessionstart(session):
+    if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+        return  # this process runs no test: it gives them to others
     # Now, before anything else starts it for less.
     forkserver.set_forkserver_preload([f"amu_experiments.{name}" for name in ("cli", "training", "analysis.report")])
     forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_composer():
+    """A Composer for all commands without a folder of their own: conf/ stays the same, and is composed once.
+
+    In a job of Hydra, whose folders are those of its command, there is a new one each time.
+    """
+    new, shared = overrides.Composer, overrides.Composer()
+
+    def composer(config_dir=None):
+        return new(config_dir) if config_dir or GlobalHydra.instance().is_initialized() else shared
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overrides, "Composer", composer)
+        yield shared
 
 
 @pytest.fixture

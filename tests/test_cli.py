@@ -553,15 +553,6 @@ def test_ctrl_c(trained, capsys):
     assert [config["seed"] for config in trained] == [15, 1, 15]
 
 
-def test_where_nobody_reads_on_all_is_trained_and_kept(tmp_path):
-    least = "task.T=12 model=rnn trials=2 backend=torch training.max_sequences=40 training.evaluate_every=20"
-    script = f"{sys.executable} -c 'from amu_experiments.cli import main; main()' task=adding {least}"
-    command = f"{script} results_dir={tmp_path}/runs | true"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert done.stderr.count("Broken pipe") == 0
-    assert len(list((tmp_path / "runs").glob("adding/rnn/*/trials-0-1/trials.csv"))) == 1
-
-
 def test_without_room_for_notes_a_run_goes_on_and_a_sweep_says_so_in_a_line(trained, monkeypatch, capsys):
     def nowhere(**_):
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
@@ -814,6 +805,25 @@ def test_ctrl_c_while_modules_are_imported(door, seconds, folder):
     assert err.count("\n") == 1
     assert err.endswith("interrupted\n")
     assert list(folder.iterdir()) == []
+
+
+def test_ctrl_c_inside_a_finaliser_is_not_lost_and_prints_nothing():
+    script = """
+import os, signal, time
+from amu_experiments.interrupts import stop_on_signals
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+with stop_on_signals():
+    try:
+        Last()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from amu_experiments.options import (
     whole,
     without_added,
 )
-from amu_experiments.overrides import Composer, load
+from amu_experiments.overrides import load
 from amu_experiments.store import folder_of
 
 REFERENCE = {
@@ -278,10 +278,9 @@ BASE = ["task=two_sequence", "model=amu", "model.units=5"]
 
 
 @pytest.fixture(scope="module")
-def composer():
-    composer = Composer()
-    with composer.ready():
-        yield composer
+def composer(shared_composer):
+    with shared_composer.ready():
+        yield shared_composer
 
 
 def identity_with(composer, **settings):

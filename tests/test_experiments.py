@@ -1,5 +1,6 @@
 """Every file in conf/ composes and, with shorter sequences and smaller sets, trains two steps."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from amu_experiments import store, training
 from amu_experiments.conf_files import choices, conf_dir, experiments
 from amu_experiments.config import identity
-from amu_experiments.overrides import Composer, load
+from amu_experiments.overrides import load
 from amu_experiments.plan import prepare
 from amu_experiments.studies import tuning
 
@@ -27,11 +28,10 @@ MOST = {"T": 30, "p": 30, "q": 30, "strings": 5, "validation_size": 4, "test_siz
 
 
 @pytest.fixture(scope="module")
-def composed() -> dict[str, dict]:
+def composed(shared_composer) -> dict[str, dict]:
     """The checked configuration of every experiment, by name."""
-    composer = Composer()
-    with composer.ready():
-        return {name: composer.load([f"experiment={name}"]) for name in experiments()}
+    with shared_composer.ready():
+        return {name: shared_composer.load([f"experiment={name}"]) for name in experiments()}
 
 
 def trains(tmp_path, *overrides):
@@ -87,7 +87,9 @@ def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment
             assert config[section][name] in axis["values"]
 
 
-IDENTITIES = dict(line.split() for line in (Path(__file__).parent / "identities.txt").read_text().splitlines())
+ROOT = Path(__file__).parents[1]
+
+IDENTITIES = dict(line.split() for line in (ROOT / "tests/identities.txt").read_text().splitlines())
 """Of every experiment with results in results/paper. A run with another identity would be trained again."""
 
 
@@ -95,12 +97,18 @@ def test_experiments_keep_their_identities(composed):
     assert {name: identity(prepare(composed[name]).config) for name in IDENTITIES} == IDENTITIES
 
 
+def test_results_in_the_readme_are_those_of_the_committed_tables(composed, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    text = (ROOT / "README.md").read_text()
+    assert importlib.import_module("make_readme").rewritten(text) == text
+
+
 READING = {"memory_seen_by": "unit", "output_sees": "old", "writers": "tanh"}
 """Options of the AMU that are younger than the results in results/paper, at what it was before them."""
 
 
 def test_stored_runs_are_found_by_a_cell_with_more_options():
-    paper = Path(__file__).parents[1] / "results/paper/runs"
+    paper = ROOT / "results/paper/runs"
     readings = [f"model.{name}={value}" for name, value in READING.items()]
     run = prepare(load("experiment=two_sequence_3c/amu", *readings, f"results_dir={paper}"))
     assert store.finished_trials(run.folder).issuperset(range(30))

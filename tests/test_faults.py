@@ -28,6 +28,7 @@ from commands import (
     in_time,
     interruptible,
     run,
+    run_as_program,
     run_with_small_files,
     train,
     train_and_be_killed,
@@ -182,18 +183,17 @@ def test_the_command_is_killed_then_stopped_then_resumed_to_the_end(tmp_path, nu
     folders = [tmp_path / name for name in ("whole", "parts")]
     signals = [signal.SIGKILL, signal.SIGINT, *number([], [signal.SIGTERM, signal.SIGKILL] * 5)]
     settings = {"training.max_sequences": 200 * len(signals)}
-    for which in signals:
+    for number_of_signal, which in enumerate(signals):
         seen = {path.stat().st_mtime_ns for path in checkpoints(folders[1])}
-        command = [*AMU_RUN, *lines(folders[1], settings)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            wait_until(lambda seen=seen: {path.stat().st_mtime_ns for path in checkpoints(folders[1])} - seen)
-            with in_time():
-                process.send_signal(which)
-                out, err = process.communicate(timeout=60)
-        assert process.returncode == (-which if which == signal.SIGKILL else 130)
+        command = Command(tmp_path / f"out {number_of_signal}", run_as_program, None, *lines(folders[1], settings))
+        wait_until(lambda seen=seen: {path.stat().st_mtime_ns for path in checkpoints(folders[1])} - seen)
+        with in_time():
+            command.signal(which)
+            status = command.end()
+        assert status == (-which if which == signal.SIGKILL else 130)
         if which != signal.SIGKILL:
-            assert "sequences; run the same command to resume." in out
-            assert err == "amu-run: interrupted\n"
+            assert "sequences; run the same command to resume." in command.told
+            assert command.told.splitlines()[-1] == "amu-run: interrupted"
     here = prepare(load(*lines(tmp_path, settings))).config
     whole, parts = (here | {"results_dir": str(folder)} for folder in folders)
     training.run(whole)
@@ -216,16 +216,15 @@ def test_a_run_stops_in_the_middle_of_a_long_step(endless, tmp_path, number_of_s
 @pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_stops_while_its_cell_is_being_compiled(tmp_path, number_of_signal):
     """With an empty cache of compiled code. Compiling may end within the grace period, or else is abandoned."""
-    environment = os.environ | {"AMU_CACHE_DIR": str(tmp_path / "compiled")}
-    command = [*AMU_RUN, *lines(tmp_path / "runs", {"model": "lstm", "backend": "fused"})]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
-        assert run.stderr.readline().startswith("Compiling the lstm cell (")
-        with in_time():
-            run.send_signal(number_of_signal)
-            out, err = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert out.startswith(("Stopped in the middle of a step", "Stopped at 0 sequences"))
-    assert err.removesuffix("amu-run: interrupted\n").count("\n") <= 1  # no more than how long compiling took
+    settings = lines(tmp_path / "runs", {"model": "lstm", "backend": "fused"})
+    command = Command(tmp_path / "out", run_as_program, str(tmp_path / "compiled"), *settings)
+    wait_until(lambda: command.told.startswith("Compiling the lstm cell ("))
+    with in_time():
+        command.signal(number_of_signal)
+        assert command.end() == 130
+    told = [line for line in command.told.splitlines()[1:] if not line.startswith("Compiled the lstm cell (")]
+    assert told[0].startswith(("Stopped in the middle of a step", "Stopped at 0 sequences"))
+    assert told[-1] == "amu-run: interrupted"
 
 
 def test_a_run_whose_reader_ends_with_it_stops_and_does_not_start_again(tmp_path):
@@ -497,10 +496,10 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
 def test_a_run_without_output_trains_and_writes_its_results(whole, config, tmp_path):
     """Output to a full disk, to a closed pipe, or to a closed file; and a machine without git."""
     command = shlex.join([*AMU_RUN, *lines("{}")])
-    ends = {"> /dev/full": 1, "| true": 0, "2>&-": 0, "2>&- >&-": 0, "> /dev/null": 0}
+    ends = {"> /dev/full": 1, "| true": 0, "2>&-": 0, "2>&- >&-": 0}
     for number, (end, status) in enumerate(ends.items()):
         place = tmp_path / str(number)
-        environment = os.environ | {"PATH": "/nowhere"} if end == "> /dev/null" else None
+        environment = os.environ | {"PATH": "/nowhere"} if end == "| true" else None
         shell = ["/bin/bash", "-c", f"set -o pipefail; {command.format(place)} {end}"]
         done = subprocess.run(shell, capture_output=True, text=True, env=environment)
         assert done.returncode == status

@@ -12,7 +12,6 @@ from amu_experiments.cells.lstm97 import LSTM97
 from amu_experiments.conf_files import choices
 from amu_experiments.learning import learn, loss_and_error
 from amu_experiments.network import Network, to_torch
-from amu_experiments.overrides import Composer
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences
 
@@ -83,10 +82,9 @@ def test_compiled_learning_does_not_see_the_padding_to_the_bit(answers, batch, m
 
 
 @pytest.fixture(scope="module")
-def composer():
-    composer = Composer()
-    with composer.ready():
-        yield composer
+def composer(shared_composer):
+    with shared_composer.ready():
+        yield shared_composer
 
 
 @pytest.mark.parametrize("name", [name for name in choices("task") if name != "time_series"])

@@ -4,7 +4,6 @@ import pytest
 
 from amu_experiments import plan
 from amu_experiments.options import ConfigurationError
-from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 
 TOO_MUCH = {
@@ -27,10 +26,9 @@ TOO_MUCH = {
 
 
 @pytest.fixture(scope="module")
-def composer():
-    composer = Composer()
-    with composer.ready():
-        yield composer
+def composer(shared_composer):
+    with shared_composer.ready():
+        yield shared_composer
 
 
 @pytest.mark.parametrize("command", TOO_MUCH)

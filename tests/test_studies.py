@@ -145,9 +145,8 @@ def test_every_experiment_is_of_the_plan_or_of_1997():
 # The tuner --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def plan(tmp_path):
-    """A folder like conf/ with two models, two configurations each, two trials of 40 sequences."""
+def write_plan(folder):
+    """Make a folder like conf/ with two models, two configurations each, two trials of 40 sequences."""
     axes = [
         {"key": "training.learning_rate", "values": [0.01, 0.1], "start": [0.01]},
         {"key": "model.initial_range", "values": [1.0, 2.0], "start": [1.0]},
@@ -174,10 +173,22 @@ def plan(tmp_path):
         "task": {"T": 12, "validation_size": 4, "test_size": 4},
         "training": {"max_sequences": 40},
     }
-    folder = tmp_path / "conf"
     (folder / "experiment/short").mkdir(parents=True)
     (folder / "tuning.yaml").write_text(yaml.safe_dump(plan))
     (folder / "experiment/short/base.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(protocol)}")
+    return folder
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return write_plan(tmp_path / "conf")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A folder with the plan in conf/, which has been tuned."""
+    folder = tmp_path_factory.mktemp("tuned")
+    run(folder, write_plan(folder / "conf"))
     return folder
 
 
@@ -190,10 +201,9 @@ def run(tmp_path, plan, *arguments):
     tuning.main([*options(tmp_path, plan, tmp_path / "out"), *arguments])
 
 
-def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
-    run(tmp_path, plan, "short")
-    written = load_all(["experiment=short/amu"], config_dir=plan)[0]
-    table = pd.read_csv(tmp_path / "out/short-amu.csv")
+def test_tuning_writes_the_choice_and_all_that_was_tried(tuned):
+    written = load_all(["experiment=short/amu"], config_dir=tuned / "conf")[0]
+    table = pd.read_csv(tuned / "out/short-amu.csv")
     assert len(table) == 4
     assert table["loss"].is_monotonic_increasing  # nothing is solved in 40 sequences
     assert (written["task"]["problem"], written["task"]["T"]) == ("adding", 12)
@@ -203,18 +213,19 @@ def test_tuning_writes_the_choice_and_all_that_was_tried(tmp_path, plan):
     assert written["model"]["initial_range"] == table["model.initial_range"][0]
     assert written["training"]["max_sequences"] == 40
     assert not any("test" in column for column in table)
-    assert "# RNN. The best of 4 configurations: none met solved" in (plan / "experiment/short/rnn.yaml").read_text()
+    assert (
+        "# RNN. The best of 4 configurations: none met solved" in (tuned / "conf/experiment/short/rnn.yaml").read_text()
+    )
 
 
-def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tmp_path, plan):
-    run(tmp_path, plan)
-    results = read_results(tmp_path / "runs/tuning")
+def test_tuning_trials_are_not_seen_by_reports_and_not_trained_twice(tuned):
+    results = read_results(tuned / "runs/tuning")
     assert len(results) == 8
     assert {trial for result in results for trial in result.trials["trial"]} == {10_000, 10_001, 10_002}
-    assert read_results(tmp_path / "runs") == []
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
-    run(tmp_path, plan)
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("trials.csv")}
+    assert read_results(tuned / "runs") == []
+    times = {path: path.stat().st_mtime_ns for path in (tuned / "runs").rglob("trials.csv")}
+    run(tuned, tuned / "conf", "short")
+    assert times == {path: path.stat().st_mtime_ns for path in (tuned / "runs").rglob("trials.csv")}
 
 
 @pytest.mark.parametrize(
@@ -243,18 +254,18 @@ def test_all_get_more_while_one_is_at_the_edge_but_not_for_one_that_solves_nothi
     assert extended == {"amu": counts, "rnn": counts}
 
 
-def test_a_choice_at_the_end_of_the_values_says_so(tmp_path, plan):
-    run(tmp_path, plan)
-    text = " ".join((plan / "experiment/short/rnn.yaml").read_text().split("\n# "))
+def test_a_choice_at_the_end_of_the_values_says_so(tuned):
+    text = " ".join((tuned / "conf/experiment/short/rnn.yaml").read_text().split("\n# "))
     assert "at the end of the values of learning_rate and initial_range" in text
 
 
-def test_tuning_goes_on_from_its_tables_where_the_runs_are_gone(tmp_path, plan):
-    run(tmp_path, plan)
-    written = [*tmp_path.glob("out/*.csv"), *plan.glob("experiment/*/*.yaml")]
+def test_tuning_goes_on_from_its_tables_where_the_runs_are_gone(tuned, tmp_path):
+    for name in ("conf", "out"):
+        shutil.copytree(tuned / name, tmp_path / name)
+    written = [*tmp_path.glob("out/*.csv"), *tmp_path.glob("conf/experiment/*/*.yaml")]
+    assert len(written) == 5
     before = {path: path.read_text() for path in written}
-    shutil.rmtree(tmp_path / "runs")
-    run(tmp_path, plan, "--continue")
+    run(tmp_path, tmp_path / "conf", "--continue")
     assert not (tmp_path / "runs").exists()
     assert before == {path: path.read_text() for path in before}
 
@@ -264,8 +275,9 @@ def test_a_model_is_tuned_once_for_every_training(tmp_path, plan):
     settings = yaml.safe_load((plan / "tuning.yaml").read_text())
     settings["trainings"] = {"adam": {}, "sgd": {"start": {"training.learning_rate": [0.1]}}}
     settings["experiments"]["short"] = {"trainings": ["adam", "sgd"]}
-    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     assert list(tuning.models_of(settings, "short")) == ["amu", "rnn", "amu_sgd", "rnn_sgd"]
+    del settings["models"]["amu"]
+    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     run(tmp_path, plan, "short")
     adam, sgd = (load_all([f"experiment=short/{name}"], config_dir=plan)[0] for name in ("rnn", "rnn_sgd"))
     assert (adam["training"]["optimizer"], sgd["training"]["optimizer"]) == ("adam", "sgd")

@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tried = current(plan, pd.read_csv(record) if record.exists() else pd.DataFrame())
     if not options.go_on:
         tried = tried[~tried["experiment"].isin(names)]
-    # A process for each reading that trains; torch does not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(options.threads) as pool:
+    # A process for each reading that trains, forked from one that has done nothing: threads do not survive a fork.
+    with multiprocessing.get_context("forkserver").Pool(options.threads) as pool:
         for name in names:
             tried = screen(plan, name, tried, options, pool)
     write(plan, pd.read_csv(record), options.out)  # as rounded as the record, from which anyone can make the tables
