@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amu_experiments.network import Network, to_torch
+from amu_experiments.network import Network, squashed, to_torch
 from amu_experiments.tasks.task import Sequences, Task
 
 
@@ -161,6 +161,19 @@ def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task)
     losses = losses / 2 if task.loss == "half_squared_error" else losses / answers
     errors = _in_place(counts, (outputs - wanted).abs().amax(dim=-1)).amax(dim=-1)
     return losses, errors.detach()
+
+
+def loss_and_outputs(net: np.ndarray, sequences: Sequences, task: Task) -> tuple[float, np.ndarray]:
+    """The mean loss of one trial's sequences, and their outputs from the readout `net`, both (B, T or 1, O).
+
+    Outputs after the end of a sequence are those of the readout.
+    """
+    tensors = (torch.from_numpy(array[None]) for array in (net, sequences.targets, sequences.lengths))
+    losses, _ = loss_and_error(*tensors, task)
+    outputs = net.copy()
+    answers = np.arange(net.shape[1]) < sequences.lengths[:, None]  # with one answer, its only place
+    outputs[answers] = squashed(net[answers], task.squash)
+    return float(losses.mean()), outputs
 
 
 def _in_place(counts: Tensor, values: Tensor) -> Tensor:

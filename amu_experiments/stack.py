@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from amu_experiments import numerics
-from amu_experiments.learning import Optimizer, learn, loss_and_error
-from amu_experiments.network import build, squashed
+from amu_experiments.learning import Optimizer, learn, loss_and_outputs
+from amu_experiments.network import build
 from amu_experiments.plan import Run
 from amu_experiments.stack_files import STATUSES
 from amu_experiments.tasks import make_task
@@ -182,13 +182,9 @@ class Stack:
         measured = []
         for r in range(len(net)):
             # Remove padding to the longest sequence of another trial: the size of a sum affects its rounding.
-            one = sequences.take(np.s_[r : r + 1]).trimmed()
-            outputs = net[r : r + 1, :, : one.targets.shape[2]]
-            losses, _ = loss_and_error(*map(torch.from_numpy, (outputs, one.targets, one.lengths)), self.task)
-            one, outputs = one.take(0), outputs[0]
-            answers = np.arange(outputs.shape[1]) < one.lengths[:, None]  # with one answer, its only place
-            outputs[answers] = squashed(outputs[answers], self.task.squash)
-            measured.append({"loss": float(losses.mean())} | self.task.measure(outputs, one))
+            one = sequences.take(r).trimmed()
+            loss, outputs = loss_and_outputs(net[r, :, : one.targets.shape[1]], one, self.task)
+            measured.append({"loss": loss} | self.task.measure(outputs, one))
         return measured
 
     def _select_best(self, values: np.ndarray) -> None:

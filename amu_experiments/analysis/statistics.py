@@ -9,7 +9,7 @@ gives no estimate.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # its part stats, which takes a second to import, is imported at its first use
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
@@ -34,13 +34,13 @@ def share_solved(times: np.ndarray, solved: np.ndarray) -> tuple[np.ndarray, np.
     Returns:
         The distinct times (D,), ascending, and the share solved from each time on (D,), between 0 and 1.
     """
-    curve = stats.ecdf(_censored(times, solved)).cdf
+    curve = scipy.stats.ecdf(_censored(times, solved)).cdf
     return curve.quantiles, curve.probabilities
 
 
 def success(solved: np.ndarray) -> Estimate:
     """The share of trials that met the criterion, k/n, with its Wilson interval; `solved` is (R,) bool."""
-    result = stats.binomtest(int(np.sum(solved)), len(solved))
+    result = scipy.stats.binomtest(int(np.sum(solved)), len(solved))
     interval = result.proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(result.statistic, interval.low, interval.high)
 
@@ -87,14 +87,14 @@ def logrank(times: np.ndarray, solved: np.ndarray, other_times: np.ndarray, othe
     trials of both groups met it at the same time.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = stats.logrank(_censored(times, solved), _censored(other_times, other_solved)).pvalue
+        p = scipy.stats.logrank(_censored(times, solved), _censored(other_times, other_solved)).pvalue
     return 1.0 if np.isnan(p) else float(p)
 
 
 def faster(times: np.ndarray, solved: np.ndarray, other_times: np.ndarray, other_solved: np.ndarray) -> bool:
     """Whether the first group solves at a higher rate, by the sign of the log-rank statistic; false if undefined."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        statistic = stats.logrank(_censored(times, solved), _censored(other_times, other_solved)).statistic
+        statistic = scipy.stats.logrank(_censored(times, solved), _censored(other_times, other_solved)).statistic
     return bool(statistic > 0)
 
 
@@ -105,7 +105,7 @@ def mann_whitney(values: np.ndarray, others: np.ndarray) -> float:
     """
     if np.unique(np.concatenate([values, others])).size == 1:
         return 1.0
-    return float(stats.mannwhitneyu(values, others, alternative="two-sided").pvalue)
+    return float(scipy.stats.mannwhitneyu(values, others, alternative="two-sided").pvalue)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -121,8 +121,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _censored(times: np.ndarray, solved: np.ndarray) -> stats.CensoredData:
-    return stats.CensoredData.right_censored(times, ~np.asarray(solved, dtype=bool))
+def _censored(times: np.ndarray, solved: np.ndarray) -> "scipy.stats.CensoredData":
+    return scipy.stats.CensoredData.right_censored(times, ~np.asarray(solved, dtype=bool))
 
 
 def _resamples(trials: int) -> np.ndarray:

@@ -30,23 +30,15 @@ class Reordered(Inlined):
 
 
 def dot(module: ir.Module) -> Inlined:
-    """out[0] = the scalar product of a and b; its sum is in any order that the compiler likes, always the same one."""
+    """out[0] = the scalar product of a and b, which may be the same: they are only read.
+
+    Its sum is in any order that the compiler likes, always the same one.
+    """
     code = Reordered(module, "dot", 3, 1, inlined=False)
     (out, a, b), (size,) = code.arrays, code.sizes
     total = Variable(code, code.f32(0.0))
     for i in code.loop(size):
         total.value = total.value + a[i] * b[i]
-    out[0] = total.value
-    code.done()
-    return code
-
-
-def squared_norm(module: ir.Module) -> Inlined:
-    code = Reordered(module, "squared_norm", 2, 1, inlined=False)
-    (out, vector), (size,) = code.arrays, code.sizes
-    total = Variable(code, code.f32(0.0))
-    for i in code.loop(size):
-        total.value = total.value + vector[i] * vector[i]
     out[0] = total.value
     code.done()
     return code
@@ -71,12 +63,11 @@ def update(module: ir.Module) -> Inlined:
     return code
 
 
-def read(module: ir.Module, A: int, end: int) -> Inlined:
+def read(module: ir.Module, product: Inlined, A: int, end: int) -> Inlined:
     """The readout: net (O,) from the cell's output y (A,); it has a bias if the parameters have room for one.
 
-    Arrays p, y, net and room for a sum; sizes A, O and P.
+    product: from `dot`. Arrays p, y, net and room for a sum; sizes A, O and P.
     """
-    product = dot(module)
     code = Inlined(module, "read", 4, 3)
     (p, y, net, total), (size, outputs, P) = code.arrays, code.sizes
     last = end + outputs * A
@@ -120,7 +111,8 @@ class Learner:
         self.net, self.rec = code.take(recurrence.rows), code.take(recurrence.recs)
         self.weight_ih, self.weights = self.scan.memory()
         self.sum = code.take(1)
-        self._read = read(code.module, self.A, recurrence.place("end"))
+        self.dot = dot(code.module)
+        self._read = read(code.module, self.dot, self.A, recurrence.place("end"))
 
     def run(self, p: Numbers, at: Value) -> Value:
         """The forward scan over sequence `at` of all; its length."""
@@ -151,7 +143,7 @@ def train_driver(module: ir.Module, recurrence: Recurrence) -> None:
     """
     code, r = SequenceDriver(module, "train", TRAIN), recurrence
     a, learner = code.given, Learner(code, recurrence)
-    scan, known, squares, losses = learner.scan, namespace(code, functions), squared_norm(module), loss(module)
+    scan, known, losses = learner.scan, namespace(code, functions), loss(module)
     back, end_update = read_back(module, r.outputs, r.place("end")), update(module)
     scale, result = code.take(1), code.take(2)
     dy = code.take(a.T * r.outputs)
@@ -197,7 +189,7 @@ def train_driver(module: ir.Module, recurrence: Recurrence) -> None:
                     with code.when(a.every == 0):
                         code.fill(dy.after((length - 1) * r.outputs), r.outputs)
                 scan.scatter(g_ih, g_weights, g)
-                code.do(squares, learner.sum, g, a.P)
+                code.do(learner.dot, learner.sum, g, g, a.P)
                 norm = known["sqrt"](learner.sum[0])
                 code.floats(a.norms, trial * a.updates)[n] = norm
                 with code.when(code.where(finite(norm), healthy.value, code.integer(0)) != 0):
