@@ -74,7 +74,7 @@ def test_or_where_the_published_mean_lies_within_the_range(tmp_path):
 
 
 def test_what_is_not_run_is_shown_and_remarks_are_told(table):
-    assert table.text.iloc[3].tolist()[-5:] == ["not run", "-", "-", "-", "not run"]
+    assert table.text.iloc[3].tolist()[-6:] == ["not run", "-", "-", "-", "-", "not run"]
     assert "two_sequence: Rain spoiled the second." in table.caption
     assert table.text["params"].tolist()[:3] == ["42", "42", "40 (42 here)"]
 
@@ -91,6 +91,18 @@ def test_runs_with_other_settings_than_the_published_have_rows_of_their_own(tmp_
     table = historical_table(compare(results), published)
     assert table.text["but with"].tolist() == ["-", "model.biases=all"]
     assert table.text["solved here"].tolist() == ["1/2", "2/2"]
+
+
+def test_trials_are_counted_that_met_a_weaker_test_at_some_evaluation(tmp_path):
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1}
+    result = write(tmp_path, "lstm97", [800, None, None], training=sgd)
+    result.history["slips"] = 1
+    result.history.loc[result.history["trial"].eq(1) & result.history["sequences"].eq(300), "slips"] = 0
+    result.history.loc[result.history["trial"].eq(0) & result.history["sequences"].eq(800), "slips"] = 0
+    table = historical_table(compare([result]), [PUBLISHED[0] | {"weaker": "slips"}])
+    assert table.text["solved here"].tolist()[:2] == ["1/3", "1/3"]
+    assert table.text["solved by weaker test"].tolist()[:2] == ["2/3", "2/3"]
+    assert "Weaker test: slips was 0 at an evaluation." in table.caption
 
 
 def test_no_table_without_any_such_run(tmp_path):

@@ -227,11 +227,20 @@ ANSWERS = {
 }
 
 
+@pytest.mark.parametrize("batch", [1, 12])
+def test_compiled_learning_with_the_binary_cross_entropy_equals_torch(batch):
+    learning_equals_torch(Answers("last", "binary_cross_entropy", "logistic"), "sgd", batch)
+
+
 @pytest.mark.parametrize("answers", ANSWERS)
 @pytest.mark.parametrize("kind", ["adam", "rmsprop", "sgd"])
 @pytest.mark.parametrize("batch", [1, 3, 12, 36])
 def test_compiled_learning_equals_torch(answers, kind, batch):
-    task, trials = ANSWERS[answers], [0, 1, 2]
+    learning_equals_torch(ANSWERS[answers], kind, batch)
+
+
+def learning_equals_torch(task, kind, batch):
+    trials = [0, 1, 2]
     seen = []
     for backend in ("fused", "torch"):
         network = made_network(backend, trials)

@@ -153,6 +153,7 @@ def test_every_variant_has_its_criteria_and_stops_at_one(name, changes, names):
         ("two_sequence", {"variant": "noisy"}, "task.variant=noisy: must be one of noise_free, noisy_input"),
         ("two_sequence", {"variance": -0.2}, "task.variance=-0.2: must be a number above 0"),
         ("two_sequence", {"criteria": {"a": {}}}, "task.criteria has no section for noise_free; it has a"),
+        ("adding", {"loss": "binary_cross_entropy"}, "task.loss=binary_cross_entropy is of logistic outputs"),
         ("embedded_reber", {"loss": "hinge"}, "task.loss=hinge: must be one of cross_entropy, squared_error"),
         ("embedded_reber", {"strings": True}, "task.strings=true: must be a whole number"),
     ],
@@ -264,8 +265,8 @@ def reber_outputs(wrong=()):
 
 def test_a_position_is_right_when_the_legal_symbols_are_the_most_active():
     metrics, met = reber_outputs()
-    expected = {"wrong_positions": 0, "wrong_positions_rc": 0, "train_wrong_positions": 0, "strings_right": 1}
-    assert metrics == expected
+    counts = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "illegal_choices")
+    assert metrics == dict.fromkeys(counts, 0) | {"strings_right": 1}
     assert met == ["rc", "erc", "l97"]
 
 
@@ -281,6 +282,17 @@ def test_the_criteria_differ_in_the_strings_and_positions_that_count():
     assert met == ["rc", "erc"]
     assert metrics["train_wrong_positions"] == 1
     assert metrics["strings_right"] == 1
+
+
+def test_a_choice_is_legal_if_the_most_active_output_is_even_where_another_legal_one_is_not_active():
+    reber = task("embedded_reber")
+    data = reber.validation().take(0)
+    first_legal = legal_next(data.inputs).argmax(axis=-1)
+    metrics = reber.measure(np.eye(7)[first_legal], data)
+    assert metrics["illegal_choices"] == 0
+    assert metrics["wrong_positions"] > 0
+    metrics = reber.measure(1 - np.eye(7)[first_legal], data)
+    assert metrics["illegal_choices"] > 0
 
 
 def test_test_strings_are_measured_without_the_training_strings():

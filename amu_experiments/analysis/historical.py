@@ -46,13 +46,15 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
             "params": [f"{row['parameters_published']}" + _other_parameters(row) for row in rows],
             "criterion": numbers["criterion"],
             "published mean": numbers["published_mean"].map(sequences_text),
-            "solved here": [f"{row['solved']:.0f}/{row['trials']}" if row["trials"] else "not run" for row in rows],
+            "solved here": [_share(row, row["solved"]) if row["trials"] else "not run" for row in rows],
+            "solved by weaker test": [_share(row, row["weaker"]) for row in rows],
             "mean here": [_text(row["mean"], sequences_text) for row in rows],
             "range": [_range(row) for row in rows],
             "ratio": [_text(row["ratio"], "{:.2f}".format) for row in rows],
             "agrees": numbers["agrees"],
         }
     )
+    weaker = dict.fromkeys(entry["weaker"] for entry in published if "weaker" in entry)
     remarks = {entry["remarks"]: entry["task"]["problem"] for entry in published if "remarks" in entry}
     caption = [
         "The LSTM of 1997 (model=lstm97) with the settings of Hochreiter & Schmidhuber 1997, beside their means.",
@@ -60,6 +62,7 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
         "Mean and range: sequences until the criterion was met, over the trials that met it. Ratio: mean here divided",
         f"by the published mean. Agrees: yes if at least {SOLVED:.0%} met it and the means differ at most by a factor",
         f"of {FACTOR}; in range if at least {SOLVED:.0%} met it and the published mean lies within the range here.",
+        *(f"Weaker test: {metric} was 0 at an evaluation." for metric in weaker),
         *(f"{problem}: {remark}" for remark, problem in remarks.items()),
     ]
     return Table("lstm97-published", " ".join(caption), numbers, text)
@@ -88,11 +91,14 @@ def _rows_of(entry: dict, comparisons: list[Comparison]) -> Iterator[dict]:
                         "parameters_published": row["params"],
                         "criterion": criterion,
                         "published_mean": mean,
-                    } | _ours(result, criterion, mean)
+                    } | _ours(result, criterion, mean, entry.get("weaker"))
 
 
-def _ours(result: Result | None, criterion: str, published: float) -> dict:
-    """The columns with our numbers for a run and a criterion; without a run, "not run"."""
+def _ours(result: Result | None, criterion: str, published: float, weaker: str | None) -> dict:
+    """The columns with our numbers for a run and a criterion; without a run, "not run".
+
+    weaker: a metric that was 0 at an evaluation in trials that met a weaker criterion, or None.
+    """
     if result is None or criterion not in criteria(result):
         return {"trials": 0, "agrees": "not run"}
     times, solved = times_to(result, criterion, budget(result))
@@ -105,6 +111,7 @@ def _ours(result: Result | None, criterion: str, published: float) -> dict:
         "parameters": int(result.trials["parameters"].iloc[0]),
         "trials": count,
         "solved": len(times),
+        "weaker": _met_weaker(result, weaker),
         "solved_share_low": share.low,
         "solved_share_high": share.high,
         "mean": times.mean() if len(times) else np.nan,
@@ -113,6 +120,14 @@ def _ours(result: Result | None, criterion: str, published: float) -> dict:
         "ratio": ratio,
         "agrees": "no" if not agrees else "yes" if near else "in range",
     }
+
+
+def _met_weaker(result: Result, metric: str | None) -> float:
+    """The number of trials in which a metric was 0 at an evaluation; nan if it was not measured."""
+    if metric not in result.history:
+        return np.nan
+    lowest = result.history.groupby("trial")[metric].min()
+    return int((lowest[lowest.index.isin(result.trials["trial"])] == 0).sum())
 
 
 def _problem(entry: Mapping) -> str:
@@ -124,6 +139,10 @@ def _other_parameters(row: Mapping) -> str:
     """Our number of parameters, if it differs from the published number."""
     ours = row["parameters"]
     return "" if np.isnan(ours) or ours == row["parameters_published"] else f" ({ours:.0f} here)"
+
+
+def _share(row: Mapping, solved: float) -> str:
+    return "-" if np.isnan(solved) else f"{solved:.0f}/{row['trials']}"
 
 
 def _text(value: float, form: Callable[[float], str]) -> str:

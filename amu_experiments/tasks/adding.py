@@ -47,7 +47,7 @@ class Adding(Task):
         tolerance: Positive,
         window: Count,
         squash: Literal["linear", "logistic"],
-        loss: Literal["squared_error", "half_squared_error"],
+        loss: Literal["squared_error", "half_squared_error", "binary_cross_entropy"],
         validation_size: Count,
         test_size: Count,
         criteria: Mapping,
@@ -67,6 +67,8 @@ class Adding(Task):
         self.loss = loss
         if self.form == "modern" and self.squash == "logistic":
             raise ValueError("task.squash=logistic cannot reach the targets of task.form=modern; use linear")
+        if self.loss == "binary_cross_entropy" and self.squash == "linear":
+            raise ValueError("task.loss=binary_cross_entropy is of logistic outputs; use task.squash=logistic")
         self.validation_size = validation_size
         self.test_size = test_size
         section = self.criteria_of({"form": form, "criteria": criteria})

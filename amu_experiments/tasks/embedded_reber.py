@@ -55,13 +55,15 @@ class EmbeddedReber(Task):
         wrong_positions        wrong positions in all test strings
         wrong_positions_rc     the same without the last two positions of each string
         train_wrong_positions  wrong positions in all training strings; nan if the data have none
+        illegal_choices        positions of all strings, of both kinds, whose most active output is an illegal symbol;
+                               a weaker demand, since a second legal symbol need not be active
         strings_right          share of test strings with every position right
     """
 
     input_size = len(SYMBOLS)
     output_size = len(SYMBOLS)
     answer = "every"
-    metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "strings_right")
+    metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "illegal_choices", "strings_right")
 
     def __init__(
         self,
@@ -105,12 +107,15 @@ class EmbeddedReber(Task):
         steps = np.arange(outputs.shape[1])
         lengths = sequences.lengths[:, None]
         wrong = steps < lengths
-        wrong[wrong] = ~_legal_most_active(outputs[wrong], legal_next(sequences.inputs)[wrong])
+        given, legal = outputs[wrong], legal_next(sequences.inputs)[wrong]
+        chosen_legal = np.take_along_axis(legal, given.argmax(axis=-1)[:, None], axis=-1)
+        wrong[wrong] = ~_legal_most_active(given, legal)
         test, training = wrong[: self.strings], wrong[self.strings :]
         return {
             "wrong_positions": int(test.sum()),
             "wrong_positions_rc": int((test & (steps < lengths[: self.strings] - 2)).sum()),
             "train_wrong_positions": int(training.sum()) if len(training) else float("nan"),
+            "illegal_choices": int((~chosen_legal).sum()),
             "strings_right": float(np.mean(~test.any(axis=1))),
         }
 

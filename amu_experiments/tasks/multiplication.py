@@ -39,7 +39,7 @@ class Multiplication(Adding):
         tolerance: Positive,
         window: Count,
         squash: Literal["linear", "logistic"],
-        loss: Literal["squared_error", "half_squared_error"],
+        loss: Literal["squared_error", "half_squared_error", "binary_cross_entropy"],
         validation_size: Count,
         test_size: Count,
         criteria: Mapping,
