@@ -20,6 +20,10 @@ def heading_of(tmp_path, **task):
         ({"N": 1}, "Two-sequence problem 3a (noise-free), T = 100, N = 1"),
         ({"variant": "noisy_input"}, "Two-sequence problem 3b (noisy inputs), T = 100"),
         ({"loss": "half_squared_error"}, "Two-sequence problem 3a (noise-free), T = 100, loss = half_squared_error"),
+        (
+            {"loss": "half_squared_error", "squash": "logistic", "T": 500},
+            "Two-sequence problem 3a (noise-free), T = 500, loss and output of training=sgd",
+        ),
     ],
 )
 def test_a_comparison_has_the_title_of_its_experiment_with_what_differs(tmp_path, task, text):

@@ -16,9 +16,6 @@ from amu_experiments.analysis.comparison import Comparison, flat, leaf
 from amu_experiments.analysis.text import setting_text
 from amu_experiments.conf_files import conf_dir, description
 
-ANSWERS = ("squash", "loss")
-"""Settings of a task that depend on the training; they are in conf/answers."""
-
 
 class Experiment(NamedTuple):
     """An experiment of the paper: its name, its title, and its task settings as one level, without `task.`."""
@@ -55,14 +52,20 @@ def heading(comparison: Comparison) -> Heading:
     """The title of a comparison's experiment, with the settings that differ; else the comparison's name, at the end.
 
     A comparison belongs to the experiment from which it differs least, if it differs only in sizes, which are the
-    settings named by one letter, and in settings of `ANSWERS`.
+    settings named by one letter, and in answers: settings that depend on the training and are in conf/answers.
     """
-    found = []
+    found, own = [], flat(comparison.task)
     for place, experiment in enumerate(paper_experiments()):
         differences = experiment.differences(comparison)
-        if all(len(key) == 1 or key in ANSWERS for key in differences):
-            other_answers = any(key in ANSWERS for key in differences)
-            found.append((len(differences), place, other_answers, titled(experiment.title, differences)))
+        of_training = _answers(str(experiment.settings["problem"]))
+        answers = {key for settings in of_training.values() for key in settings} & differences.keys()
+        sizes = {key: value for key, value in differences.items() if key not in answers}
+        if all(len(key) == 1 for key in sizes):
+            text = titled(experiment.title, sizes)
+            if answers:
+                names = [name for name, settings in of_training.items() if settings.items() <= own.items()]
+                text = f"{text}, loss and output of training={names[0]}" if names else titled(text, differences)
+            found.append((len(differences), place, bool(answers), text))
     if not found:
         return Heading(comparison.name, (len(paper_experiments()), False))
     _, place, other_answers, text = min(found)
@@ -76,6 +79,13 @@ def titled(title: str, differences: Mapping[str, object]) -> str:
         title, count = re.subn(rf"\b{re.escape(key)} = \w+", lambda _, text=stated: text, title)
         title = title if count else f"{title}, {stated}"
     return title
+
+
+@functools.cache
+def _answers(problem: str) -> dict[str, dict[str, object]]:
+    """The answers of a problem by training, from conf/answers: loss and output."""
+    files = sorted((conf_dir() / "answers" / problem).glob("*.yaml"))
+    return {file.stem: flat(_read(file)) for file in files}
 
 
 def _settings(file: Path) -> dict[str, object]:
