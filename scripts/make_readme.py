@@ -5,6 +5,7 @@
 The function NAME writes the part between the lines <!-- NAME --> and <!-- end of NAME -->.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -20,7 +21,7 @@ from amu_experiments.conf_files import conf_dir
 from amu_experiments.config import identity
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
-from amu_experiments.studies.tuning import tuning_plan
+from amu_experiments.studies.tuning import models_of, tuning_plan
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
@@ -60,7 +61,7 @@ def experiments() -> str:
     """A row for each experiment: the trials solved and the median or, if no model solved any, the accuracy."""
     rows = []
     for problem, experiment, overrides in settings():
-        configs = [config_of(f"{experiment}/{model}", *overrides) for model in common_models()]
+        configs = [config_of(f"{experiment}/{model}", *overrides) for model in files_of(experiment)]
         found = [solved_row(config) for config in configs if config["training"]["stop"]]
         if any(row["solved"] for row in found):
             values = [shown(row) for row in found]
@@ -140,6 +141,34 @@ def model_names() -> dict[str, str]:
 def common_models() -> list[str]:
     """The models that every experiment has."""
     return plan()["everywhere"]
+
+
+@cache
+def files_of(experiment: str) -> list[str]:
+    """The file of each common model in conf/experiment/<experiment>.
+
+    An experiment with several readings of the unit has a model of the same settings under another name.
+    Raises LookupError if it has none.
+    """
+    settings, found = {}, []
+    for name, model in models_of(plan(), experiment).items():
+        if "training" not in model:
+            settings[name] = model_section(experiment, model)
+    for name in common_models():
+        wanted = model_section(experiment, plan()["models"][name])
+        same = [other for other, section in settings.items() if section == wanted]
+        if not same:
+            raise LookupError(f"{experiment}: no model with the settings of {name}")
+        found.append(name if name in same else same[0])
+    return found
+
+
+def model_section(experiment: str, model: dict) -> dict:
+    """The section `model` of an experiment's configuration for a model of the plan, before anything is tuned."""
+    settings = {"experiment": f"{experiment}/base", "model": model["model"]} | model["settings"]
+    composer = shared_composer()
+    with composer.ready():
+        return composer.load([f"{key}={json.dumps(value)}" for key, value in settings.items()])["model"]
 
 
 def config_of(experiment: str, *overrides: str) -> dict:
