@@ -11,9 +11,9 @@ ORDER = (
     *("config", "conf_files", "numerics"),
     *("scans", "cells", "tasks"),
     *("overrides", "network", "learning"),
-    *("files", "stack_files", "store", "leases"),
-    *("plan", "stack", "training"),
-    *("analysis", "studies", "cli"),
+    *("files", "stack_files", "store", "leases", "selection"),
+    *("plan", "stack", "training", "trained"),
+    *("analysis", "studies", "library", "cli"),
 )
 """From the bottom to the top."""
 
