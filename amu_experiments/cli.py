@@ -1,4 +1,4 @@
-"""The commands amu-run and amu-report. Help and errors come at once; Hydra runs a job, or the jobs of a sweep.
+"""The commands amu-run, amu-report and amu-export. Help and errors come at once; Hydra runs a job or a sweep.
 
 Signals are handled before anything but the standard library is imported. Torch is imported when a job starts, or when
 an option of a cell or a task is checked.
@@ -73,6 +73,17 @@ def report() -> None:
         return main()
 
     _run_as_program("amu-report", main)
+
+
+def export() -> None:
+    """The console script amu-export. The same signals stop it."""
+
+    def main() -> int:
+        from amu_experiments.exports.command import main
+
+        return main()
+
+    _run_as_program("amu-export", main)
 
 
 def _run_as_program(name: str, main: Callable[[], int]) -> None:
