@@ -64,22 +64,30 @@ def select(results: list[Result], where: Iterable[str]) -> list[Result]:
     A key is one of the configuration, such as training.learning_rate, or task, model or identity. Raises
     ConfigurationError for a text that is not a condition, and for a key that no result has.
     """
+    return [results[place] for place in matching(list(map(settings_of, results)), where)]
+
+
+def matching(settings: list[dict[str, Any]], where: Iterable[str]) -> list[int]:
+    """As `select`, for settings from `named_settings`: the places of those for which every condition holds."""
     conditions = [read_condition(text) for text in where]
-    settings = [settings_of(result) for result in results]
     known = {key for own in settings for key in own}
     for condition in conditions:
-        if results and condition.key not in known:
+        if settings and condition.key not in known:
             by_leaf = {key.rpartition(".")[2]: key for key in sorted(known, reverse=True)}
             near = by_leaf.get(nearest(condition.key.rpartition(".")[2], by_leaf))
             raise ConfigurationError(f"{format_value(condition.key)}: no run has this key{did_you_mean(near)}")
-    pairs = zip(results, settings, strict=True)
-    return [result for result, own in pairs if all(condition.holds(own) for condition in conditions)]
+    return [place for place, own in enumerate(settings) if all(condition.holds(own) for condition in conditions)]
 
 
 def settings_of(result: Result) -> dict[str, Any]:
-    """The names of a result's folders, task, model and identity, and its configuration as one level."""
-    config = {part: result.config[part] for part in ("task", "model", "training")}
-    return {"task": result.task, "model": result.model, "identity": result.identity} | flat(config)
+    """The settings of a result, as `named_settings`."""
+    return named_settings(result.task, result.model, result.identity, result.config)
+
+
+def named_settings(task: str, model: str, identity: str, config: Mapping) -> dict[str, Any]:
+    """The names of a run's folders, task, model and identity, and its configuration as one level."""
+    own = {part: config[part] for part in ("task", "model", "training")}
+    return {"task": task, "model": model, "identity": identity} | flat(own)
 
 
 def flat(settings: Mapping, prefix: str = "") -> dict[str, Any]:

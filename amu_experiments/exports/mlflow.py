@@ -20,6 +20,9 @@ from amu_experiments.library import Results
 LONGEST = 6000
 """Longest value of a setting in characters, MLflow's limit."""
 
+CACHE = 200_000
+"""KiB of RAM for SQLite's pages: the rows of one trial lie all over the index of metrics."""
+
 STATUSES = {"finished": "FINISHED", "solved": "FINISHED", "diverged": "FAILED"}
 
 COLUMNS = {
@@ -45,7 +48,7 @@ def write_mlflow(results: Results, out: Path) -> list[str]:
         experiments[task] = found.experiment_id if found else client.create_experiment(task, artifacts)
     trials, count = 0, 0
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("PRAGMA foreign_keys = ON")
+        database.execute(f"PRAGMA cache_size = -{CACHE}")
         for trial in trials_in(results):
             run = run_id(trial)
             for table in reversed(COLUMNS):

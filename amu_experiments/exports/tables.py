@@ -47,5 +47,5 @@ def _write(results: Results, out: Path, suffix: str, convert) -> list[str]:
 
 def _of_one_type(table: pd.DataFrame) -> pd.DataFrame:
     """The table with text in each column of mixed types; missing values stay missing."""
-    mixed = table.select_dtypes(object)
-    return table.assign(**{name: mixed[name].map(str, na_action="ignore").astype("str") for name in mixed})
+    mixed = [name for name in table if table[name].dtype == object]
+    return table.assign(**{name: table[name].map(str, na_action="ignore").astype("str") for name in mixed})

@@ -4,6 +4,7 @@ Events are written here, in the record format of TFRecord files, with checksums 
 own writer computes each checksum byte by byte in Python, which takes minutes for thousands of trials.
 """
 
+import itertools
 import math
 import struct
 from pathlib import Path
@@ -19,6 +20,9 @@ from amu_experiments.library import Results
 FILE = "events.out.tfevents.0.amu"
 """The name of a run's file; a second export replaces it."""
 
+AT_ONCE = 200
+"""Trials whose checksums are computed together."""
+
 POLYNOMIAL = 0x82F63B78
 """CRC-32C (Castagnoli), bits reversed."""
 
@@ -26,15 +30,18 @@ POLYNOMIAL = 0x82F63B78
 def write_tensorboard(results: Results, out: Path) -> list[str]:
     """Write tensorboard/TASK/MODEL/IDENTITY/trial-NUMBER/, each with a file of events; returns how to open them."""
     folder, trials, count = out / "tensorboard", 0, 0
-    tags = set()
+    tags: set[str] = set()
+    pending: dict[Path, list[Event]] = {}
     for trial in trials_in(results):
-        events = _events(trial)
-        write_events(folder / trial.name, events)
+        pending[folder / trial.name] = _events(trial)
         tags |= trial.final.keys()
         trials, count = trials + 1, count + len(trial.curves)
+        if len(pending) == AT_ONCE:
+            write_events(pending)
+            pending.clear()
     metrics = [hparams.Metric(tag) for tag in sorted(tags)]
     config = hparams.hparams_config_pb(hparams=[], metrics=metrics, time_created_secs=0)
-    write_events(folder, [Event(wall_time=0, summary=config)])
+    write_events(pending | {folder: [Event(wall_time=0, summary=config)]})
     return [f"{folder}: {trials:,} trials, {count:,} evaluations", f"Open with tensorboard --logdir {folder}"]
 
 
@@ -58,15 +65,20 @@ def _events(trial: Trial) -> list[Event]:
 # TFRecord ---------------------------------------------------------------------------------------------------------
 
 
-def write_events(folder: Path, events: list[Event]) -> None:
-    """Write a file of events. A record is its length, the length's checksum, the data, the data's checksum."""
-    folder.mkdir(parents=True, exist_ok=True)
-    first = Event(wall_time=events[0].wall_time, file_version="brain.Event:2")
-    records = [event.SerializeToString() for event in [first, *events]]
+def write_events(events: dict[Path, list[Event]]) -> None:
+    """Write a file of events into each folder. A record is length, its checksum, data, their checksum."""
+    records, counts = [], []
+    for own in events.values():
+        first = Event(wall_time=own[0].wall_time, file_version="brain.Event:2")
+        records += [event.SerializeToString() for event in (first, *own)]
+        counts.append(1 + len(own))
     heads = [struct.pack("<Q", len(record)) for record in records]
-    checked = zip(heads, masked_checksums(heads), records, masked_checksums(records), strict=True)
-    data = [part for head, of_head, record, of_record in checked for part in (head, of_head, record, of_record)]
-    (folder / FILE).write_bytes(b"".join(data))
+    parts = list(zip(heads, masked_checksums(heads), records, masked_checksums(records), strict=True))
+    end = 0
+    for folder, count in zip(events, counts, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_bytes(b"".join(itertools.chain(*parts[end : end + count])))
+        end += count
 
 
 def masked_checksums(records: list[bytes]) -> list[bytes]:
