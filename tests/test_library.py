@@ -61,6 +61,24 @@ def test_the_program_of_the_readme(folder):
     assert (folder / "adding.png").exists()
 
 
+def test_optuna_tunes_and_a_study_started_again_trains_nothing_twice():
+    code = re.search(r"^```python\n(import optuna\n.*?)^```$", README, re.M | re.S)[1]
+    small = code.replace("20_000", "60").replace("1000}", "20}").replace("n_trials=20", "n_trials=3")
+    studies = []
+    for _ in range(2):
+        names = {}
+        exec(small, names)
+        studies.append(names["study"])
+        stored = load_results()
+    values = [[trial.value for trial in study.trials] for study in studies]
+    assert values[0] == values[1]
+    rates = [trial.params["training.learning_rate"] for trial in studies[0].trials]
+    assert sorted(result.config["training"]["learning_rate"] for result in stored) == sorted(rates)
+    medians = stored.trials.groupby("training.learning_rate")["loss"].median()
+    assert studies[0].best_value == medians.min()
+    assert set(stored.trials["trial"]) == set(range(1000, 1005))
+
+
 def test_the_same_run_as_the_command(folder):
     """The same rows, weights and identity; provenance states the command."""
     small = [f"{key}={'null' if value is None else value}" for key, value in SMALL.items()]
