@@ -45,6 +45,16 @@ class Network(nn.Module):
     def _readout(self) -> list[nn.Parameter]:
         return [p for p in (self.readout_weight, self.readout_bias) if p is not None]
 
+    def parameter_names(self) -> dict[str, str]:
+        """The name of each parameter of this module, in the order of `flat`, with its name in a network of one trial.
+
+        They are the same, unless the cell is a torch module: cell.stacked.0 is that module's cell.weight_ih.
+        """
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        own = [names[id(parameter)] for parameter in self._ordered()]
+        shown = [f"cell.{name}" for name in self.cell.names()] if isinstance(self.cell, ModuleCell) else []
+        return dict(zip(own, shown + own[len(shown) :], strict=True))
+
     def load_flat(self, flat: Tensor) -> None:
         """Use this tensor (R, P) as the parameters; R may differ from the present number of trials."""
         self.flat = flat

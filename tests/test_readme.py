@@ -42,10 +42,13 @@ def conf(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """A folder with the files that the wheel installs, without the checkout."""
+    """A folder with the files that the wheel installs, made from the sdist, without the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
+    pack = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(folder)]
+    subprocess.run(pack, cwd=README.parent, check=True, capture_output=True)
+    (source,) = folder.glob("*.tar.gz")
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([*build, str(README.parent)], check=True, capture_output=True)
+    subprocess.run([*build, str(source)], check=True, capture_output=True)
     (file,) = folder.glob("*.whl")
     zipfile.ZipFile(file).extractall(folder / "site")
     return folder / "site"

@@ -9,7 +9,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from amu_experiments.analysis.comparison import Comparison, flat
+from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.analysis.headings import Heading, heading
 from amu_experiments.analysis.main_result import EXPLANATION, main_picture, main_table
 from amu_experiments.analysis.picture import Drawn
@@ -17,6 +17,7 @@ from amu_experiments.analysis.study_tables import Study
 from amu_experiments.analysis.tables import WORDS, Table
 from amu_experiments.analysis.text import LONGEST_CELL, printable
 from amu_experiments.analysis.verdicts import RULE, Claim, summary, verdicts_table
+from amu_experiments.selection import flat
 from amu_experiments.store import Result
 
 SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013"}

@@ -82,6 +82,10 @@ class ModuleCell(nn.Module):
     def ordered_parameters(self) -> list[nn.Parameter]:
         return list(self.stacked)
 
+    def names(self) -> list[str]:
+        """The module's own names of the parameters, in the order of `ordered_parameters`."""
+        return [name for name, _ in self._module[0].named_parameters()]
+
     def readout_range(self) -> float:
         return 1 / np.sqrt(self.hidden_size)
 
