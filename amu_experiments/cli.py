@@ -41,6 +41,7 @@ Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMEN
   amu-run -m task=adding model=amu,lstm,gru,rnn    a sweep: every combination, one after another
   amu-run task=adding model=lstm --cfg job         show every key of a run with its value, train nothing
   amu-report                                       compare all trained runs
+  amu-sample task=embedded_reber model=lstm        let a trained network go on by itself
 
 {groups}
 
@@ -73,6 +74,17 @@ def report() -> None:
         return main()
 
     _run_as_program("amu-report", main)
+
+
+def sample() -> None:
+    """The console script amu-sample. The same signals stop it."""
+
+    def main() -> int:
+        from amu_experiments.sampling import main
+
+        return main()
+
+    _run_as_program("amu-sample", main)
 
 
 def _run_as_program(name: str, main: Callable[[], int]) -> None:

@@ -13,7 +13,7 @@ ORDER = (
     *("overrides", "network", "learning"),
     *("files", "stack_files", "store", "leases"),
     *("plan", "stack", "training"),
-    *("analysis", "studies", "cli"),
+    *("analysis", "studies", "sampling", "cli"),
 )
 """From the bottom to the top."""
 

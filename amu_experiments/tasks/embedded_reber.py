@@ -80,6 +80,7 @@ class EmbeddedReber(Task):
     answer = "every"
     metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "strings_right")
     given_steps = 2
+    media = ("txt",)
 
     def __init__(
         self,
@@ -158,8 +159,18 @@ class EmbeddedReber(Task):
 
     def measure_generated(self, network, sequences, trials):
         rng = [random_generator(trial, "samples") for trial in trials]
-        generated = self.generate(network, rng, self.samples, LONGEST - 1)
-        return [measure_strings(["B" + text for text in decode(each)]) for each in generated]
+        start = self.start(rng[0], self.samples)
+        generated = self.generate(network, rng, self.samples, self.longest_generated(), None)
+        return [measure_strings(self.texts(start, each)) for each in generated]
+
+    def longest_generated(self):
+        return LONGEST - 1
+
+    def texts(self, prime, generated):
+        return decode(np.concatenate([prime, generated], axis=1))
+
+    def first_wrong(self, text):
+        return first_wrong(text)
 
 
 def decode(symbols: np.ndarray) -> list[str]:

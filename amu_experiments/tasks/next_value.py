@@ -34,6 +34,7 @@ class NextValue(Task):
     output_size = 1
     answer = "every"
     feedback = "value"
+    media: tuple[str, ...] = ("png",)
     metrics = ("rmse", "nrmse")
     generated_metrics = ("free_nrmse", "last_nrmse", "steps_followed")
     first_measured = 0

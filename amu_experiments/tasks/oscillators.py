@@ -30,6 +30,8 @@ class Oscillators(NextValue):
     root of the mean of f^2: 0.26 for two sines.
     """
 
+    media = ("png", "wav")
+
     def __init__(
         self,
         trials,

@@ -155,6 +155,8 @@ class Task:
     ("symbol"), or inputs that do not depend on its outputs ("none"). None: the task has nothing to continue."""
     given_steps: int = 1
     """Steps of a true sequence that a network reads before it goes on by itself."""
+    media: tuple[str, ...] = ()
+    """Files that show what a network says by itself: "txt", "png", "wav"."""
     generated_metrics: tuple[str, ...] = ()
     """Names of the metrics of `measure_generated`, which belong to the test."""
     threads: int = 1
@@ -234,6 +236,18 @@ class Task:
         shape = (count, before + length)
         draws = np.stack([each.random(shape, np.float32) for each in rng]) if self.feedback == "symbol" else None
         return network.free_run(prime, before + length, self.squash, self.feedback, draws, temperature)[:, :, before:]
+
+    def longest_generated(self) -> int:
+        """The number of steps that are generated unless a number is given."""
+        return (self.steps or 1) - self.given_steps + 1
+
+    def texts(self, prime: np.ndarray, generated: np.ndarray) -> list[str]:
+        """Symbols read (count, G, I) and generated (count, length, O) as texts, for a task with the medium "txt"."""
+        raise TypeError(f"{type(self).__name__} must define texts()")
+
+    def first_wrong(self, text: str) -> int | None:
+        """The place of the first wrong symbol of a text; None if there is none."""
+        return None
 
     def continuation(self, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
         """The first `given_steps` inputs of sequences, and the true answers from the last of these inputs on."""

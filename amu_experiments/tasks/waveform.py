@@ -41,6 +41,7 @@ class Waveform(Task):
     answer = "every"
     feedback = "none"
     metrics = ("nmse", "mse")
+    media = ("png", "wav")
     generated_metrics = ("continued_nmse",)
     training_size, validation_size, test_size = 2, 1, 1
 
