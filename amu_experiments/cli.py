@@ -43,6 +43,7 @@ Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMEN
   amu-run --list task=adding                       list stored runs; --remove removes them, after a question
   amu-report                                       compare all trained runs
   amu-export csv                                   the stored runs as tables; or parquet, tensorboard, mlflow
+  amu-sample task=embedded_reber model=lstm        let a trained network go on by itself
 
 {groups}
 
@@ -86,6 +87,17 @@ def export() -> None:
         return main()
 
     _run_as_program("amu-export", main)
+
+
+def sample() -> None:
+    """The console script amu-sample. The same signals stop it."""
+
+    def main() -> int:
+        from amu_experiments.sampling import main
+
+        return main()
+
+    _run_as_program("amu-sample", main)
 
 
 def _run_as_program(name: str, main: Callable[[], int]) -> None:

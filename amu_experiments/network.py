@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -114,6 +115,61 @@ class Network(nn.Module):
                 inputs, lengths, _ = to_torch(sequences.take(part), self.flat.device)
                 outputs[part] = self(inputs, lengths, every).cpu().numpy()
         return outputs
+
+    def free_run(
+        self,
+        given: np.ndarray,
+        steps: int,
+        squash: str,
+        feedback: Literal["none", "value", "symbol"],
+        draws: np.ndarray | None = None,
+        temperature: float = 1.0,
+    ) -> np.ndarray:
+        """The answers (R, B, steps, O) of networks that read the inputs given, then their own answers.
+
+        given: (R, B, G, I) float32, G of 1 or more. An input after them is the last one given, whose first O numbers
+        are the answer before it: the squashed outputs ("value"), or one symbol drawn from their softmax ("symbol").
+        With "none" the last input given stays. draws: (R, B, steps) float32 from 0 to below 1, a number for each symbol
+        to draw. temperature: the readout is divided by it before the softmax.
+        """
+        R, B, _, _ = given.shape
+        if feedback == "symbol" and squash != "softmax":
+            raise ValueError(f"symbols are drawn from a softmax, not from {squash} outputs")
+        draws = np.zeros((R, B, steps), np.float32) if draws is None else np.ascontiguousarray(draws, np.float32)
+        given = np.ascontiguousarray(given, np.float32)
+        scans = self.cell.fused_scans("free run", 1) if self.flat.device.type == "cpu" else None
+        if scans is None:
+            return self._free_run_in_torch(given, steps, squash, feedback, draws, temperature)
+        from amu_experiments.scans.free_run import FEEDBACKS
+        from amu_experiments.scans.updates import SQUASHES
+
+        answers = np.empty((R, B, steps, self.readout_weight.shape[1]), np.float32)
+        heat = np.array([temperature], np.float32)
+        scans.free_run(self.flat.numpy(), given, SQUASHES[squash], FEEDBACKS[feedback], heat, draws, answers)
+        return answers
+
+    @torch.no_grad()
+    def _free_run_in_torch(self, given, steps, squash, feedback, draws, temperature):
+        (R, B, G, _), device = given.shape, self.flat.device
+        given_RGBI, draws_RBT = (torch.tensor(a, device=device) for a in (given.swapaxes(1, 2), draws))
+        ones_RB = torch.ones(R, B, dtype=torch.long, device=device)
+        state, answers = None, []
+        for t in range(steps):
+            x_RBI = given_RGBI[:, min(t, G - 1)]
+            if t >= G and feedback != "none":
+                x_RBI = torch.cat([answers[-1], x_RBI[..., answers[-1].shape[-1] :]], dim=-1)
+            y_R1BA, state = self.cell(x_RBI.unsqueeze(1), state, ones_RB)
+            net_RBO = torch.bmm(y_R1BA[:, 0], self.readout_weight.transpose(1, 2))
+            net_RBO = net_RBO if self.readout_bias is None else net_RBO + self.readout_bias.unsqueeze(1)
+            if squash == "logistic":
+                net_RBO = net_RBO.sigmoid()
+            elif squash == "softmax":
+                net_RBO = (net_RBO / temperature).softmax(dim=-1)
+            if feedback == "symbol":
+                below_RBO = net_RBO.cumsum(dim=-1)[..., :-1] <= draws_RBT[..., t, None]
+                net_RBO = torch.nn.functional.one_hot(below_RBO.sum(dim=-1), net_RBO.shape[-1]).to(net_RBO)
+            answers.append(net_RBO)
+        return torch.stack(answers, 2).cpu().numpy()
 
     @property
     def backend(self) -> str:

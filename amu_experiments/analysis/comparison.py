@@ -30,7 +30,7 @@ PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every"
 TUNED = ("training.learning_rate", "training.clip_norm", "model.initial_range", "model.forget_bias")
 """Settings that tuning changes; a label states them only if rows would have the same label without them."""
 
-HIGHER_IS_BETTER = ("accuracy", "right", "correct")
+HIGHER_IS_BETTER = ("accuracy", "right", "correct", "grammatical", "followed")
 """Words in the names of metrics for which higher is better; for every other metric, lower is better."""
 
 LONGEST_NAME = 120

@@ -1,6 +1,6 @@
 """The page: claims, experiments, studies and provenance in one HTML file that needs no other file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.analysis.headings import Heading, heading
 from amu_experiments.analysis.main_result import EXPLANATION, main_picture, main_table
 from amu_experiments.analysis.picture import Drawn
+from amu_experiments.analysis.sample_figures import Sound
 from amu_experiments.analysis.study_tables import Study
 from amu_experiments.analysis.tables import WORDS, Table
 from amu_experiments.analysis.text import LONGEST_CELL, printable
@@ -29,11 +30,12 @@ NARROW = 28
 
 @dataclass(frozen=True)
 class Section:
-    """A comparison with its tables and figures."""
+    """A comparison with its tables, figures and sounds."""
 
     comparison: Comparison
     tables: list[Table]
     pictures: list[Drawn]
+    sounds: list[Sound] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -26,6 +26,8 @@ from amu_experiments.analysis.mechanism_figures import mechanism_pictures
 from amu_experiments.analysis.mechanism_tables import read_mechanism
 from amu_experiments.analysis.notices import notices
 from amu_experiments.analysis.page import Section, render
+from amu_experiments.analysis.sample_figures import sample_pictures, sounds
+from amu_experiments.analysis.samples import Sample, read_samples
 from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.analysis.styles import Style, report_styles
 from amu_experiments.analysis.sweeps import sweep_pictures, sweep_table, sweeps
@@ -117,7 +119,8 @@ def write_report(
     Args:
         results_dir: the folder of runs, results/runs.
         out_dir: the folder of the report, created if missing; existing files are replaced. The output of other
-            commands is read from it: mechanism/ for figures and claims, and the files of `study_tables.STUDIES`.
+            commands is read from it: mechanism/ for figures and claims, samples/ for figures and sounds, and the
+            files of `study_tables.STUDIES`.
         task: the name of a task; other tasks are left out, and so are the claims. The claims are also left
             out if no run bears on them.
         parts: "tables", "figures" or both.
@@ -158,6 +161,7 @@ def write_report(
     every_run = task is None and not where
     published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
     mechanism = read_mechanism(out_dir / "mechanism", unusable)
+    samples = read_samples(out_dir / "samples", unusable)
     comparisons, sections, lines = compare(results, unusable), [], []
     made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
     studies = read_studies(out_dir, unusable)
@@ -179,6 +183,7 @@ def write_report(
         _section,
         styles=report_styles(comparisons),
         mechanism=mechanism,
+        samples=samples,
         published=published,
         parts=parts,
         out_dir=out_dir,
@@ -215,6 +220,7 @@ def _section(
     comparison: Comparison,
     styles: dict[str, list[Style]],
     mechanism: dict[str, pd.DataFrame],
+    samples: list[Sample],
     published: dict,
     parts: Collection[str],
     out_dir: Path,
@@ -226,8 +232,9 @@ def _section(
     made, own = [], styles[comparison.name]
     if "figures" in parts:
         made = [*pictures(comparison, own), *mechanism_pictures(comparison, own, mechanism)]
-        made += sweep_pictures(comparison)
-    return Section(comparison, made_tables, [picture.save(out_dir / "figures") for picture in made])
+        made += [*sweep_pictures(comparison), *sample_pictures(comparison, own, samples)]
+    saved = [picture.save(out_dir / "figures") for picture in made]
+    return Section(comparison, made_tables, saved, sounds(comparison, samples))
 
 
 def _each(work: functools.partial, comparisons: list[Comparison], processes: int) -> Iterator[Section]:

@@ -233,7 +233,7 @@ class Cell(nn.Module):
         return self.unroll(x_RTBI, state, lengths_RB)
 
     def fused_scans(self, purpose: str, batch_size: int):
-        """The compiled drivers of this cell for batches of this size, for "layer" or "training"; None: use torch."""
+        """The compiled drivers of this cell for batches of this size; None: use torch. purpose: see `drivers.scans`."""
         if self.backend == "torch":
             return None
         if torch.compiler.is_compiling():
