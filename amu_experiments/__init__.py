@@ -1,6 +1,6 @@
 """Experiments that compare the auxiliary memory unit (AMU) with other recurrent cells.
 
-The cells can be used alone, in the call convention of torch.nn.LSTM: `from amu_experiments import AMU, LSTM, GRU, RNN`.
+The cells can be used alone, in the place of torch.nn.LSTM: `from amu_experiments import AMU, LSTM, GRU, RNN`.
 """
 
 import importlib
