@@ -1,7 +1,7 @@
 """Experiments that compare the auxiliary memory unit (AMU) with other recurrent cells.
 
 `run` trains networks, `load_results` reads stored trials, `load_network` rebuilds a trained network (library.py). The
-cells can be used alone, in the call convention of torch.nn.LSTM: `from amu_experiments import AMU, LSTM, GRU, RNN`.
+cells can be used alone, in the place of torch.nn.LSTM: `from amu_experiments import AMU, LSTM, GRU, RNN`.
 """
 
 import importlib

@@ -18,7 +18,7 @@ STEPS_AT_ONCE = 2**23
 """Maximum number of time steps in one call of the compiled scans in prediction, for all trials together. A call then
 takes some tenths of a second, during which signals wait."""
 
-_NOT_CELL_OPTIONS = ("cell", "units", "parameters")
+_NOT_CELL_OPTIONS = ("cell", "units", "parameters", "layers")
 
 
 class Network(nn.Module):
@@ -213,8 +213,11 @@ def _given(model: dict) -> dict:
 
 def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 1) -> Network:
     """The network of a configuration, whose `units` must be a number, for the stack of trials of a task."""
+    options = cell_options(model)
+    if _layers(model) > 1:
+        options["num_layers"] = _layers(model)
     cell = cell_class(model["cell"])(
-        task.input_size, model["units"], trials=len(task.trials), backend=backend, **cell_options(model)
+        task.input_size, model["units"], trials=len(task.trials), backend=backend, **options
     )
     network = Network(cell, task.output_size, device, batch_size)
     network.initialise(task.trials)
@@ -223,7 +226,7 @@ def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 
 
 def count_parameters(model: dict, task: Task, units: int) -> int:
     """Number of parameters of one trial of this model, readout included."""
-    return _counted(_smallest(model, task), task, units)
+    return _counted(_smallest(model, task), task, units, _layers(model))
 
 
 def resolved(model: dict, task: Task) -> dict:
@@ -233,6 +236,10 @@ def resolved(model: dict, task: Task) -> dict:
     """
     kind = cell_class(model["cell"])
     known = kind.option_names()
+    if "layers" in (known or ()):
+        raise ValueError(f"model.layers: the number of recurrent layers; {model['cell']} has an option of that name")
+    if _layers(model) > 1 and not issubclass(kind, Cell):
+        raise ValueError(f"model.layers={model['layers']}: must be 1; {model['cell']} is no {Cell.__module__}.Cell")
     for name in _given(model):
         if known is not None and name not in known:
             raise ValueError(f"model.{name} is not an option of {model['cell']}, which has {', '.join(known)}")
@@ -248,18 +255,19 @@ def match_units(model: dict, task: Task) -> int:
     """
     cell = _smallest(model, task)
     step, units, wanted = cell.hidden_size, model.get("units"), model.get("parameters")
+    layers = _layers(model)
     if units is not None:
         if units % step:
             raise ValueError(f"model.units={units}: must be a multiple of {step}, the block size of this cell")
         return units
     # A module is made to be counted: cells of many more units than wanted would take long.
     end = step
-    while end <= step * wanted and _counted(cell, task, end) <= wanted:
+    while end <= step * wanted and _counted(cell, task, end, layers) <= wanted:
         end *= 2
-    most = bisect_right(range(step, end, step), wanted, key=lambda n: _counted(cell, task, n))
+    most = bisect_right(range(step, end, step), wanted, key=lambda n: _counted(cell, task, n, layers))
     units = step * max(most, 1)
-    over = _counted(cell, task, units + step) - wanted
-    under = wanted - _counted(cell, task, units)
+    over = _counted(cell, task, units + step, layers) - wanted
+    under = wanted - _counted(cell, task, units, layers)
     return units + step if over < under else units
 
 
@@ -269,6 +277,12 @@ def _smallest(model: dict, task: Task) -> Cell | ModuleCell:
     return kind(task.input_size, kind.unit_step(**options), trials=1, backend="torch", **options)
 
 
-def _counted(cell: Cell | ModuleCell, task: Task, units: int) -> int:
-    """Number of parameters of one trial, with this cell at this number of units, and of the readout."""
-    return cell.count(task.input_size, units, **cell.options) + task.output_size * (units + cell.readout_bias)
+def _counted(cell: Cell | ModuleCell, task: Task, units: int, layers: int) -> int:
+    """Number of parameters of one trial, with this cell at this number of units in each layer, and of the readout."""
+    lowest = cell.count(task.input_size, units, **cell.options)
+    higher = (layers - 1) * cell.count(units, units, **cell.options) if layers > 1 else 0
+    return lowest + higher + task.output_size * (units + cell.readout_bias)
+
+
+def _layers(model: dict) -> int:
+    return model.get("layers", 1)

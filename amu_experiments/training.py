@@ -79,6 +79,9 @@ def train_stack(run: Run) -> None:
         stack = resumed(run, path)
         made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
+        layers = run.config["model"].get("layers", 1)
+        if layers > 1 and run.config["backend"] == "auto" and run.config["device"] == "cpu":
+            say(f"model.layers={layers}: the training step runs in torch; the layers themselves are compiled.")
         train(stack, path, interrupted)
     if stack.active:
         stack_files.write_checkpoint(path, stack.dump())

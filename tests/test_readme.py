@@ -198,6 +198,15 @@ def test_the_layer_of_the_readme_has_the_shape_that_its_comment_states():
     assert names["s"].numel() == 4 * 8
 
 
+def test_the_layer_of_the_readme_goes_to_torch_and_back():
+    names = {}
+    (code,) = re.findall(r"^```python\n(import torch\nfrom amu_experiments import LSTM\n.*?)^```$", TEXT, re.M | re.S)
+    exec(code, names)
+    x = names["torch"].randn(5, 2, 10)
+    layers = [names[name].eval() for name in ("layer", "reference")]
+    names["torch"].testing.assert_close(*(layer(x) for layer in layers), rtol=0, atol=1e-5)
+
+
 def test_the_first_commands_of_the_readme_are_those_that_are_tried_on_a_fresh_machine():
     tried = re.findall(r"^pip install .*$", (README.parent / ".ci" / "run").read_text(), re.M)
     assert re.findall(r"^    (pip install .*)$", TEXT, re.M) == tried
