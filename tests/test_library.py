@@ -57,7 +57,7 @@ def test_the_program_of_the_readme(folder):
     assert set(results.trials["model"]) == {"lstm", "gru"}
     assert len(results.trials) == 20
     assert outputs.shape == test.targets.shape
-    assert network.cell.weight_hh.shape[1] == results[0].config["model"]["units"]
+    assert network.cell.weight_hh_l0.shape[1] == results[0].config["model"]["units"]
     assert (folder / "adding.png").exists()
 
 
@@ -191,7 +191,7 @@ def test_outputs_in_torch_have_derivatives_and_equal_those_predicted():
     assert (network.predict(few)[~inside] == 0).all()
     outputs[0, few.lengths[0] - 1, 0].backward()
     assert inputs.grad[0].abs().sum() > 0
-    assert network.cell.weight_ih.grad.shape == network.cell.weight_ih.shape
+    assert network.cell.weight_ih_l0.grad.shape == network.cell.weight_ih_l0.shape
     assert network(inputs).shape == outputs.shape
 
 
