@@ -5,8 +5,8 @@ cells can be used alone, in the place of torch.nn.LSTM: `from amu_experiments im
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it as true; the module typing is slow to import
 if TYPE_CHECKING:
     from amu_experiments.cells.amu import AMU
     from amu_experiments.cells.gru import GRU
