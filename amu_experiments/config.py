@@ -252,7 +252,7 @@ def _check_together(config: Mapping) -> None:
         raise ConfigurationError(
             f"training.momentum={training['momentum']}: must be 0 with adam; rmsprop and sgd have a momentum"
         )
-    if config["backend"] == "fused" and model["layers"] > 1:
+    if config["backend"] == "fused" and model.get("layers", 1) > 1:
         raise ConfigurationError(
             f"backend=fused: trains one layer only, and model.layers={model['layers']}; use auto or torch"
         )
