@@ -252,7 +252,7 @@ def _check_together(config: Mapping) -> None:
         raise ConfigurationError(
             f"training.momentum={training['momentum']}: must be 0 with adam; rmsprop and sgd have a momentum"
         )
-    if config["backend"] == "fused" and model["layers"] > 1:
+    if config["backend"] == "fused" and model.get("layers", 1) > 1:
         raise ConfigurationError(
             f"backend=fused: trains one layer only, and model.layers={model['layers']}; use auto or torch"
         )
@@ -298,7 +298,7 @@ def task_folder(config: Mapping) -> str:
     """A short name for the task: the name of its problem, or of its data set if the problem has several."""
     task = config["task"]
     if task.get("path") and not task.get("name"):
-        return _folder_name(re.sub(r"(_TRAIN)?\.ts$", "", PurePath(task["path"]).name))
+        return _folder_name(re.sub(r"(_TRAIN)?\.(ts|csv|npz)$", "", PurePath(task["path"]).name))
     return _folder_name(task.get("name") or _last_name(task["problem"]))
 
 
