@@ -85,15 +85,9 @@ class Stack:
         self.met_names = [f"{criterion.name}_sequences" for criterion in self.task.criteria]
         self.test_names = [f"test_{name}" for name in ("loss", *self.task.metrics, *self.task.generated_metrics)]
         flat = self.network.flat
-        R, P = flat.shape
-        self.parameters = P
-        self.optimizer = Optimizer(
-            training["optimizer"],
-            training["learning_rate"],
-            training["momentum"],
-            training["clip_norm"] or float("inf"),
-            flat.new_zeros(R, 2 * P),
-        )
+        R, self.parameters = flat.shape
+        kind, rate, momentum, clip = (training[key] for key in ("optimizer", "learning_rate", "momentum", "clip_norm"))
+        self.optimizer = Optimizer(kind, rate, momentum, clip or float("inf"), flat.new_zeros(R, 2 * self.parameters))
         self.state = TrialState(
             trial=np.array(run.trials),
             flat=flat,

@@ -17,8 +17,8 @@ class TrainedNetwork(nn.Module):
 
     `network(inputs, lengths)` computes outputs in torch, with derivatives. `predict` and `measure` use the code of
     training instead: the metrics of a compiled cell equal the stored ones to the bit, those of a cell that was trained
-    in torch up to rounding. Parameters have no trial axis: cell.weight_ih_l0 is (K, I), readout_weight (O, A). All three
-    methods use the parameters as they are now, so they show the effect of a change.
+    in torch up to rounding. Parameters have no trial axis: cell.weight_ih_l0 is (K, I), readout_weight (O, A). All
+    three methods use the parameters as they are now, so they show the effect of a change.
 
     Shapes: B sequences, T time steps, I input features, O readout outputs, A units, K rows of the weight matrices.
 
