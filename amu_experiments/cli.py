@@ -1,4 +1,4 @@
-"""The commands amu-run and amu-report. Help and errors come at once; Hydra runs a job, or the jobs of a sweep.
+"""The commands amu-run, amu-report and amu-export. Help and errors come at once; Hydra runs a job or a sweep.
 
 Signals are handled before anything but the standard library is imported. Torch is imported when a job starts, or when
 an option of a cell or a task is checked.
@@ -40,7 +40,10 @@ Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMEN
   amu-run task=adding model=lstm model.units=5     any key can be set, also of the model and the task
   amu-run -m task=adding model=amu,lstm,gru,rnn    a sweep: every combination, one after another
   amu-run task=adding model=lstm --cfg job         show every key of a run with its value, train nothing
+  amu-run --list task=adding                       list stored runs; --remove removes them, after a question
   amu-report                                       compare all trained runs
+  amu-export csv                                   the stored runs as tables; or parquet, tensorboard, mlflow
+  amu-sample task=embedded_reber model=lstm        let a trained network go on by itself
 
 {groups}
 
@@ -73,6 +76,28 @@ def report() -> None:
         return main()
 
     _run_as_program("amu-report", main)
+
+
+def export() -> None:
+    """The console script amu-export. The same signals stop it."""
+
+    def main() -> int:
+        from amu_experiments.exports.command import main
+
+        return main()
+
+    _run_as_program("amu-export", main)
+
+
+def sample() -> None:
+    """The console script amu-sample. The same signals stop it."""
+
+    def main() -> int:
+        from amu_experiments.sampling import main
+
+        return main()
+
+    _run_as_program("amu-sample", main)
 
 
 def _run_as_program(name: str, main: Callable[[], int]) -> None:
@@ -112,8 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Idle threads of torch must sleep: if they spin, all processes on the machine take twice as long. Torch reads this
     # setting when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        flags = _flags(sys.argv[1:] if arguments is None else arguments)
+        if {"--list", "--remove"}.intersection(arguments):
+            from amu_experiments import inventory
+
+            return inventory.main(arguments)
+        flags = _flags(arguments)
         if flags.help or flags.version:
             say(_help(flags.config_dir) if flags.help else f"amu-run {_version()}")
             return 0

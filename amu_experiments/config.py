@@ -70,6 +70,7 @@ RULES = {
     "training.checkpoint_minutes": POSITIVE,
     "model.units": optional(whole(1)),
     "model.parameters": optional(whole(1)),
+    "model.layers": whole(1, 100),
 }
 """The rules for the keys that every run has."""
 
@@ -251,6 +252,10 @@ def _check_together(config: Mapping) -> None:
         raise ConfigurationError(
             f"training.momentum={training['momentum']}: must be 0 with adam; rmsprop and sgd have a momentum"
         )
+    if config["backend"] == "fused" and model.get("layers", 1) > 1:
+        raise ConfigurationError(
+            f"backend=fused: trains one layer only, and model.layers={model['layers']}; use auto or torch"
+        )
     if config["backend"] == "fused" and config["device"] != "cpu":
         raise ConfigurationError(f"backend=fused: works on device=cpu only, and device={config['device']}")
 
@@ -262,7 +267,8 @@ def definition(config: Mapping) -> dict:
     """The part of a configuration that, together with a trial's number, decides the trial's outcome.
 
     Left out: trials, seed, backend, device, instructions, threads, results_dir and checkpoint_minutes;
-    model.parameters, because it only sets model.units; and task.path if task.name and task.contents identify the data.
+    model.parameters, because it only sets model.units; model.layers if it is 1, as in older runs; and task.path if
+    task.name and task.contents identify the data.
     Raises ValueError if model.units is not known.
     """
     if not isinstance(config["model"]["units"], int):
@@ -273,7 +279,11 @@ def definition(config: Mapping) -> dict:
     return {
         "schema_version": config.get("schema_version", SCHEMA_VERSION),
         "task": task,
-        "model": {name: value for name, value in config["model"].items() if name != "parameters"},
+        "model": {
+            name: value
+            for name, value in config["model"].items()
+            if name != "parameters" and (name, value) != ("layers", 1)
+        },
         "training": {name: value for name, value in config["training"].items() if name != "checkpoint_minutes"},
     }
 
@@ -288,7 +298,7 @@ def task_folder(config: Mapping) -> str:
     """A short name for the task: the name of its problem, or of its data set if the problem has several."""
     task = config["task"]
     if task.get("path") and not task.get("name"):
-        return _folder_name(re.sub(r"(_TRAIN)?\.ts$", "", PurePath(task["path"]).name))
+        return _folder_name(re.sub(r"(_TRAIN)?\.(ts|csv|npz)$", "", PurePath(task["path"]).name))
     return _folder_name(task.get("name") or _last_name(task["problem"]))
 
 

@@ -1,21 +1,71 @@
-"""Messages to the user, and the progress of a stack: a bar on a terminal, lines of text elsewhere."""
+"""Messages to the user, and the progress of a stack: a bar on a terminal, lines of text elsewhere.
+
+A command prints its messages. A program that imports the package gets them from Python's logging, within `quiet`.
+"""
 
 import errno
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 SECONDS_BETWEEN_LINES = 30
+
+LOGGER = "amu_experiments"
+"""Name of the logger that gets the messages of a program: INFO, or WARNING for damaged files."""
+
+_mode: ContextVar[str] = ContextVar("mode", default="command")
+"""Who reads the messages: "command", the user of a terminal; "quiet" or "bar", a program."""
 
 unheard: list[OSError] = []
 """The error, if standard output cannot be written to. A closed pipe is not an error: its reader has ended."""
 
 
+@contextmanager
+def quiet(bar: bool = False) -> Iterator[None]:
+    """A block that prints nothing: messages go to the logger `LOGGER`. `bar`: progress is still shown, as a bar."""
+    token = _mode.set("bar" if bar else "quiet")
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def alert(text: str) -> None:
+    """As `say`, for a message that a program must not miss: its logger prints it by default."""
+    _say(text, urgent=True)
+
+
 def say(text: str, end: str = "\n") -> None:
     """Print a line on standard output. If that fails, as on a full disk, the command continues without output.
 
-    Characters that the encoding of standard output lacks are printed as escapes.
+    Characters that the encoding of standard output lacks are printed as escapes. Within `quiet`, the line is logged.
     """
+    _say(text, end)
+
+
+def note(text: str) -> None:
+    """Print a line on standard error, if it is open."""
+    if not _logged(text):
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def _logged(text: str, urgent: bool = False) -> bool:
+    """Whether a program gets the messages of this block; then this message is logged."""
+    if _mode.get() == "command":
+        return False
+    import logging
+
+    logging.getLogger(LOGGER).log(logging.WARNING if urgent else logging.INFO, text)
+    return True
+
+
+def _say(text: str, end: str = "\n", urgent: bool = False) -> None:
+    if _logged(text, urgent):
+        return
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
@@ -40,8 +90,8 @@ class Progress:
     def __init__(self, title: str, trials: int, sequences: int, done: int, criterion: str | None):
         self.title, self.trials, self.sequences, self.criterion = title, trials, sequences, criterion
         self.bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
+        if _mode.get() == "bar" or (_mode.get() == "command" and sys.stderr.isatty()):
+            from tqdm.auto import tqdm  # in a notebook, a bar of the notebook
 
             self.bar = tqdm(total=sequences, initial=done, desc=title, unit="seq", leave=False, miniters=1)
         self.started = self.reported = time.monotonic()

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ STEPS_AT_ONCE = 2**23
 """Maximum number of time steps in one call of the compiled scans in prediction, for all trials together. A call then
 takes some tenths of a second, during which signals wait."""
 
-_NOT_CELL_OPTIONS = ("cell", "units", "parameters")
+_NOT_CELL_OPTIONS = ("cell", "units", "parameters", "layers")
 
 
 class Network(nn.Module):
@@ -44,6 +45,16 @@ class Network(nn.Module):
 
     def _readout(self) -> list[nn.Parameter]:
         return [p for p in (self.readout_weight, self.readout_bias) if p is not None]
+
+    def parameter_names(self) -> dict[str, str]:
+        """The name of each parameter of this module, in the order of `flat`, with its name in a network of one trial.
+
+        They are the same, unless the cell is a torch module: cell.stacked.0 is that module's cell.weight_ih.
+        """
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        own = [names[id(parameter)] for parameter in self._ordered()]
+        shown = [f"cell.{name}" for name in self.cell.names()] if isinstance(self.cell, ModuleCell) else []
+        return dict(zip(own, shown + own[len(shown) :], strict=True))
 
     def load_flat(self, flat: Tensor) -> None:
         """Use this tensor (R, P) as the parameters; R may differ from the present number of trials."""
@@ -105,6 +116,61 @@ class Network(nn.Module):
                 outputs[part] = self(inputs, lengths, every).cpu().numpy()
         return outputs
 
+    def free_run(
+        self,
+        given: np.ndarray,
+        steps: int,
+        squash: str,
+        feedback: Literal["none", "value", "symbol"],
+        draws: np.ndarray | None = None,
+        temperature: float = 1.0,
+    ) -> np.ndarray:
+        """The answers (R, B, steps, O) of networks that read the inputs given, then their own answers.
+
+        given: (R, B, G, I) float32, G of 1 or more. An input after them is the last one given, whose first O numbers
+        are the answer before it: the squashed outputs ("value"), or one symbol drawn from their softmax ("symbol").
+        With "none" the last input given stays. draws: (R, B, steps) float32 from 0 to below 1, a number for each symbol
+        to draw. temperature: the readout is divided by it before the softmax.
+        """
+        R, B, _, _ = given.shape
+        if feedback == "symbol" and squash != "softmax":
+            raise ValueError(f"symbols are drawn from a softmax, not from {squash} outputs")
+        draws = np.zeros((R, B, steps), np.float32) if draws is None else np.ascontiguousarray(draws, np.float32)
+        given = np.ascontiguousarray(given, np.float32)
+        scans = self.cell.fused_scans("free run", 1) if self.flat.device.type == "cpu" else None
+        if scans is None:
+            return self._free_run_in_torch(given, steps, squash, feedback, draws, temperature)
+        from amu_experiments.scans.free_run import FEEDBACKS
+        from amu_experiments.scans.updates import SQUASHES
+
+        answers = np.empty((R, B, steps, self.readout_weight.shape[1]), np.float32)
+        heat = np.array([temperature], np.float32)
+        scans.free_run(self.flat.numpy(), given, SQUASHES[squash], FEEDBACKS[feedback], heat, draws, answers)
+        return answers
+
+    @torch.no_grad()
+    def _free_run_in_torch(self, given, steps, squash, feedback, draws, temperature):
+        (R, B, G, _), device = given.shape, self.flat.device
+        given_RGBI, draws_RBT = (torch.tensor(a, device=device) for a in (given.swapaxes(1, 2), draws))
+        ones_RB = torch.ones(R, B, dtype=torch.long, device=device)
+        state, answers = None, []
+        for t in range(steps):
+            x_RBI = given_RGBI[:, min(t, G - 1)]
+            if t >= G and feedback != "none":
+                x_RBI = torch.cat([answers[-1], x_RBI[..., answers[-1].shape[-1] :]], dim=-1)
+            y_R1BA, state = self.cell(x_RBI.unsqueeze(1), state, ones_RB)
+            net_RBO = torch.bmm(y_R1BA[:, 0], self.readout_weight.transpose(1, 2))
+            net_RBO = net_RBO if self.readout_bias is None else net_RBO + self.readout_bias.unsqueeze(1)
+            if squash == "logistic":
+                net_RBO = net_RBO.sigmoid()
+            elif squash == "softmax":
+                net_RBO = (net_RBO / temperature).softmax(dim=-1)
+            if feedback == "symbol":
+                below_RBO = net_RBO.cumsum(dim=-1)[..., :-1] <= draws_RBT[..., t, None]
+                net_RBO = torch.nn.functional.one_hot(below_RBO.sum(dim=-1), net_RBO.shape[-1]).to(net_RBO)
+            answers.append(net_RBO)
+        return torch.stack(answers, 2).cpu().numpy()
+
     @property
     def backend(self) -> str:
         """The backend that computes this network: "fused" or "torch"."""
@@ -147,8 +213,11 @@ def _given(model: dict) -> dict:
 
 def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 1) -> Network:
     """The network of a configuration, whose `units` must be a number, for the stack of trials of a task."""
+    options = cell_options(model)
+    if _layers(model) > 1:
+        options["num_layers"] = _layers(model)
     cell = cell_class(model["cell"])(
-        task.input_size, model["units"], trials=len(task.trials), backend=backend, **cell_options(model)
+        task.input_size, model["units"], trials=len(task.trials), backend=backend, **options
     )
     network = Network(cell, task.output_size, device, batch_size)
     network.initialise(task.trials)
@@ -157,7 +226,7 @@ def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 
 
 def count_parameters(model: dict, task: Task, units: int) -> int:
     """Number of parameters of one trial of this model, readout included."""
-    return _counted(_smallest(model, task), task, units)
+    return _counted(_smallest(model, task), task, units, _layers(model))
 
 
 def resolved(model: dict, task: Task) -> dict:
@@ -167,6 +236,10 @@ def resolved(model: dict, task: Task) -> dict:
     """
     kind = cell_class(model["cell"])
     known = kind.option_names()
+    if "layers" in (known or ()):
+        raise ValueError(f"model.layers: the number of recurrent layers; {model['cell']} has an option of that name")
+    if _layers(model) > 1 and not issubclass(kind, Cell):
+        raise ValueError(f"model.layers={model['layers']}: must be 1; {model['cell']} is no {Cell.__module__}.Cell")
     for name in _given(model):
         if known is not None and name not in known:
             raise ValueError(f"model.{name} is not an option of {model['cell']}, which has {', '.join(known)}")
@@ -182,18 +255,19 @@ def match_units(model: dict, task: Task) -> int:
     """
     cell = _smallest(model, task)
     step, units, wanted = cell.hidden_size, model.get("units"), model.get("parameters")
+    layers = _layers(model)
     if units is not None:
         if units % step:
             raise ValueError(f"model.units={units}: must be a multiple of {step}, the block size of this cell")
         return units
     # A module is made to be counted: cells of many more units than wanted would take long.
     end = step
-    while end <= step * wanted and _counted(cell, task, end) <= wanted:
+    while end <= step * wanted and _counted(cell, task, end, layers) <= wanted:
         end *= 2
-    most = bisect_right(range(step, end, step), wanted, key=lambda n: _counted(cell, task, n))
+    most = bisect_right(range(step, end, step), wanted, key=lambda n: _counted(cell, task, n, layers))
     units = step * max(most, 1)
-    over = _counted(cell, task, units + step) - wanted
-    under = wanted - _counted(cell, task, units)
+    over = _counted(cell, task, units + step, layers) - wanted
+    under = wanted - _counted(cell, task, units, layers)
     return units + step if over < under else units
 
 
@@ -203,6 +277,12 @@ def _smallest(model: dict, task: Task) -> Cell | ModuleCell:
     return kind(task.input_size, kind.unit_step(**options), trials=1, backend="torch", **options)
 
 
-def _counted(cell: Cell | ModuleCell, task: Task, units: int) -> int:
-    """Number of parameters of one trial, with this cell at this number of units, and of the readout."""
-    return cell.count(task.input_size, units, **cell.options) + task.output_size * (units + cell.readout_bias)
+def _counted(cell: Cell | ModuleCell, task: Task, units: int, layers: int) -> int:
+    """Number of parameters of one trial, with this cell at this number of units in each layer, and of the readout."""
+    lowest = cell.count(task.input_size, units, **cell.options)
+    higher = (layers - 1) * cell.count(units, units, **cell.options) if layers > 1 else 0
+    return lowest + higher + task.output_size * (units + cell.readout_bias)
+
+
+def _layers(model: dict) -> int:
+    return model.get("layers", 1)

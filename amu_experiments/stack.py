@@ -83,17 +83,11 @@ class Stack:
         self.network = build(config["model"], self.task, config["backend"], config["device"], self.batch_size)
         self.metric_names = ["loss", *self.task.metrics, *self.task.recent_metrics]
         self.met_names = [f"{criterion.name}_sequences" for criterion in self.task.criteria]
-        self.test_names = [f"test_{name}" for name in ("loss", *self.task.metrics)]
+        self.test_names = [f"test_{name}" for name in ("loss", *self.task.metrics, *self.task.generated_metrics)]
         flat = self.network.flat
-        R, P = flat.shape
-        self.parameters = P
-        self.optimizer = Optimizer(
-            training["optimizer"],
-            training["learning_rate"],
-            training["momentum"],
-            training["clip_norm"] or float("inf"),
-            flat.new_zeros(R, 2 * P),
-        )
+        R, self.parameters = flat.shape
+        kind, rate, momentum, clip = (training[key] for key in ("optimizer", "learning_rate", "momentum", "clip_norm"))
+        self.optimizer = Optimizer(kind, rate, momentum, clip or float("inf"), flat.new_zeros(R, 2 * self.parameters))
         self.state = TrialState(
             trial=np.array(run.trials),
             flat=flat,
@@ -221,9 +215,14 @@ class Stack:
     def _test(self, ended: TrialState) -> np.ndarray:
         """Test metrics of trials, a row each, with their selected weights."""
         self.network.load_flat(ended.best)
-        metrics = self._measure(self.task.test(ended.trial.tolist()))
+        trials = ended.trial.tolist()
+        sequences = self.task.test(trials)
+        metrics = self._measure(sequences)
+        if self.task.generated_metrics:
+            generated = self.task.measure_generated(self.network, sequences, trials)
+            metrics = [each | more for each, more in zip(metrics, generated, strict=True)]
         self.network.load_flat(self.state.flat)
-        return np.array([[each[name] for name in ("loss", *self.task.metrics)] for each in metrics])
+        return np.array([[each[name.removeprefix("test_")] for name in self.test_names] for each in metrics])
 
     def _select(self, index: np.ndarray) -> None:
         self.task.select_trials(index)

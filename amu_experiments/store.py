@@ -214,7 +214,7 @@ def read_results(results_dir: str | os.PathLike, left_out: list[UnusableError | 
     left_out: takes the error of each part that cannot be used; None: the first error is raised.
     """
     results = []
-    for folder in _configurations(results_dir, left_out):
+    for folder in configurations(results_dir, left_out):
         try:
             result = read_result(folder, left_out)
             results += [] if result is None else [result]
@@ -246,16 +246,20 @@ def unfinished(results_dir: str | os.PathLike) -> list[Path]:
     A stack whose trials are all finished in other stacks is not included, since no run will resume it.
     """
     found = []
-    for folder in _configurations(results_dir, []):
+    for folder in configurations(results_dir, []):
         with suppress(OSError):  # `read_results` reports it
-            begun = [stack for stack in stacks_in(folder) if not os.path.lexists(stack / "trials.csv")]
-            if begun:
-                finished = finished_trials(folder)
-                found += [stack for stack in begun if not finished.issuperset(trials_of(stack))]
+            found += unfinished_stacks(folder)
     return found
 
 
-def _configurations(results_dir: str | os.PathLike, left_out: list | None) -> list[Path]:
+def unfinished_stacks(folder: Path) -> list[Path]:
+    """As `unfinished`, in the folder of one configuration; OSError if it cannot be read."""
+    begun = [stack for stack in stacks_in(folder) if not os.path.lexists(stack / "trials.csv")]
+    finished = finished_trials(folder) if begun else set()
+    return [stack for stack in begun if not finished.issuperset(trials_of(stack))]
+
+
+def configurations(results_dir: str | os.PathLike, left_out: list | None) -> list[Path]:
     """The folders of configurations, sorted; `left_out` takes an error for each file in place of a folder."""
     found = [Path(results_dir)] if os.path.lexists(results_dir) else []
     if found and not os.path.isdir(results_dir) and left_out is not None:

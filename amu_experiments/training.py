@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
 from amu_experiments import files, leases, numerics, stack_files, store
-from amu_experiments.console import Progress, say
+from amu_experiments.console import Progress, alert, say
 from amu_experiments.interrupts import postponed_signals
 from amu_experiments.options import ConfigurationError
 from amu_experiments.plan import Run, prepare
@@ -27,6 +28,9 @@ SECONDS_OF_A_STRETCH = 0.5
 
 FIRST_STRETCH = 16
 """Sequences of each trial in the first stretch: few, since the speed of learning is not known yet."""
+
+command: ContextVar[str | None] = ContextVar("command", default=None)
+"""The command that provenance names; None: that of this process."""
 
 
 def run(config: dict) -> store.Result:
@@ -55,7 +59,7 @@ def train_missing(run: Run) -> store.Result:
     while True:
         with leases.acquire(run.folder, run.config, run.trials) as lease:
             for line in lease.set_aside:
-                say(f"Damaged: {line}")
+                alert(f"Damaged: {line}")
             if lease.trials:
                 train_stack(replace(run, trials=lease.trials))
                 continue
@@ -75,6 +79,9 @@ def train_stack(run: Run) -> None:
         stack = resumed(run, path)
         made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
+        layers = run.config["model"].get("layers", 1)
+        if layers > 1 and run.config["backend"] == "auto" and run.config["device"] == "cpu":
+            say(f"model.layers={layers}: the training step runs in torch; the layers themselves are compiled.")
         train(stack, path, interrupted)
     if stack.active:
         stack_files.write_checkpoint(path, stack.dump())
@@ -117,7 +124,7 @@ def resumed(run: Run, path: Path) -> Stack:
     try:
         made = stack.load(stack_files.read_checkpoint(path))
     except ValueError as error:
-        say(f"Damaged: {checkpoint}: {error}; set aside as {files.set_aside(checkpoint).name}. Starting again.")
+        alert(f"Damaged: {checkpoint}: {error}; set aside as {files.set_aside(checkpoint).name}. Starting again.")
         return stack
     _check_numerics(checkpoint, run.config, stack.network.backend, made)
     if made["version"] is None:
@@ -158,7 +165,7 @@ def provenance() -> dict:
         commit = None
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command.get() or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",

@@ -87,13 +87,12 @@ def assert_derived_equals_autograd(cell, steps=4, batch=2, inputs=torch.randn, u
     """
     recurrence = derive(cell)
     cell = cell.double()
-    names = list(cell.shapes(cell.input_size, cell.hidden_size, **cell.options))
     x = inputs(1, steps, batch, cell.input_size).double().requires_grad_()
     state = [inputs(1, batch, size).double().requires_grad_() for size in cell.state_sizes()]
     y, last = (unroll or cell.unroll)(x, tuple(state), None)
     dy, dlast = torch.randn_like(y), [torch.randn_like(s) for s in last]
     loss = sum((a * b).sum() for a, b in zip((dy, *dlast), (y, *last), strict=True))
-    parameters = [getattr(cell, name) for name in names]
+    parameters = list(cell.parameters())
     wanted = torch.autograd.grad(loss, [x, *state, *parameters], allow_unused=True, materialize_grads=True)
     dx, dstate, dp = (
         wanted[0],

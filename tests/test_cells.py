@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from amu_experiments import AMU, GRU, LSTM, RNN
 from amu_experiments.cells import cell_class
@@ -28,14 +27,8 @@ def gradients_of(loss, tensors):
 
 
 def copied(cell, reference):
-    """Give torch's layer the weights of ours; our single bias goes into torch's first one."""
-    with torch.no_grad():
-        reference.weight_ih_l0.copy_(cell.weight_ih[0])
-        reference.weight_hh_l0.copy_(cell.weight_hh[0])
-        reference.bias_ih_l0.copy_(cell.bias[0])
-        reference.bias_hh_l0.zero_()
-        if isinstance(cell, GRU):
-            reference.bias_hh_l0[-cell.hidden_size :] = cell.bias_hn[0]
+    """Give torch's layer the weights of ours."""
+    reference.load_state_dict(cell.torch_state_dict())
     return reference
 
 
@@ -56,7 +49,11 @@ def test_agrees_with_torch_nn_in_outputs_states_and_all_gradients(cell_type, bat
         last = (last,) if isinstance(last, torch.Tensor) else last
         weights = [torch.linspace(-1, 1, t.numel(), dtype=torch.double).view(t.shape) for t in (y, *last)]
         loss = sum((t * w).sum() for t, w in zip((y, *last), weights, strict=True))
-        names = ["weight_ih", "weight_hh", "bias"] if layer is cell else ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"]
+        names = (
+            ["weight_ih_l0", "weight_hh_l0", "bias_l0"]
+            if layer is cell
+            else ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"]
+        )
         parameters = [getattr(layer, name) for name in names]
         seen.append([y, *last, *gradients_of(loss, [x, *states, *parameters])])
     for ours, theirs in zip(*seen, strict=True):
@@ -70,7 +67,7 @@ def test_the_second_bias_of_the_gru_has_the_gradient_that_torch_gives_it():
     x = torch.randn(6, 4, 2, dtype=torch.double)
     cell(x)[0].pow(2).sum().backward()
     reference(x)[0].pow(2).sum().backward()
-    torch.testing.assert_close(cell.bias_hn.grad[0], reference.bias_hh_l0.grad[-3:])
+    torch.testing.assert_close(cell.bias_hn_l0.grad, reference.bias_hh_l0.grad[-3:])
 
 
 # The auxiliary memory unit --------------------------------------------------------------------------------------
@@ -248,8 +245,8 @@ def test_all_memories_through_diagonal_matrices_are_each_units_own():
     torch.manual_seed(7)
     own = AMU(2, 3, backend="torch")
     shared = AMU(2, 3, memory_seen_by="all", backend="torch")
-    matrices = torch.diag_embed(own.weight_mh.unflatten(1, (3, 3))).flatten(1, 2)
-    shared.load_state_dict(own.state_dict() | {"weight_mh": matrices})
+    matrices = torch.diag_embed(own.weight_mh_l0.unflatten(0, (3, 3))).flatten(0, 1)
+    shared.load_state_dict(own.state_dict() | {"weight_mh_l0": matrices})
     x = torch.randn(6, 4, 2)
     torch.testing.assert_close(own(x), shared(x))
 
@@ -281,7 +278,7 @@ def test_the_output_neuron_sees_the_memory_before_or_after_the_update():
         cell = AMU(2, 1, neurons_per_unit=2, output_in_product=False, output_sees=sees, backend="torch")
         y, _ = cell(torch.ones(1, 1, 2))
         # Whether what is written in this step reaches the output of this step.
-        assert bool(torch.autograd.grad(y.sum(), cell.bias)[0][0, 1] != 0) == gradient
+        assert bool(torch.autograd.grad(y.sum(), cell.bias_l0)[0][1] != 0) == gradient
 
 
 def test_a_factor_of_what_is_written_cannot_see_what_is_written():
@@ -310,7 +307,7 @@ def test_layers_can_be_stacked_and_error_reaches_the_lower_one():
     torch.manual_seed(7)
     lower, upper = AMU(2, 3, backend="torch"), AMU(3, 2, backend="torch")
     upper(lower(torch.randn(5, 1, 2))[0])[0].sum().backward()
-    assert lower.weight_ih.grad.abs().sum() > 0
+    assert lower.weight_ih_l0.grad.abs().sum() > 0
 
 
 # Counts and initial values --------------------------------------------------------------------------------------
@@ -353,7 +350,7 @@ def test_a_stack_is_its_trials_side_by_side(cell_type):
     y, _ = stack(x)
     for trial in range(3):
         single = cell_type(2, 3, backend="torch")
-        single.load_state_dict({name: value[trial : trial + 1] for name, value in stack.state_dict().items()})
+        single.load_state_dict({name: value[trial] for name, value in stack.state_dict().items()})
         torch.testing.assert_close(single(x[trial])[0], y[trial])
 
 
@@ -413,7 +410,15 @@ def test_padding_changes_nothing(cell_type, gradient):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: AMU(2, 0), "hidden_size=0"),
+        (lambda: AMU(2, 0), "hidden_size=0: must be a whole number, 1 or more"),
+        (lambda: AMU("2", 3), "input_size='2': must be a whole number, 1 or more"),
+        (lambda: AMU(2, 3, trials=0), "trials=0: must be a whole number, 1 or more"),
+        (lambda: AMU(2, 3, 0), "num_layers=0: must be a whole number from 1 to 1000"),
+        (lambda: RNN(2, 3, 1, "relu"), "bias=relu: must be true or false"),
+        (lambda: RNN(2, 3, bidirectional=2), "bidirectional=2: must be true or false"),
+        (lambda: RNN(2, 3, 2, dropout=1.5), "dropout=1.5: must be a number from 0 to 1"),
+        (lambda: RNN(2, 3, 2, dropout=0.5, trials=2), "dropout=0.5: must be 0 with trials=2"),
+        (lambda: LSTM(2, 3, 2, bidirectional=True)(torch.zeros(4, 5, 2), (torch.zeros(1, 5, 3),) * 2), r"\(4, 5, 3\)"),
         (lambda: AMU(2, 3, gradient="half"), "truncated, full"),
         (lambda: AMU(2, 3, output="gate"), "neuron, linear, memory"),
         (lambda: AMU(2, 3, output="auto"), "a layer takes neuron, linear or memory"),
@@ -443,21 +448,20 @@ def test_wrong_calls_are_named(make, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: LSTM(3, 4, 2), "3 positional arguments.* input_size and hidden_size only.* by name: forget_bias=, "),
         (
-            lambda: AMU(3, 4, 1),
+            lambda: LSTM(3, 4, 1, True, False, 0, False, 0),
+            "8 positional arguments.* input_size, hidden_size, .* and bidirectional only.* by name: forget_bias=, ",
+        ),
+        (
+            lambda: AMU(3, 4, 1, True, False, 0, False, "full"),
             "by name: neurons_per_unit=, gradient=, output=, output_in_product=, memory_seen_by=, output_sees=, ",
         ),
-        (lambda: GRU(3, 4, 1), "by name: trials=, batch_first=, backend=, initial_range="),
-        (lambda: RNN(3, 4, 1, "relu"), "4 positional arguments"),
-        (lambda: LSTM97(3, 4, 2), "by name: block_size=, biases="),
-        (
-            lambda: LSTM(3, 4, num_layers=2),
-            "LSTM has no option num_layers; its options are forget_bias, longest_lag, trials",
-        ),
-        (lambda: GRU(3, 4, bidirectional=True, dropout=0.1), "no option bidirectional, dropout"),
-        (lambda: AMU(3, 4, bias=False), "no option bias; its options are neurons_per_unit, "),
-        (lambda: LSTM97(3, 4, forget_bias=1.0), "no option forget_bias; its options are block_size, "),
+        (lambda: LSTM(3, 4, 2, num_layers=2), "LSTM was given num_layers twice, by place and by name"),
+        (lambda: LSTM(3, 4, proj_size=2), "LSTM has no option proj_size; its options are num_layers, bias, "),
+        (lambda: GRU(3, 4, layers=2, nonlinearity="relu"), "no option layers, nonlinearity"),
+        (lambda: LSTM97(3, 4, forget_bias=1.0), "no option forget_bias; its options are num_layers, .*, block_size, "),
+        (lambda: AMU(3, 4).torch_state_dict(), "AMU: torch.nn has no such layer; it has LSTM, GRU and RNN"),
+        (lambda: RNN(3, 4, trials=2).torch_state_dict(), "trials=2: must be None"),
     ],
 )
 def test_options_that_a_layer_does_not_take_are_named(make, words):
@@ -465,13 +469,13 @@ def test_options_that_a_layer_does_not_take_are_named(make, words):
         make()
 
 
-def test_a_signature_gives_all_options_by_name():
-    options = ["trials", "batch_first", "backend", "initial_range"]
-    assert list(inspect.signature(GRU).parameters) == ["input_size", "hidden_size", *options]
-    of_lstm = ["input_size", "hidden_size", "forget_bias", "longest_lag"]
-    assert list(inspect.signature(LSTM).parameters) == [*of_lstm, *options]
+def test_a_signature_gives_the_arguments_of_torch_nn_first_and_all_others_by_name():
+    theirs = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    ours = ["trials", "backend", "initial_range", "device", "dtype"]
+    assert list(inspect.signature(GRU).parameters) == [*theirs, *ours]
+    assert list(inspect.signature(LSTM).parameters) == [*theirs, "forget_bias", "longest_lag", *ours]
     kinds = [argument.kind for argument in inspect.signature(LSTM).parameters.values()]
-    assert kinds[2:] == [inspect.Parameter.KEYWORD_ONLY] * 6
+    assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 7 + [inspect.Parameter.KEYWORD_ONLY] * 7
 
 
 def test_cells_of_ones_own_may_take_other_arguments():
@@ -484,17 +488,32 @@ def test_cells_of_ones_own_may_take_other_arguments():
         def shapes(cls, input_size, hidden_size, depth=1):
             return super().shapes(input_size, hidden_size)
 
-    assert Square(3).weight_hh.shape == (1, 9, 3)
+    class Biased(RNN):
+        def __init__(self, input_size, hidden_size, *, dropout=0.5, **common):
+            super().__init__(input_size, hidden_size, **common)
+
+    class Two(RNN):
+        def __init__(self, input_size, hidden_size):
+            super().__init__(input_size, hidden_size, num_layers=2)
+
+    assert Square(3).weight_hh_l0.shape == (9, 3)
     assert repr(Deep(2, 3, depth=2, trials=4)) == "Deep(2, 3, trials=4, depth=2)"
-    with pytest.raises(TypeError, match="Deep has no option width; its options are trials, .*, depth"):
+    with pytest.raises(TypeError, match="Deep has no option width; its options are num_layers, .*, depth"):
         Deep(2, 3, width=2)
+    with pytest.raises(TypeError, match="takes input_size, hidden_size, num_layers, bias and batch_first only"):
+        Biased(2, 3, 1, True, False, 0.1)
+    assert Two(2, 3).weight_ih_l1.shape == (3, 3)
 
 
 @pytest.mark.parametrize(
     ("cell", "shown"),
     [
         (LSTM(3, 4), "LSTM(3, 4)"),
-        (LSTM(3, 4, forget_bias=1.0, batch_first=True), "LSTM(3, 4, forget_bias=1.0, batch_first=True)"),
+        (LSTM(3, 4, forget_bias=1.0, batch_first=True), "LSTM(3, 4, batch_first=True, forget_bias=1.0)"),
+        (
+            GRU(3, 4, 2, False, dropout=0.1, bidirectional=True, dtype=torch.double),
+            "GRU(3, 4, num_layers=2, bias=False, dropout=0.1, bidirectional=True)",
+        ),
         (AMU(3, 4, neurons_per_unit=2), "AMU(3, 4, neurons_per_unit=2)"),
         (AMU(3, 4, output_in_product=False), "AMU(3, 4, output_in_product=False)"),
         (LSTM97(3, 4, biases="gates", output_bias=[-1.0, -2.0]), "LSTM97(3, 4, biases='gates')"),
@@ -508,7 +527,6 @@ def test_a_layer_is_shown_with_its_sizes_and_the_options_that_differ_from_their_
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (pack_padded_sequence(torch.zeros(4, 2, 2), torch.tensor([4, 3])), "a PackedSequence: .*`lengths`.*pad_packed"),
         ([torch.zeros(4, 2), torch.zeros(3, 2)], "a list: .*`lengths`.*pad_sequence"),
         (np.zeros((4, 2, 2), np.float32), "a ndarray: must be a tensor .torch.from_numpy"),
         (torch.nested.nested_tensor([torch.zeros(4, 2)] * 2, layout=torch.jagged), "a nested tensor: .*padded"),
@@ -570,18 +588,18 @@ def test_output_and_state_have_the_dtype_of_input_and_parameters(cell_type, dtyp
 def test_input_state_and_parameters_must_have_one_dtype(cell_type):
     cell, x = cell_type(2, 3), torch.zeros(4, 1, 2)
     zeros = [torch.zeros(1, 1, size) for size in cell.state_sizes()]
-    with pytest.raises(ValueError, match=r"input is torch.float64, but the layer's weight_ih is torch.float32"):
+    with pytest.raises(ValueError, match=r"input is torch.float64, but the layer's weight_ih_l0 is torch.float32"):
         cell(x.double())
-    with pytest.raises(ValueError, match=r"input is torch.int64, but the layer's weight_ih is torch.float32"):
+    with pytest.raises(ValueError, match=r"input is torch.int64, but the layer's weight_ih_l0 is torch.float32"):
         cell(x.long())
     last = cell.states[-1]
-    with pytest.raises(ValueError, match=rf"state {last} is torch.float64, but the layer's weight_ih is torch.float32"):
+    with pytest.raises(ValueError, match=rf"state {last} is torch.float64, but the layer's weight_ih_l0 is "):
         cell(x, [*zeros[:-1], zeros[-1].double()])
     cell.double()
-    with pytest.raises(ValueError, match=r"input is torch.float32, but the layer's weight_ih is torch.float64"):
+    with pytest.raises(ValueError, match=r"input is torch.float32, but the layer's weight_ih_l0 is torch.float64"):
         cell(x)
-    cell.float().bias.data = cell.bias.data.double()
-    with pytest.raises(ValueError, match=r"input is torch.float32, but the layer's bias is torch.float64"):
+    cell.float().bias_l0.data = cell.bias_l0.data.double()
+    with pytest.raises(ValueError, match=r"input is torch.float32, but the layer's bias_l0 is torch.float64"):
         cell(x)
 
 
@@ -603,7 +621,7 @@ def test_a_layer_can_be_made_without_storage_and_be_moved(cell_type):
         cell = cell_type(2, 3)
         assert all(p.is_meta for p in cell.parameters())
         assert cell(torch.zeros(4, 1, 2), lengths=[3])[0].is_meta
-    with pytest.raises(ValueError, match="input is on cpu, but the layer's weight_ih is on meta"):
+    with pytest.raises(ValueError, match="input is on cpu, but the layer's weight_ih_l0 is on meta"):
         cell(torch.zeros(4, 1, 2))
     cell.to_empty(device="cpu")
     torch.manual_seed(14)

@@ -71,7 +71,7 @@ WRONG = {
     "task=adding trainig.learning_rate=0.1": "did you mean training.learning_rate?",
     "task=adding training.lerning_rate=0.1": "did you mean training.learning_rate?",
     "task=adding training={lr:0.1}": "training.lr=0.1: no such key; training has batch_size, ",
-    "task=adding model.hiden=3": "model.hiden=3: no such key; model amu has units, parameters, cell, ",
+    "task=adding model.hiden=3": "model.hiden=3: no such key; model amu has units, parameters, layers, cell, ",
     "task=adding model=lstm model.gradient=full": "model.gradient=full: no such key; model lstm has ",
     "task=adding task.variant=noisy_target": "no such key; task adding has problem, form, ",
     "task=adding model.cell=lstm": "model.cell=lstm: must be amu here (model=NAME chooses another,",
@@ -702,7 +702,7 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
     assert main([own, "task=numbers", "model=leaky"]) == 0
     first, second, third = trained
     assert third["task"]["pad"] == {"1": 2, "3": 4}
-    assert first["model"] == {"units": None, "parameters": 50, "cell": "leaky", "leak": 1e-3}
+    assert first["model"] == {"units": None, "parameters": 50, "layers": 1, "cell": "leaky", "leak": 1e-3}
     assert first["task"] == {"problem": "echo", "delay": 9, "noise": 0.5, "steps": None, "pad": 2}
     assert second["model"]["leak"] == 0.25
     assert second["training"]["learning_rate"] == 0.1
@@ -718,7 +718,7 @@ def test_a_task_and_a_model_of_ones_own(own, trained, capsys):
     [
         (
             "task=echo model=leaky model.leek=1",
-            "model leaky has units, parameters, cell, leak (did you mean model.leak?)",
+            "model leaky has units, parameters, layers, cell, leak (did you mean model.leak?)",
         ),
         ("task=echo model=leaky model.leak=all", "model.leak=all: must be a number"),
         ("task=echo model=leaky model.leak=1", "model.leak=1: must be a number between 0 and 1"),

@@ -8,12 +8,12 @@ PACKAGE = Path(__file__).parent.parent / "amu_experiments"
 
 ORDER = (
     *("options", "registry", "console", "interrupts"),
-    *("config", "conf_files", "numerics"),
+    *("config", "conf_files", "numerics", "command_line"),
     *("scans", "cells", "tasks"),
     *("overrides", "network", "learning"),
-    *("files", "stack_files", "store", "leases"),
-    *("plan", "stack", "training"),
-    *("analysis", "studies", "cli"),
+    *("files", "stack_files", "store", "leases", "selection"),
+    *("plan", "stack", "training", "trained"),
+    *("analysis", "studies", "library", "exports", "inventory", "sampling", "cli"),
 )
 """From the bottom to the top."""
 

@@ -42,10 +42,13 @@ def conf(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """A folder with the files that the wheel installs, without the checkout."""
+    """A folder with the files that the wheel installs, made from the sdist, without the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
+    pack = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(folder)]
+    subprocess.run(pack, cwd=README.parent, check=True, capture_output=True)
+    (source,) = folder.glob("*.tar.gz")
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([*build, str(README.parent)], check=True, capture_output=True)
+    subprocess.run([*build, str(source)], check=True, capture_output=True)
     (file,) = folder.glob("*.whl")
     zipfile.ZipFile(file).extractall(folder / "site")
     return folder / "site"
@@ -193,6 +196,15 @@ def test_the_layer_of_the_readme_has_the_shape_that_its_comment_states():
     assert names["output"].shape == (4, 100, 8)
     assert names["h"].numel() == 4 * 3 * 8
     assert names["s"].numel() == 4 * 8
+
+
+def test_the_layer_of_the_readme_goes_to_torch_and_back():
+    names = {}
+    (code,) = re.findall(r"^```python\n(import torch\nfrom amu_experiments import LSTM\n.*?)^```$", TEXT, re.M | re.S)
+    exec(code, names)
+    x = names["torch"].randn(5, 2, 10)
+    layers = [names[name].eval() for name in ("layer", "reference")]
+    names["torch"].testing.assert_close(*(layer(x) for layer in layers), rtol=0, atol=1e-5)
 
 
 def test_the_first_commands_of_the_readme_are_those_that_are_tried_on_a_fresh_machine():

@@ -242,7 +242,7 @@ ODD_HEADERS = [
     ("^", "1,1:1,1:a\n", "line 1: 1,1:1,1:a does not begin with @"),
     ("@data", "@data 3", "line 6: 3 follows @data; series begin on the next line"),
     ("@classLabel .*", "@targetLabel true", "line 5: @targetLabel true asks for regression, which"),
-    ("^", "@TargetLabel TRUE\n", "line 1: @targetLabel true asks for regression, which is not supported; class labels"),
+    ("^", "@TargetLabel TRUE\n", "line 1: @targetLabel true asks for regression, which is not supported in this"),
     ("@equalLength", "@equalLenght", r"line 4: @equalLenght is none of .*did you mean @equalLength\?"),
     ("^", "@frequency 10\n", "line 1: @frequency is none of @problemName, @timeStamps, "),
     ("univariate false", "univariate no", "line 3: @univariate no must be true or false"),
@@ -573,7 +573,9 @@ def test_files_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match="Own_TEST.ts: there is no such file"):
         task(path=file)
     (tmp_path / "Own_TRAIN.ts").rename(tmp_path / "x.ts")
-    with pytest.raises(ValueError, match="must contain one file NAME_TRAIN.ts .found: none"):
+    with pytest.raises(
+        ValueError, match="must contain one file NAME_TRAIN.ts, NAME_TRAIN.csv or NAME.npz .found: none"
+    ):
         task(path=str(tmp_path))
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from amu_experiments import conf_files
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.comparison import Comparison, flat, leaf
+from amu_experiments.analysis.comparison import Comparison, leaf
 from amu_experiments.analysis.text import listing, sequences_text
+from amu_experiments.selection import flat
 
 MIN_TRIALS = 10
 """Rows with fewer trials are not used."""

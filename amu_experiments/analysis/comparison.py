@@ -13,6 +13,7 @@ import numpy as np
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.text import printable, setting_text
 from amu_experiments.files import UnusableError
+from amu_experiments.selection import flat
 from amu_experiments.stack_files import are_times
 from amu_experiments.store import Result, common_columns, select_columns
 from amu_experiments.tasks import criteria_of
@@ -29,7 +30,7 @@ PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every"
 TUNED = ("training.learning_rate", "training.clip_norm", "model.initial_range", "model.forget_bias")
 """Settings that tuning changes; a label states them only if rows would have the same label without them."""
 
-HIGHER_IS_BETTER = ("accuracy", "right", "correct")
+HIGHER_IS_BETTER = ("accuracy", "right", "correct", "grammatical", "followed")
 """Words in the names of metrics for which higher is better; for every other metric, lower is better."""
 
 LONGEST_NAME = 120
@@ -204,14 +205,6 @@ def _with_the_same_columns(results: list[Result], left_out: list) -> list[Result
         except UnusableError as error:
             left_out.append(error)
     return same
-
-
-def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested settings as one level: {"task": {"T": 100}} becomes {"task.T": 100}."""
-    level = {}
-    for key, value in settings.items():
-        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return level
 
 
 def _row_order(results: list[Result], row: int, label: str) -> tuple:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.comparison import Comparison, budget, criteria, flat, times_to
+from amu_experiments.analysis.comparison import Comparison, budget, criteria, times_to
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import sequences_text
+from amu_experiments.selection import flat
 from amu_experiments.store import Result
 
 FACTOR = 2

@@ -17,7 +17,7 @@ def notices(
     made: list[tuple[Result, Path, dict | None]],
     left_out: Iterable[UnusableError | OSError],
 ) -> list[str]:
-    """Lines about rows with different trials, missing stacks, missing histories or mixed numerics.
+    """Lines about rows with different budgets, different trials, missing stacks, missing histories or mixed numerics.
 
     Args:
         comparisons: all comparisons of the report.
@@ -27,8 +27,22 @@ def notices(
     paths = [Path(getattr(error, "path", None) or error.filename or "") for error in left_out]
     lines = []
     for comparison in comparisons:
-        lines += [*_different_trials(comparison), *_missing_stacks(comparison, paths), *_missing_histories(comparison)]
+        lines += [*_different_budgets(comparison), *_different_trials(comparison)]
+        lines += [*_missing_stacks(comparison, paths), *_missing_histories(comparison)]
     return lines + _mixed_numerics(made)
+
+
+def _different_budgets(comparison: Comparison) -> list[str]:
+    rows: dict[int, list[str]] = {}
+    for label, result in zip(comparison.labels, comparison.results, strict=True):
+        rows.setdefault(result.config["training"]["max_sequences"], []).append(label)
+    if len(rows) == 1:
+        return []
+    groups = "; ".join(f"{most:,} in {', '.join(rows[most])}" for most in sorted(rows))
+    return [
+        f"{comparison.name}: each family of tests mixes budgets, at most {groups} sequences; to report one budget, add "
+        f'--where "training.max_sequences == {max(rows)}"'
+    ]
 
 
 def _different_trials(comparison: Comparison) -> list[str]:

@@ -1,6 +1,6 @@
 """The page: claims, experiments, studies and provenance in one HTML file that needs no other file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -9,14 +9,16 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from amu_experiments.analysis.comparison import Comparison, flat
+from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.analysis.headings import Heading, heading
 from amu_experiments.analysis.main_result import EXPLANATION, main_picture, main_table
 from amu_experiments.analysis.picture import Drawn
+from amu_experiments.analysis.sample_figures import Sound
 from amu_experiments.analysis.study_tables import Study
 from amu_experiments.analysis.tables import WORDS, Table
 from amu_experiments.analysis.text import LONGEST_CELL, printable
 from amu_experiments.analysis.verdicts import RULE, Claim, summary, verdicts_table
+from amu_experiments.selection import flat
 from amu_experiments.store import Result
 
 SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013"}
@@ -28,11 +30,12 @@ NARROW = 28
 
 @dataclass(frozen=True)
 class Section:
-    """A comparison with its tables and figures."""
+    """A comparison with its tables, figures and sounds."""
 
     comparison: Comparison
     tables: list[Table]
     pictures: list[Drawn]
+    sounds: list[Sound] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -4,7 +4,6 @@ In each table, the best row comes first, and every other row is tested against a
 of the AMU paper, the report has a verdict on each claim.
 """
 
-import argparse
 import functools
 import io
 import multiprocessing
@@ -27,15 +26,20 @@ from amu_experiments.analysis.mechanism_figures import mechanism_pictures
 from amu_experiments.analysis.mechanism_tables import read_mechanism
 from amu_experiments.analysis.notices import notices
 from amu_experiments.analysis.page import Section, render
+from amu_experiments.analysis.sample_figures import sample_pictures, sounds
+from amu_experiments.analysis.samples import Sample, read_samples
 from amu_experiments.analysis.study_tables import read_studies
 from amu_experiments.analysis.styles import Style, report_styles
+from amu_experiments.analysis.sweeps import sweep_pictures, sweep_table, sweeps
 from amu_experiments.analysis.tables import Table, tables
 from amu_experiments.analysis.text import markdown, printable
 from amu_experiments.analysis.verdicts import claims_tables
+from amu_experiments.command_line import Parser
 from amu_experiments.conf_files import conf_dir
 from amu_experiments.console import say, unheard
 from amu_experiments.files import UnusableError, remove_partial, write_text
-from amu_experiments.options import format_error, one_line
+from amu_experiments.options import ConfigurationError, format_error, one_line
+from amu_experiments.selection import select
 from amu_experiments.store import read_provenances, read_results, unfinished
 
 PARTS = ("tables", "figures")
@@ -48,19 +52,22 @@ class ReportError(ValueError):
     """No report can be written; the message says why."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"amu-report: {one_line(message, 240)}; see amu-report --help\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Exit status: 0; 1 if there is nothing to report or writing fails; 130 if interrupted."""
-    parser = _Parser("amu-report", description=__doc__)
+    parser = Parser("amu-report", description=__doc__)
     parser.add_argument(
         "--results-dir", type=Path, default=Path("results/runs"), help="the runs (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("results/report"), help="the report (default: %(default)s)")
     parser.add_argument("--task", help="report only the runs of this task")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help='report only the runs whose settings meet this, such as "training.max_sequences >= 50000" or '
+        '"model == lstm,gru"; may be given more than once',
+    )
     parser.add_argument(
         "--reference",
         metavar="ROW",
@@ -74,7 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         lines = write_report(
-            options.results_dir, options.out, options.task, parts, os.cpu_count(), reference=options.reference
+            options.results_dir,
+            options.out,
+            options.task,
+            parts,
+            os.cpu_count(),
+            reference=options.reference,
+            where=options.where,
         )
     except KeyboardInterrupt:
         print("amu-report: interrupted", file=sys.stderr)
@@ -99,13 +112,15 @@ def write_report(
     parts: Collection[str] = PARTS,
     processes: int = 1,
     reference: str | None = None,
+    where: Sequence[str] = (),
 ) -> list[str]:
     """Writes out_dir/tables (Markdown, CSV, LaTeX), out_dir/figures (PNG, PDF) and, for both, report.md and index.html.
 
     Args:
         results_dir: the folder of runs, results/runs.
         out_dir: the folder of the report, created if missing; existing files are replaced. The output of other
-            commands is read from it: mechanism/ for figures and claims, and the files of `study_tables.STUDIES`.
+            commands is read from it: mechanism/ for figures and claims, samples/ for figures and sounds, and the
+            files of `study_tables.STUDIES`.
         task: the name of a task; other tasks are left out, and so are the claims. The claims are also left
             out if no run bears on them.
         parts: "tables", "figures" or both.
@@ -113,12 +128,15 @@ def write_report(
             so it needs the guard `if __name__ == "__main__"`.
         reference: the label or the model of the row that every other row is tested against. By default, it is
             `Comparison.reference`. The claims do not depend on it.
+        where: conditions on the settings of runs, as in `selection.select`; other runs are left out, and so are the
+            claims.
 
     Returns:
         Lines to print: the tables, notes about left-out files and differences between rows, and the files written.
 
     Raises:
-        ReportError: no finished run was found, the reference is unknown or ambiguous, or another process ended.
+        ReportError: no finished run was found, a condition is wrong, the reference is unknown or ambiguous, or another
+            process ended.
     """
     results_dir, out_dir = Path(results_dir), Path(out_dir)
     remove_partial([out_dir, *(out_dir / part for part in PARTS)])
@@ -133,8 +151,17 @@ def write_report(
         results = [result for result in results if result.task == task]
         if not results:
             raise ReportError(f"no runs of the task {task} in {results_dir}; it has {', '.join(names)}")
+    if where:
+        try:
+            results = select(results, where)
+        except ConfigurationError as error:
+            raise ReportError(f"--where {error}") from None
+        if not results:
+            raise ReportError(f"no runs in {results_dir} with {' and '.join(map(printable, where))}")
+    every_run = task is None and not where
     published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
     mechanism = read_mechanism(out_dir / "mechanism", unusable)
+    samples = read_samples(out_dir / "samples", unusable)
     comparisons, sections, lines = compare(results, unusable), [], []
     made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
     studies = read_studies(out_dir, unusable)
@@ -147,15 +174,16 @@ def write_report(
         except LookupError as error:
             raise ReportError(f"--reference: {error}") from None
     notes = [_line(note) for note in notices(comparisons, made, unusable)]
-    claims = judge(comparisons, mechanism) if task is None else []
+    claims = judge(comparisons, mechanism) if every_run else []
     claims = claims if any(claim.has_runs for claim in claims) else []
     verdicts = claims_tables(claims) if claims and "tables" in parts else []
-    historical = historical_table(comparisons, published) if task is None and "tables" in parts else None
+    historical = historical_table(comparisons, published) if every_run and "tables" in parts else None
     alone = [*verdicts, *([historical] if historical else [])]
     work = functools.partial(
         _section,
         styles=report_styles(comparisons),
         mechanism=mechanism,
+        samples=samples,
         published=published,
         parts=parts,
         out_dir=out_dir,
@@ -192,16 +220,21 @@ def _section(
     comparison: Comparison,
     styles: dict[str, list[Style]],
     mechanism: dict[str, pd.DataFrame],
+    samples: list[Sample],
     published: dict,
     parts: Collection[str],
     out_dir: Path,
 ) -> Section:
     """The tables of a comparison, and its figures, whose files are written."""
-    made_tables = tables(comparison, published) if "tables" in parts else []
+    made_tables = []
+    if "tables" in parts:
+        made_tables = [*tables(comparison, published), *map(sweep_table, sweeps(comparison))]
     made, own = [], styles[comparison.name]
     if "figures" in parts:
         made = [*pictures(comparison, own), *mechanism_pictures(comparison, own, mechanism)]
-    return Section(comparison, made_tables, [picture.save(out_dir / "figures") for picture in made])
+        made += [*sweep_pictures(comparison), *sample_pictures(comparison, own, samples)]
+    saved = [picture.save(out_dir / "figures") for picture in made]
+    return Section(comparison, made_tables, saved, sounds(comparison, samples))
 
 
 def _each(work: functools.partial, comparisons: list[Comparison], processes: int) -> Iterator[Section]:

@@ -6,7 +6,8 @@ from collections import Counter
 from matplotlib.colors import to_hex, to_rgb
 
 from amu_experiments.analysis.cases import Reading
-from amu_experiments.analysis.comparison import TUNED, Comparison, flat, leaf
+from amu_experiments.analysis.comparison import TUNED, Comparison, leaf
+from amu_experiments.selection import flat
 
 Style = tuple[str, object, str]
 """Colour as #rrggbb, dashes and marker of a row's lines."""

@@ -17,7 +17,6 @@ from amu_experiments.analysis.comparison import (
     ended_before,
     final_metrics,
     final_values,
-    flat,
     leaf,
     times_to,
 )
@@ -32,6 +31,7 @@ from amu_experiments.analysis.text import (
     sequences_text,
     setting_text,
 )
+from amu_experiments.selection import flat
 from amu_experiments.store import Result
 
 WORDS = (

@@ -1,8 +1,25 @@
 """The arguments that a cell takes: its own, and those that it passes on."""
 
 import inspect
+import itertools
 
-_OF_A_LAYER = ("trials", "batch_first", "backend")
+from torch import nn
+
+from amu_experiments.options import check_arguments
+
+_BY_PLACE = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
+"""May follow the sizes without a name, as in torch.nn.LSTM."""
+
+_OF_A_LAYER = (*_BY_PLACE, "trials", "backend", "device", "dtype")
+
+
+class CellType(type(nn.Module)):
+    """The class of cells: checks the arguments before an __init__ uses or passes them on, and gives all their names."""
+
+    def __call__(cls, *arguments, **options):
+        sizes, options = by_name(cls, arguments, options)
+        check_arguments(cls, ("__init__", "shapes"), options)
+        return super().__call__(*sizes, **options)
 
 
 def signature_of(kind: type, base: type) -> inspect.Signature:
@@ -10,6 +27,7 @@ def signature_of(kind: type, base: type) -> inspect.Signature:
     classes = kind.__mro__[: kind.__mro__.index(base) + 1]
     own, *bases = [inspect.signature(each.__init__) for each in classes if "__init__" in vars(each)]
     named = dict(list(own.parameters.items())[1:])  # without self
+    passed_on = set()
     for further in (*bases, inspect.signature(kind.shapes)):
         rest = next((name for name, argument in named.items() if argument.kind == argument.VAR_KEYWORD), None)
         if rest is None:
@@ -17,10 +35,16 @@ def signature_of(kind: type, base: type) -> inspect.Signature:
         del named[rest]
         for name, argument in further.parameters.items():
             if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY) and name != "self":
-                named.setdefault(name, argument.replace(kind=argument.KEYWORD_ONLY))
+                if name not in named:
+                    passed_on.add(name)
+                    named[name] = argument.replace(kind=argument.KEYWORD_ONLY)
             elif argument.kind == argument.VAR_KEYWORD:
                 named[name] = argument
-    return inspect.Signature(list(named.values()))
+    # Up to the first that the cell itself has by name only: the place of a further one would not be torch's.
+    for name in itertools.takewhile(lambda name: name in passed_on or _has_place(own, name), _BY_PLACE):
+        if name in passed_on:
+            named[name] = named[name].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return inspect.Signature(sorted(named.values(), key=lambda argument: argument.kind))
 
 
 def option_names(kind: type, base: type) -> list[str] | None:
@@ -33,17 +57,51 @@ def option_names(kind: type, base: type) -> list[str] | None:
     return [name for name in names if name not in ("self", *inspect.signature(base.shapes).parameters, *_OF_A_LAYER)]
 
 
-def check_names(kind: type, arguments: tuple, options: dict) -> None:
-    """Raise TypeError for an argument that a cell does not take, with the names of those that it takes."""
+def by_name(kind: type, arguments: tuple, options: dict) -> tuple[tuple, dict]:
+    """The arguments of a call: those of the class without a name, and all others by name.
+
+    Raises TypeError for an argument that the cell does not take, with the names of those that it takes.
+    """
     known = inspect.signature(kind).parameters.values()
+    kinds = {a.kind for a in known}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return arguments, options
     positional = [a.name for a in known if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
     named = [a.name for a in known if a.kind == a.KEYWORD_ONLY]
-    kinds = {a.kind for a in known}
-    if len(arguments) > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+    if len(arguments) > len(positional):
         raise TypeError(
-            f"{kind.__name__} was given {len(arguments)} positional arguments, but takes {' and '.join(positional)} "
+            f"{kind.__name__} was given {len(arguments)} positional arguments, but takes "
+            f"{', '.join(positional[:-1])}{' and ' * (len(positional) > 1)}{positional[-1]} "
             f"only; give options by name: {', '.join(f'{name}=' for name in named)}"
         )
-    unknown = [name for name in options if name not in (*positional, *named)]
+    sizes = [name for name in positional if name not in _BY_PLACE]
+    optional = positional[len(sizes) :] + named
+    unknown = [name for name in options if name not in (*sizes, *optional)]
     if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)}; its options are {', '.join(named)}")
+        known = ", ".join(optional)
+        raise TypeError(f"{kind.__name__} has no option {', '.join(unknown)}; its options are {known}")
+    further = dict(zip(positional[len(sizes) :], arguments[len(sizes) :], strict=False))
+    if twice := [name for name in further if name in options]:
+        raise TypeError(f"{kind.__name__} was given {twice[0]} twice, by place and by name")
+    return arguments[: len(sizes)], further | options
+
+
+def described(cell) -> str:
+    """The sizes of a cell, and its options that differ from their defaults."""
+    defaults = {}
+    for name, argument in inspect.signature(type(cell)).parameters.items():
+        if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+            defaults[name] = argument.default
+    for name in cell.options:
+        defaults.setdefault(name)
+    shown = [str(cell.input_size), str(cell.hidden_size)]
+    for name, default in defaults.items():
+        value = cell.biased if name == "bias" else cell.options.get(name, getattr(cell, name, default))
+        if name not in ("input_size", "hidden_size") and repr(value) != repr(default):
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)
+
+
+def _has_place(signature: inspect.Signature, name: str) -> bool:
+    argument = signature.parameters.get(name)
+    return argument is not None and argument.kind == argument.POSITIONAL_OR_KEYWORD

@@ -4,47 +4,47 @@ Axis letters, used as suffixes of tensor names: R trials, T time, B sequences of
 A units (a cell's output features), K net inputs (rows of the weight matrices: neurons, or gates).
 """
 
-import inspect
 import math
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import dropout as dropped
 from torch.nn.functional import pad
 
-from amu_experiments.cells.arguments import check_names, option_names, signature_of
+from amu_experiments.cells import arrangement, torch_names
+from amu_experiments.cells.arguments import CellType, described, option_names, signature_of
 from amu_experiments.cells.backends import compiled, first_derivatives, not_compiled
-from amu_experiments.options import Positive, check_arguments, options_of
+from amu_experiments.options import BY_TYPE, Positive, Rule, options_of, whole
 
 State = tuple[Tensor, ...]
 
-_AUTOCAST_DTYPES = {torch.float32, torch.float16, torch.bfloat16}
-
-_PADDED = "must be a tensor of padded sequences, with their lengths in `lengths`"
-_INPUT_HINTS = {
-    nn.utils.rnn.PackedSequence: f"{_PADDED} (torch.nn.utils.rnn.pad_packed_sequence gives both)",
-    list: f"{_PADDED} (torch.nn.utils.rnn.pad_sequence makes it of a list of tensors)",
-    tuple: f"{_PADDED} (torch.nn.utils.rnn.pad_sequence makes it of a list of tensors)",
-    np.ndarray: "must be a tensor (torch.from_numpy makes it of an array)",
-}
+Flag = Annotated[bool, BY_TYPE[bool]]
+Share = Annotated[float, Rule(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
-class Cell(nn.Module):
-    """A recurrent layer for a stack of trials, none of which sees another.
+class Cell(nn.Module, metaclass=CellType):
+    """A recurrent layer, or several, for a stack of trials, none of which sees another.
 
-    Called as `output, state = cell(x, state=None, lengths=None)`:
+    Called as `output, state = cell(x, state=None, lengths=None)`, with L = num_layers, times 2 if bidirectional:
 
-    x: (R, T, B, I); made with `trials=None`, (T, B, I) as in torch.nn.LSTM, or (B, T, I) with batch_first,
-        or one sequence (T, I).
-    state: the cell's state tensors, each (R, B, width), R being 1 where `trials` is None (and (1, width) for one
-        sequence), in a tuple if there are several; None for zeros.
+    x: (R, T, B, I); made with `trials=None`, as in torch.nn.LSTM: (T, B, I), or (B, T, I) with batch_first, or one
+        sequence (T, I), or a PackedSequence.
+    state: the cell's state tensors, in a tuple if there are several; None for zeros. With `trials=None` each is
+        (L, B, width), or (L, width) for one sequence; else (R, B, width), or (R, L, B, width) if L is above 1.
     lengths: (R, B) integers, or (B,) where `trials` is None; a sequence's outputs after its length are zero, and
         the state that comes back is that of its own last step. None: all T steps count.
-    output: x with A in the place of I.
+    output: x with A, or 2 A if bidirectional, in the place of I.
+
+    Parameters have the names of `shapes` with the layer's number: weight_ih_l0, weight_ih_l0_reverse, weight_ih_l1.
+    They are (R, ...); with `trials=None` they have no first axis. In `step`, self.weight_hh is the layer's own
+    parameter and always (R, ...); outside, layer.weight_hh is that of the first layer. A layer above the first has
+    another input_size, so an __init__ must not compute anything from it.
+
+    load_state_dict takes a state_dict of torch.nn.LSTM, GRU or RNN, too; torch_state_dict() gives one.
 
     Input, state and parameters have one dtype and one device; under torch.autocast the layer computes in the dtype
     of its parameters.
@@ -57,18 +57,25 @@ class Cell(nn.Module):
     error flow. The compiled scans are derived from `step` (scans/derive.py); `backend="auto"` prefers them on a CPU. A
     step that has no compiled form, such as a random one, runs in torch, after a warning that names the reason.
 
-    Args (all but the first two by name only):
+    Args, those up to bidirectional in the order of torch.nn.LSTM, the others by name only:
         input_size: I.
         hidden_size: A.
-        trials: R, or None for a layer in the call convention of torch.nn.LSTM.
+        num_layers: each layer reads the outputs of the one below.
+        bias: False: all parameters whose names begin with "bias" are zero and not trained.
         batch_first: batches before time, where `trials` is None.
+        dropout: probability that an output of a layer, except the last, is zero in training; needs `trials=None`.
+        bidirectional: each layer has a second recurrence, which reads the sequences from their ends.
+        trials: R, or None for a layer in the call convention of torch.nn.LSTM.
         backend: "torch", "fused" or "auto".
         initial_range: weights start uniform in +-initial_range / sqrt(fan), see `fan`.
+        device, dtype: of the parameters.
     """
 
     states: ClassVar[tuple[str, ...]] = ("h",)
     readout_bias: bool = True
     """Whether the output units of a network with this cell have a bias."""
+    torch_name: ClassVar[str] = ""
+    """The class of torch.nn that computes the same, if there is one."""
     gradient: str = "full"
     """Or "truncated", where the cell cuts paths of the error: then second derivatives and forward mode are refused."""
 
@@ -76,38 +83,54 @@ class Cell(nn.Module):
         super().__init_subclass__(**keywords)
         cls.__signature__ = signature_of(cls, Cell)
 
-    def __new__(cls, *arguments, **options):
-        # Checked here, before a subclass's own __init__ uses the options or passes them on.
-        check_names(cls, arguments, options)
-        check_arguments(cls, ("__init__", "shapes"), options)
-        return super().__new__(cls)
-
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
+        num_layers: Annotated[int, whole(1, 1000)] = 1,
+        bias: Flag = True,
+        batch_first: Flag = False,
+        dropout: Share = 0.0,
+        bidirectional: Flag = False,
         *,
         trials: int | None = None,
-        batch_first: bool = False,
         backend: str = "auto",
         initial_range: Positive = 1.0,
+        device=None,
+        dtype: torch.dtype | None = None,
         **options,
     ):
         super().__init__()
-        if input_size < 1 or hidden_size < 1:
-            raise ValueError(f"input_size={input_size}, hidden_size={hidden_size}: each must be at least 1")
+        for name, size in {"input_size": input_size, "hidden_size": hidden_size, "trials": trials}.items():
+            if name == "trials" and size is None:
+                continue
+            if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{name}={size!r}: must be a whole number, 1 or more")
         if backend not in ("auto", "fused", "torch"):
             raise ValueError(f"backend={backend!r}: must be one of auto, fused, torch")
+        if trials is not None and dropout:
+            raise ValueError(f"dropout={dropout}: must be 0 with trials={trials}, where trials share no random numbers")
+        if dropout and num_layers == 1:
+            warnings.warn(f"dropout={dropout} does nothing with num_layers=1: it acts between layers", stacklevel=3)
         self.input_size = input_size
         self.hidden_size = hidden_size
-        self.trials = trials
+        self.num_layers = num_layers
+        self.biased = bias
         self.batch_first = batch_first
+        self.dropout = dropout
+        self.bidirectional = bidirectional
+        self.trials = trials
         self.backend = backend
         self.initial_range = initial_range
         self.options = options
         self._scans: dict = {}
-        for name, shape in self.shapes(input_size, hidden_size, **options).items():
-            setattr(self, name, nn.Parameter(torch.empty(trials or 1, *shape)))
+        self._names = tuple(self.shapes(input_size, hidden_size, **options))
+        leading = () if trials is None else (trials,)
+        for layer in self._layers():
+            for name, shape in layer.shapes(layer.input_size, hidden_size, **options).items():
+                if bias or not name.startswith("bias"):
+                    parameter = torch.empty(*leading, *shape, device=device, dtype=dtype)
+                    setattr(self, name + layer.suffix, nn.Parameter(parameter))
         if not any(p.is_meta for p in self.parameters()):
             self.reset_parameters()
 
@@ -182,66 +205,114 @@ class Cell(nn.Module):
         self.initialise([np.random.default_rng(seed) for seed in seeds])
 
     def initialise(self, generators: Sequence[np.random.Generator]) -> None:
-        """Draw each trial's initial values from its own generator."""
+        """Draw each trial's initial values from its own generator, layer by layer."""
         with torch.no_grad():
             for trial, rng in enumerate(generators):
-                for name, value in self.initial_values(rng).items():
-                    getattr(self, name)[trial] = torch.from_numpy(value)
+                for layer in self._layers():
+                    for name, value in layer.initial_values(rng).items():
+                        parameter = getattr(self, name + layer.suffix, None)
+                        if parameter is not None:
+                            own = parameter if self.trials is None else parameter[trial]
+                            own.copy_(torch.from_numpy(value))
+
+    def ordered_parameters(self) -> list[nn.Parameter]:
+        """The parameters (R, ...), layer by layer, each in the order of `shapes`."""
+        return list(self.parameters())
+
+    def torch_state_dict(self) -> dict[str, Tensor]:
+        """The state_dict of torch.nn's layer with the same outputs; TypeError if torch.nn has none."""
+        return torch_names.to_torch(self)
+
+    def flatten_parameters(self) -> None:
+        """Nothing; torch.nn's layers have this method, and programs call it."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        torch_names.from_torch(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    # Layers -----------------------------------------------------------------------------------------------------
+
+    def _layers(self) -> Iterator["Cell"]:
+        """This cell in the sizes of each layer and direction, in turn, without parameters."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        for number in range(self.num_layers):
+            size = self.hidden_size * len(directions) if number else self.input_size
+            for reverse in directions:
+                # Not copy.copy, which torch.compile does not follow.
+                layer = object.__new__(type(self))
+                own = {"_parameters": {}, "input_size": size, "suffix": f"_l{number}{reverse}"}
+                layer.__dict__.update({**self.__dict__, **own})
+                yield layer
+
+    def _with_parameters(self, layer: "Cell") -> "Cell":
+        """The layer with its parameters as `step` sees them, each (R, ...)."""
+        for name in self._names:
+            if self.biased or not name.startswith("bias"):
+                tensor = getattr(self, name + layer.suffix)
+            else:
+                weight = getattr(self, f"weight_ih{layer.suffix}")
+                shape = self.shapes(layer.input_size, self.hidden_size, **self.options)[name]
+                tensor = weight.new_zeros(*([] if self.trials is None else weight.shape[:1]), *shape)
+            layer.__dict__[name] = tensor.unsqueeze(0) if self.trials is None else tensor
+        return layer
+
+    def __getattr__(self, name: str):
+        """The first layer's parameters (R, ...) under the names of `shapes`."""
+        if name not in self.__dict__.get("_names", ()):
+            return super().__getattr__(name)
+        parameter = super().__getattr__(f"{name}_l0")
+        return parameter.unsqueeze(0) if self.trials is None else parameter
 
     # The call ---------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, state=None, lengths: Tensor | None = None):
-        x_RTBI = self._arrange(x)
-        single = self.trials is None and x.dim() == 2
-        R, T, B, _ = x_RTBI.shape
-        if T == 0 or B == 0:
-            raise ValueError(f"input of shape {tuple(x.shape)}: needs at least one step and one sequence")
-        if state is None:
-            state = tuple(x_RTBI.new_zeros(R, B, size) for size in self.state_sizes())
-        else:
-            state = self._arrange_state(state, R, B, single)
-        lengths_RB = None if lengths is None else self._arrange_lengths(lengths, R, T, B, single).to(x.device)
-        kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            x_RTBI, *state = map(self._without_autocast, (x_RTBI, *state))
-            state, without_autocast = tuple(state), torch.autocast(kind, enabled=False)
-        else:
-            without_autocast = nullcontext()
-        self._check_places({"input": x_RTBI} | {f"state {n}": s for n, s in zip(self.states, state, strict=True)})
-        with without_autocast:
-            y_RTBA, state = self.scan(x_RTBI, state, lengths_RB)
-        if self.trials is None:
-            y_RTBA = y_RTBA[0]
-            if single:
-                y_RTBA, state = y_RTBA[:, 0], tuple(s[:, 0] for s in state)
-            elif self.batch_first:
-                y_RTBA = y_RTBA.transpose(0, 1)
-        return y_RTBA, state if len(state) > 1 else state[0]
+    def forward(self, x: Tensor | nn.utils.rnn.PackedSequence, state=None, lengths: Tensor | None = None):
+        layers = list(map(self._with_parameters, self._layers()))
+        own = {name + layer.suffix: getattr(layer, name) for layer in layers for name in self._names}
+        call = arrangement.Call(self, own, x, lengths)
+        y_RTBA, states, new = call.x_RTBI, call.states(state), []
+        with call.without_autocast:
+            for first in range(0, len(layers), 1 + self.bidirectional):
+                if first and self.dropout and self.training:
+                    y_RTBA = call.within_sequences(y_RTBA, lambda values: dropped(values, self.dropout))
+                outputs = []
+                for place, layer in enumerate(layers[first : first + 1 + self.bidirectional]):
+                    x_RTBI = call.turned(y_RTBA) if place else y_RTBA
+                    y, last = layer.scan(x_RTBI, states[first + place], call.lengths_RB)
+                    outputs.append(call.turned(y) if place else y)
+                    new.append(last)
+                y_RTBA = torch.cat(outputs, dim=-1) if self.bidirectional else outputs[0]
+        return call.output(y_RTBA), call.last(new)
 
     def scan(self, x_RTBI: Tensor, state: State, lengths_RB: Tensor | None) -> tuple[Tensor, State]:
         """All time steps on stacked tensors, by the backend asked for."""
         fused = x_RTBI.device.type == "cpu" and x_RTBI.dtype == torch.float32
         scans = self.fused_scans("layer", x_RTBI.shape[2]) if fused else None
-        parameters = self.ordered_parameters()
+        parameters = [getattr(self, name) for name in self._names]
         if scans is not None:
             y_RTBA, last_RBS = compiled(scans, x_RTBI, state, lengths_RB, parameters)
             # Slices, for they may be changed in place, unlike what split gives.
-            ends, sizes = np.cumsum(self.state_sizes()), self.state_sizes()
-            return y_RTBA, tuple(last_RBS[..., end - size : end] for end, size in zip(ends, sizes, strict=True))
+            last, end = [], 0
+            for size in self.state_sizes():
+                last.append(last_RBS[..., end : end + size])
+                end += size
+            return y_RTBA, tuple(last)
         if self.gradient == "truncated":
             return first_derivatives(lambda: self.unroll(x_RTBI, state, lengths_RB), (x_RTBI, *state, *parameters))
         return self.unroll(x_RTBI, state, lengths_RB)
 
     def fused_scans(self, purpose: str, batch_size: int):
-        """The compiled drivers of this cell for batches of this size, for "layer" or "training"; None: use torch."""
-        if self.backend == "torch":
+        """The compiled drivers of this cell for batches of this size; None: use torch. purpose: see `drivers.scans`."""
+        if self.backend == "torch" or (purpose != "layer" and self.several):
             return None
         if torch.compiler.is_compiling():
+            if self.backend == "auto" and torch.compiler.is_exporting():
+                return None
             # torch.compile leaves what follows to Python; with fullgraph=True its error gives this reason.
             torch._dynamo.graph_break(str(not_compiled("is no part of a graph of torch.compile")))
         from amu_experiments.scans import drivers
 
-        key = purpose, drivers.lanes_of(batch_size)
+        # Layers share this dictionary.
+        key = purpose, self.input_size, drivers.lanes_of(batch_size)
         if key not in self._scans:
             try:
                 from amu_experiments.scans.derive import derive
@@ -257,9 +328,13 @@ class Cell(nn.Module):
                     RuntimeWarning,
                     stacklevel=2,
                 )
-                self.backend = "torch"
-                return None
+                self._scans[key] = None
         return self._scans[key]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one layer or direction."""
+        return self.num_layers > 1 or self.bidirectional
 
     def __getstate__(self):
         # Compiled functions belong to the process: a copy makes its own.
@@ -289,92 +364,7 @@ class Cell(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, and the options that differ from their defaults."""
-        defaults = {}
-        for name, argument in inspect.signature(type(self)).parameters.items():
-            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
-                defaults[name] = argument.default
-        for name in self.options:
-            defaults.setdefault(name)
-        shown = [str(self.input_size), str(self.hidden_size)]
-        for name, default in defaults.items():
-            value = getattr(self, name, self.options.get(name, default))
-            if name not in ("input_size", "hidden_size") and repr(value) != repr(default):
-                shown.append(f"{name}={value!r}")
-        return ", ".join(shown)
-
-    def ordered_parameters(self) -> list[nn.Parameter]:
-        """The parameters (R, ...) in the order of `shapes`."""
-        return [getattr(self, name) for name in self._parameter_names()]
-
-    def _parameter_names(self) -> tuple[str, ...]:
-        return tuple(self.shapes(1, 1, **self.options))
-
-    def _arrange(self, x: Tensor) -> Tensor:
-        """The input as (R, T, B, I)."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"input is a {type(x).__name__}: {_INPUT_HINTS.get(type(x), _PADDED)}")
-        if x.is_nested or x.layout != torch.strided:
-            raise TypeError(f"input is a {'nested tensor' if x.is_nested else f'{x.layout} tensor'}: {_PADDED}")
-        single = self.trials is None and x.dim() == 2
-        dims = 4 if self.trials is not None else 2 if single else 3
-        if x.dim() != dims or x.shape[-1] != self.input_size or (dims == 4 and x.shape[0] != self.trials):
-            form = "(B, T, I)" if self.batch_first else "(T, B, I)"
-            wanted = f"{form} or (T, I)" if self.trials is None else f"(R={self.trials}, T, B, I)"
-            raise ValueError(f"input of shape {tuple(x.shape)}: must be {wanted} with I={self.input_size}")
-        if self.trials is not None:
-            return x
-        if single:
-            return x[None, :, None]
-        return (x.transpose(0, 1) if self.batch_first else x)[None]
-
-    def _arrange_state(self, state, R: int, B: int, single: bool) -> State:
-        """The state tensors as (R, B, width) each."""
-        state = (state,) if isinstance(state, Tensor) else state
-        if not isinstance(state, (tuple, list)) or not all(isinstance(s, Tensor) for s in state):
-            raise TypeError(f"state is a {type(state).__name__}: must be the tensors {', '.join(self.states)} or None")
-        wanted = [(R, size) if single else (R, B, size) for size in self.state_sizes()]
-        if [tuple(s.shape) for s in state] != wanted:
-            raise ValueError(
-                f"state of shapes {[tuple(s.shape) for s in state]}: must be {', '.join(self.states)} of {wanted}"
-            )
-        return tuple(s.unsqueeze(1) for s in state) if single else tuple(state)
-
-    def _arrange_lengths(self, lengths, R: int, T: int, B: int, single: bool) -> Tensor:
-        """The lengths as (R, B) integers."""
-        shapes = [(R, B)] if self.trials is not None else [(B,), (R, B)] + [()] * single
-        wanted = "integers of shape " + " or ".join(map(str, shapes))
-        try:
-            given = lengths if isinstance(lengths, Tensor) else torch.tensor(lengths, device="cpu")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"lengths is a {type(lengths).__name__}: must be {wanted}") from error
-        if tuple(given.shape) not in shapes:
-            raise ValueError(f"lengths of shape {tuple(given.shape)}: must be {wanted}")
-        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-            raise TypeError(f"lengths of dtype {given.dtype}: must be {wanted}")
-        given = given.to(torch.int64).reshape(R, B).contiguous()
-        if not given.is_meta and (int(given.min()) < 1 or int(given.max()) > T):
-            raise ValueError(f"lengths must lie between 1 and the {T} steps of the input")
-        return given
-
-    def _without_autocast(self, tensor: Tensor) -> Tensor:
-        """In the dtype of the parameters, if both are dtypes that torch.autocast converts between."""
-        dtype = self.weight_ih.dtype
-        return tensor.to(dtype) if {tensor.dtype, dtype} <= _AUTOCAST_DTYPES else tensor
-
-    def _check_places(self, named: dict[str, Tensor]) -> None:
-        """Raise ValueError unless these tensors and all parameters have one dtype and one device."""
-        for own in self._parameter_names():
-            parameter = getattr(self, own)
-            for name, tensor in named.items():
-                if tensor.dtype != parameter.dtype:
-                    raise ValueError(
-                        f"{name} is {tensor.dtype}, but the layer's {own} is {parameter.dtype}: convert it, with "
-                        f".to({parameter.dtype}), or the layer"
-                    )
-                if tensor.device != parameter.device:
-                    raise ValueError(
-                        f"{name} is on {tensor.device}, but the layer's {own} is on {parameter.device}: move one"
-                    )
+        return described(self)
 
 
 def recur(h_RBH: Tensor, weight_hh: Tensor) -> Tensor:

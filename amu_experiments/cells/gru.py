@@ -16,6 +16,8 @@ class GRU(Cell):
     See Cell for arguments and shapes.
     """
 
+    torch_name = "GRU"
+
     @classmethod
     def shapes(cls, input_size, hidden_size):
         rows = 3 * hidden_size

@@ -30,6 +30,7 @@ class LSTM(Cell):
     """
 
     states = ("h", "c")
+    torch_name = "LSTM"
 
     def __init__(self, input_size, hidden_size, *, forget_bias: float = 0.0, longest_lag: LongestLag = 0, **common):
         if longest_lag and forget_bias:

@@ -82,6 +82,10 @@ class ModuleCell(nn.Module):
     def ordered_parameters(self) -> list[nn.Parameter]:
         return list(self.stacked)
 
+    def names(self) -> list[str]:
+        """The module's own names of the parameters, in the order of `ordered_parameters`."""
+        return [name for name, _ in self._module[0].named_parameters()]
+
     def readout_range(self) -> float:
         return 1 / np.sqrt(self.hidden_size)
 
@@ -96,41 +100,45 @@ class ModuleCell(nn.Module):
                 for stacked, parameter in zip(self.stacked, drawn, strict=True):
                     stacked[trial] = parameter
 
-    def forward(self, x_RTBI: Tensor, state: None, lengths_RB: Tensor) -> tuple[Tensor, None]:
-        """Outputs (R, T, B, A), zero after a sequence's length, and None: the last state is not needed."""
-        return self._outputs(x_RTBI, lengths_RB, self._vectorised), None
+    def forward(self, x_RTBI: Tensor, state: Any, lengths_RB: Tensor) -> tuple[Tensor, Any]:
+        """Outputs (R, T, B, A), zero after a sequence's length, and the last state; state: None, or a last state."""
+        return self._outputs(x_RTBI, state, lengths_RB, self._vectorised)
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, trials={self.trials}, options={self.options}"
 
     # Calls of the module ----------------------------------------------------------------------------------------
 
-    def _outputs(self, x_RTBI: Tensor, lengths_RB: Tensor, vectorised: bool) -> Tensor:
+    def _outputs(self, x_RTBI: Tensor, state: Any, lengths_RB: Tensor, vectorised: bool) -> tuple[Tensor, Any]:
         (module,) = self._module
         named = zip(module.named_parameters(), self.stacked, strict=True)
         parameters = {name: new if own.requires_grad else new.detach() for (name, own), new in named}
         buffers = {name: buffer.to(x_RTBI.device) for name, buffer in module.named_buffers()}
 
-        def outputs(parameters: dict[str, Tensor], x_TBI: Tensor, lengths_B: Tensor) -> Tensor:
-            return self._unroll(parameters | buffers, x_TBI, lengths_B)
+        def outputs(parameters: dict[str, Tensor], x_TBI: Tensor, state: Any, lengths_B: Tensor) -> tuple[Tensor, Any]:
+            return self._unroll(parameters | buffers, x_TBI, state, lengths_B)
 
         if vectorised:
-            return torch.vmap(outputs)(parameters, x_RTBI, lengths_RB)
+            axes = (0, 0, None if state is None else 0, 0)
+            return torch.vmap(outputs, axes)(parameters, x_RTBI, state, lengths_RB)
         trials = [{name: p[r] for name, p in parameters.items()} for r in range(len(x_RTBI))]
-        return torch.stack([outputs(*each) for each in zip(trials, x_RTBI, lengths_RB, strict=True)])
+        states = [None] * len(trials) if state is None else state
+        made = [outputs(*each) for each in zip(trials, x_RTBI, states, lengths_RB, strict=True)]
+        return torch.stack([y_TBA for y_TBA, _ in made]), [last for _, last in made]
 
-    def _unroll(self, tensors: dict[str, Tensor], x_TBI: Tensor, lengths_B: Tensor) -> Tensor:
-        """One trial's outputs (T, B, A)."""
+    def _unroll(self, tensors: dict[str, Tensor], x_TBI: Tensor, state: Any, lengths_B: Tensor) -> tuple[Tensor, Any]:
+        """One trial's outputs (T, B, A) and last state; state: None at the start of a sequence."""
         (module,) = self._module
-        zeros = x_TBI.new_zeros(x_TBI.shape[1], self.hidden_size)
-        state, outputs = self._first_state(zeros), []
+        outputs = []
         for t, x_BI in enumerate(x_TBI.unbind()):
+            first, running = state is None, t < lengths_B
+            if first:
+                state = self._first_state(x_BI.new_zeros(x_BI.shape[0], self.hidden_size))
             y, new = _parts(functional_call(module, tensors, (x_BI, state)), self._has_output)
-            running = t < lengths_B
             outputs.append(_where(running, y, 0.0))
             # Where a sequence has ended its state stays, so that padding cannot make it infinite.
-            state = new if t == 0 else _held(running, new, state)
-        return torch.stack(outputs)
+            state = new if first else _held(running, new, state)
+        return torch.stack(outputs), state
 
     def _first_state(self, zeros: Tensor) -> Tensor | tuple[Tensor, ...] | None:
         return (None, zeros, (zeros, zeros))[self._first]
@@ -229,7 +237,7 @@ class ModuleCell(nn.Module):
         return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(wanted, found, strict=True))
 
     def _with_gradients(self, x_RTBI: Tensor, lengths_RB: Tensor, vectorised: bool) -> list[Tensor]:
-        y_RTBA = self._outputs(x_RTBI, lengths_RB, vectorised)
+        y_RTBA, _ = self._outputs(x_RTBI, None, lengths_RB, vectorised)
         if not y_RTBA.requires_grad:
             return [y_RTBA]
         return [y_RTBA, *torch.autograd.grad(y_RTBA.sum(), list(self.stacked), materialize_grads=True)]

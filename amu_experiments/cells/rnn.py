@@ -11,6 +11,8 @@ class RNN(Cell):
     One bias, where torch.nn.RNN keeps two that only ever act as their sum. See Cell for arguments and shapes.
     """
 
+    torch_name = "RNN"
+
     @classmethod
     def shapes(cls, input_size, hidden_size):
         return {

@@ -1,12 +1,12 @@
 """Compiling: a message for whoever waits, and a thread of its own."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextvars import copy_context
 
+from amu_experiments.console import note
 from amu_experiments.scans.recurrence import Recurrence
 
 
@@ -20,16 +20,11 @@ class Notice:
     def compiling(self) -> None:
         if self._began is None:
             self._began = time.monotonic()
-            self._say(f"Compiling {self._cell} ...")
+            note(f"Compiling {self._cell} ...")
 
     def done(self) -> None:
         if self._began is not None:
-            self._say(f"Compiled {self._cell} in {time.monotonic() - self._began:.1f} s.")
-
-    @staticmethod
-    def _say(text: str) -> None:
-        with suppress(OSError):  # standard error is closed
-            print(text, file=sys.stderr, flush=True)
+            note(f"Compiled {self._cell} in {time.monotonic() - self._began:.1f} s.")
 
 
 def beside(function: Callable, *arguments) -> None:
@@ -45,5 +40,5 @@ def beside(function: Callable, *arguments) -> None:
         except BaseException as error:
             called.set_exception(error)
 
-    threading.Thread(target=call, daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(call,), daemon=True).start()
     called.result()

@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 
 from amu_experiments import numerics
-from amu_experiments.scans import block_learning, blocks, kernels, lanes, learning, slots
+from amu_experiments.scans import block_learning, blocks, free_run, kernels, lanes, learning, slots
 from amu_experiments.scans.compiling import Notice, beside
 from amu_experiments.scans.jobs import LINE, Jobs
 from amu_experiments.scans.machine import Machine
@@ -30,13 +30,15 @@ def lanes_of(batch_size: int) -> int:
 
 
 def scans(recurrence: Recurrence, purpose: str, batch_size: int):
-    """The drivers of a recurrence for "layer" (forward, backward) or "training" (train, predict).
+    """The drivers of a recurrence for "layer" (forward, backward), "training" (train, predict) or "free run".
+
+    Free runs go sequence by sequence, whatever the size of the batch.
 
     Compiled, or taken from the cache on disk. Compiling takes seconds, once per machine; a line on standard error says
     so.
     """
     notice = Notice(recurrence)
-    count = lanes_of(batch_size)
+    count = 0 if purpose == "free run" else lanes_of(batch_size)
     made = BlockScans(recurrence, notice, count) if count else SequenceScans(recurrence, purpose, notice)
     beside(made.compile)
     notice.done()
@@ -53,7 +55,7 @@ class SequenceScans:
         self._purpose, self._notice = purpose, notice
 
     def compile(self) -> None:
-        arguments = LAYER if self._purpose == "layer" else TRAINING
+        arguments = PURPOSES[self._purpose]
         key = f"{self.recurrence} {self._purpose}"
         code = portable_machine().compile(key, self._module, self._notice.compiling)
         self._jobs = Jobs(code, arguments)
@@ -63,6 +65,8 @@ class SequenceScans:
         if self._purpose == "layer":
             kernels.forward_driver(module, r)
             kernels.backward_driver(module, r)
+        elif self._purpose == "free run":
+            free_run.free_run_driver(module, r)
         else:
             learning.train_driver(module, r)
             learning.predict_driver(module, r)
@@ -107,6 +111,17 @@ class SequenceScans:
             "A": r.outputs, "pieces": pieces, "outputs": outputs
         }  # fmt: skip
         self._jobs.run("predict", given, R * pieces, 2 * x.size * r.rows, self._floats(x.shape[2], False))
+
+    def free_run(self, parameters, given, squash, feedback, temperature, draws, answers) -> None:
+        """As `free_run_driver` of free_run.py; squash and feedback are numbers, temperature an array of one number."""
+        (R, n, G, _), r, (steps, O) = given.shape, self.recurrence, answers.shape[2:]
+        arguments = {
+            "parameters": parameters, "P": parameters.shape[1], "given": given, "n": n, "G": G, "steps": steps, "O": O,
+            "A": r.outputs, "squash": squash, "feedback": feedback, "temperature": temperature, "draws": draws,
+            "answers": answers,
+        }  # fmt: skip
+        work = 2 * R * n * steps * (r.inputs * r.rows + sum(p.factors * p.results for p in r.products))
+        self._jobs.run("free_run", arguments, R * n, work, self._floats(1, False) + r.inputs + O)
 
     def _floats(self, T: int, backward: bool) -> int:
         """Numbers of scratch memory that a driver takes, those of T time steps and of a backward scan included."""
@@ -252,6 +267,7 @@ def _data(parameters, x, lengths, every: bool, answers) -> dict:
 
 LAYER = {"forward": kernels.FORWARD, "backward": kernels.BACKWARD}
 TRAINING = {"train": learning.TRAIN, "predict": learning.PREDICT}
+PURPOSES = {"layer": LAYER, "training": TRAINING, "free run": {"free_run": free_run.FREE_RUN}}
 BLOCKS = {
     "pack": blocks.PACK,
     "forward": blocks.FORWARD,

@@ -103,6 +103,8 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
     trials = [trial for trial in result.trials["trial"] if np.isfinite(weights[trial]).all()]
     task = make_task(result.config["task"], trials)
     network = build(result.config["model"], task, "torch", "cpu")
+    if layers := result.config["model"].get("layers"):
+        raise ValueError(f"{result.folder}: model.layers={layers}, and only networks of one layer are measured")
     few = task.validation().take(np.s_[:, :sequences])
     start = network.flat.double()
     trained = torch.tensor(np.array([weights[trial] for trial in trials])).double()
@@ -272,7 +274,7 @@ def _conflict(network: Network, task: Task, sequences: Sequences, first: int, tr
     copies, outputs = [], []
     for t in range(inputs.shape[1]):
         copies.append({name: weight.clone().requires_grad_() for name, weight in weights.items()})
-        own = {f"cell.{name}": weight for name, weight in copies[-1].items()}
+        own = {f"cell.{name}_l0": weight for name, weight in copies[-1].items()}
         y, state = functional_call(step, own, (inputs[:, t], state))
         outputs.append(y)
     y_RBTA = torch.stack(outputs, 2)

@@ -78,7 +78,7 @@ class Adding(Task):
     def criteria_of(cls, options):
         return check_section("criteria", super().criteria_of(options), str(options.get("form")))
 
-    def generate(self, rng, count, split):
+    def draw(self, rng, count, split):
         return self._modern(rng, count) if self.form == "modern" else self._1997(rng, count)
 
     def measure(self, outputs, sequences):

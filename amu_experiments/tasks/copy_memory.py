@@ -60,7 +60,7 @@ class CopyMemory(Task):
         self.test_size = test_size
         self.criteria = read_criteria(criteria, self.metrics)
 
-    def generate(self, rng, count, split):
+    def draw(self, rng, count, split):
         blank, delimiter = self.symbols, self.symbols + 1
         steps = self.T + 2 * self.remembered
         symbols = rng.integers(self.symbols, size=(count, self.remembered))

@@ -5,17 +5,20 @@ from the third-party reimplementation WilliamRo/tframe, which labels them "AMU, 
 """
 
 from collections.abc import Container, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from amu_experiments.options import Count
-from amu_experiments.tasks.task import Sequences, Task, one_hot, read_criteria
+from amu_experiments.options import Added, ConfigurationError, Count, whole
+from amu_experiments.tasks.task import Sequences, Task, one_hot, random_generator, read_criteria
 
 SYMBOLS = "BTPSXVE"
 
 REBER = ({"T": 1, "P": 2}, {"S": 1, "X": 3}, {"T": 2, "V": 4}, {"X": 2, "S": 5}, {"P": 3, "V": 5}, {"E": 6})
 """The Reber grammar after its B: for each node, the possible next symbols and their nodes."""
+
+LONGEST = 100
+"""Symbols after which a sampled string is cut off. The grammar's own strings are longer once in 10^6."""
 
 
 class EmbeddedReber(Task):
@@ -58,12 +61,28 @@ class EmbeddedReber(Task):
         illegal_choices        positions of all strings, of both kinds, whose most active output is an illegal symbol;
                                a weaker demand, since a second legal symbol need not be active
         strings_right          share of test strings with every position right
+
+    With `samples` above 0, each trial's network also writes so many strings of its own at the test. It begins with B,
+    reads each symbol that it draws from its softmax, and ends with the second E, after `LONGEST` symbols at the latest.
+    A string is judged symbol by symbol, and the first wrong symbol counts:
+
+        BPBTSXSEPE     grammatical
+        BPBTSXSET...   wrong at the ninth symbol: the second one was P
+
+    Then there are also these metrics; all but the first belong to the test alone:
+        excess_nats            mean over symbols of the test strings: -ln p(symbol), less that of the grammar's own p
+        grammatical            share of the sampled strings that the grammar allows
+        right_last_but_one     share that end in the second symbol and E
+        length_distance        largest difference between the distribution functions of their lengths and of the
+                               grammar's lengths (Kolmogorov-Smirnov); a string without an end is longer than any other
     """
 
     input_size = len(SYMBOLS)
     output_size = len(SYMBOLS)
     answer = "every"
     metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "illegal_choices", "strings_right")
+    given_steps = 2
+    media = ("txt",)
 
     def __init__(
         self,
@@ -73,6 +92,7 @@ class EmbeddedReber(Task):
         targets: Literal["next", "legal"],
         loss: Literal["cross_entropy", "squared_error", "half_squared_error"],
         criteria: Mapping,
+        samples: Annotated[int, whole(0, 10**5), Added(0)],
     ):
         super().__init__(trials)
         self.targets = targets
@@ -83,6 +103,17 @@ class EmbeddedReber(Task):
         self.steps = 8 + 2 * self.strings.bit_length()
         self.loss = loss
         self.squash = "softmax" if self.loss == "cross_entropy" else "logistic"
+        self.samples = samples
+        if loss == "cross_entropy":
+            self.feedback = "symbol"
+        if samples:
+            if (loss, targets) != ("cross_entropy", "next"):
+                raise ConfigurationError(
+                    f"task.samples={samples}: needs task.loss=cross_entropy and task.targets=next, the probabilities "
+                    "of the next symbol"
+                )
+            self.metrics = (*self.metrics, "excess_nats")
+            self.generated_metrics = ("grammatical", "right_last_but_one", "length_distance")
         self.criteria = read_criteria(criteria, self.metrics)
 
     def sets(self, rng):
@@ -111,13 +142,81 @@ class EmbeddedReber(Task):
         chosen_legal = np.take_along_axis(legal, given.argmax(axis=-1)[:, None], axis=-1)
         wrong[wrong] = ~_legal_most_active(given, legal)
         test, training = wrong[: self.strings], wrong[self.strings :]
+        more = {"excess_nats": self._excess_nats(outputs, sequences)} if self.samples else {}
         return {
             "wrong_positions": int(test.sum()),
             "wrong_positions_rc": int((test & (steps < lengths[: self.strings] - 2)).sum()),
             "train_wrong_positions": int(training.sum()) if len(training) else float("nan"),
             "illegal_choices": int((~chosen_legal).sum()),
             "strings_right": float(np.mean(~test.any(axis=1))),
-        }
+        } | more
+
+    def _excess_nats(self, outputs: np.ndarray, sequences: Sequences) -> float:
+        test = slice(self.strings)
+        drawn = sequences.targets[test] > 0
+        ways = legal_next(sequences.inputs[test]).sum(axis=-1)[drawn.any(axis=-1)]
+        with np.errstate(divide="ignore"):
+            nats = -np.log(outputs[test][drawn].astype(np.float64))
+        return float(np.mean(nats - np.log(ways)))
+
+    def start(self, rng, count):
+        return np.tile(one_hot([SYMBOLS.index("B")], len(SYMBOLS)), (count, 1, 1))
+
+    def measure_generated(self, network, sequences, trials):
+        rng = [random_generator(trial, "samples") for trial in trials]
+        start = self.start(rng[0], self.samples)
+        generated = self.generate(network, rng, self.samples, self.longest_generated(), None)
+        return [measure_strings(self.texts(start, each)) for each in generated]
+
+    def longest_generated(self):
+        return LONGEST - 1
+
+    def texts(self, prime, generated):
+        return decode(np.concatenate([prime, generated], axis=1))
+
+    def first_wrong(self, text):
+        return first_wrong(text)
+
+
+def decode(symbols: np.ndarray) -> list[str]:
+    """One-hot symbols (B, T, 7) as strings, each up to its second E."""
+    texts = ["".join(SYMBOLS[symbol] for symbol in row) for row in symbols.argmax(axis=-1)]
+    return [text[: text.find("E", text.find("E") + 1) + 1 or None] for text in texts]
+
+
+def first_wrong(string: str) -> int | None:
+    """The place of the first symbol that the grammar does not allow, or the length of a string without an end."""
+    node = 0
+    for place, symbol in enumerate(string):
+        if symbol not in _GRAMMAR[node]:
+            return place
+        node = _GRAMMAR[node][symbol]
+    return len(string) if _GRAMMAR[node] else None
+
+
+def length_distribution(longest: int) -> np.ndarray:
+    """The probability of each length from 0 to `longest` among the grammar's strings."""
+    at, ended = np.zeros(len(_GRAMMAR)), np.zeros(longest + 1)
+    at[0] = 1
+    for length in range(1, longest + 1):
+        following = np.zeros_like(at)
+        for node, ways in enumerate(_GRAMMAR):
+            for way in ways.values():
+                following[way] += at[node] / len(ways)
+        ended[length], following[-1] = following[-1], 0
+        at = following
+    return ended
+
+
+def measure_strings(strings: list[str]) -> dict[str, float]:
+    """The metrics of sampled strings (see EmbeddedReber)."""
+    ended = [string for string in strings if string.count("E") == 2]
+    lengths = np.bincount([len(string) for string in ended], minlength=LONGEST + 1) / len(strings)
+    return {
+        "grammatical": float(np.mean([first_wrong(string) is None for string in strings])),
+        "right_last_but_one": sum(string[1] == string[-2] for string in ended) / len(strings),
+        "length_distance": float(np.abs(np.cumsum(lengths - length_distribution(LONGEST))).max()),
+    }
 
 
 def draw_string(rng: np.random.Generator, excluded: Container[str] = ()) -> str:

@@ -84,7 +84,7 @@ class LongLag(Task):
         self.test_size = test_size
         self.criteria = read_criteria(criteria, self.metrics)
 
-    def generate(self, rng, count, split):
+    def draw(self, rng, count, split):
         return self._2c(rng, count) if self.variant == "2c" else self._2a_2b(rng, count)
 
     def measure(self, outputs, sequences):

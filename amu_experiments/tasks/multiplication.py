@@ -61,7 +61,7 @@ class Multiplication(Adding):
     def criteria_of(cls, options):
         return Task.criteria_of(options)  # Adding has criteria for each form
 
-    def generate(self, rng, count, split):
+    def draw(self, rng, count, split):
         inputs, lengths, X1, X2 = marked_pairs(rng, count, self.T, low=0, neutral=1)
         return Sequences(inputs, lengths, (X1 * X2)[:, None, None])
 

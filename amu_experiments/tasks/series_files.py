@@ -40,12 +40,16 @@ _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 class Part:
     """The training or the test part of a data set.
 
-    series: (B, T, I), zero after a series' end; lengths: (B,); labels: (B,) strings, as objects.
+    series: (B, T, I), zero after a series' end; lengths: (B,).
+    labels: (B,) strings, as objects; None for series without classes.
+    answers: (B, O), numbers for the last step of a series; or (B, T, O), for every step. None for classes, and for
+        series whose answers are their own later values.
     """
 
     series: np.ndarray
     lengths: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
+    answers: np.ndarray | None = None
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -74,7 +78,7 @@ def make_part(places: list[str], series: Sequence[np.ndarray], labels: list[str]
 
 def read_bytes(file: Path) -> bytes:
     """The contents of a file; ValueError, with the reason, if it cannot be read."""
-    with _explained(file):
+    with explained(file):
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise ValueError(f"{file}: not a regular file")
         return file.read_bytes()
@@ -82,7 +86,7 @@ def read_bytes(file: Path) -> bytes:
 
 def read_part(file: Path, data: bytes) -> Part:
     """The series of a .ts file with these contents; ValueError that names file, line and value of a mistake."""
-    with _explained(file):
+    with explained(file):
         lines = _lines(file, data)
         header = _read_header(file, lines)
         places, series, labels = [], [], []
@@ -100,7 +104,7 @@ def read_part(file: Path, data: bytes) -> Part:
 
 
 @contextmanager
-def _explained(file: Path) -> Iterator[None]:
+def explained(file: Path, form: str = FORM) -> Iterator[None]:
     """Turns every error of reading the file into a ValueError that names the file and its format."""
     try:
         yield
@@ -108,7 +112,7 @@ def _explained(file: Path) -> Iterator[None]:
         raise ValueError(f"{file}: there is no such file") from None
     except (OSError, UnicodeError) as error:
         reason = isinstance(error, OSError) and error.strerror or " ".join(str(error).split())
-        raise ValueError(f"{file} cannot be read as a .ts file: {reason}; {FORM}") from None
+        raise ValueError(f"{file} cannot be read as a {file.suffix} file: {reason}; {form}") from None
 
 
 def _lines(file: Path, data: bytes) -> Iterator[tuple[str, str]]:
@@ -174,8 +178,8 @@ def _header_value(place: str, word: str, key: str, value: str) -> str | bool | i
         raise ValueError(f"{place}: series with time stamps are not supported; leave out the time stamps")
     if value.lower() == "true" and key == "targetlabel":
         raise ValueError(
-            f"{place}: @targetLabel true asks for regression, which is not supported; class labels are needed "
-            "(@classLabel true a b ...)"
+            f"{place}: @targetLabel true asks for regression, which is not supported in this format; give a "
+            ".csv or .npz file, or class labels (@classLabel true a b ...)"
         )
     return value.lower() == "true"
 
@@ -202,16 +206,17 @@ def _folded(label: str) -> str:
 
 def _numbers(place: str, channel: str) -> list[float]:
     # With these characters alone, float() accepts just what _NUMBER allows and takes half the time. If it refuses,
-    # _number finds the value and explains.
+    # number() finds the value and explains.
     if set(channel) <= set("0123456789+-.eE, "):
         with suppress(ValueError):
             values = [float(value) for value in channel.split(",")]
             if min(values) >= -LARGEST and max(values) <= LARGEST:
                 return values
-    return [_number(place, value.strip()) for value in channel.split(",")]
+    return [number(place, value.strip()) for value in channel.split(",")]
 
 
-def _number(place: str, text: str) -> float:
+def number(place: str, text: str, form: str = FORM) -> float:
+    """The value of a decimal number; ValueError, with its place, for another text, a missing or too large value."""
     if _NUMBER.fullmatch(text):
         value = float(text)
         if abs(value) > LARGEST:
@@ -219,7 +224,7 @@ def _number(place: str, text: str) -> float:
         return value
     if text.lower() in ("", "?", "nan"):
         raise ValueError(f"{place}: a missing value ({excerpt(text) or 'nothing'}); fill it in")
-    raise ValueError(f"{place}: {excerpt(text)} is not a number such as 12, -0.5 or 1e-3; {FORM}")
+    raise ValueError(f"{place}: {excerpt(text)} is not a number such as 12, -0.5 or 1e-3; {form}")
 
 
 def _check_shape(place: str, values: list[list], header: Mapping, first: tuple[int, int] | None) -> None:

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -17,7 +18,7 @@ BLOCK = 250
 """Sequences drawn with one random generator: enough to make the start of a generator cheap, and few enough that the
 blocks of many trials with long sequences fit into RAM."""
 
-_STREAMS = {"train": 0, "validation": 1, "test": 2, "sets": 3, "order": 4, "weights": 5}
+_STREAMS = {"train": 0, "validation": 1, "test": 2, "sets": 3, "order": 4, "weights": 5, "samples": 6}
 
 _COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 
@@ -101,10 +102,24 @@ def read_criteria(section: Mapping[str, Mapping[str, str]], metrics: Collection[
     return tuple(criteria)
 
 
+class FreeRunner(Protocol):
+    """A network that can go on by itself; network.py has the shapes."""
+
+    def free_run(
+        self,
+        given: np.ndarray,
+        steps: int,
+        squash: str,
+        feedback: str,
+        draws: np.ndarray | None = None,
+        temperature: float = 1.0,
+    ) -> np.ndarray: ...
+
+
 class Task:
     """A problem for a stack of trials.
 
-    A subclass sets the class or instance attributes below and defines either `generate`, for an endless stream of fresh
+    A subclass sets the class or instance attributes below and defines either `draw`, for an endless stream of fresh
     sequences, or `sets`, for finite sets of sequences. All random numbers must come from the generator that these
     methods get: it depends on the trial's seed alone, so every model gets the same sequences.
     """
@@ -135,6 +150,15 @@ class Task:
     steps: int | None = None
     """Time steps of the longest sequence, roughly; None if unknown before drawing. With the sizes above, it gives the
     estimate of the RAM that a run needs."""
+    feedback: Literal["none", "value", "symbol"] | None = None
+    """What a network reads when it goes on by itself: its outputs ("value"), a symbol drawn from their softmax
+    ("symbol"), or inputs that do not depend on its outputs ("none"). None: the task has nothing to continue."""
+    given_steps: int = 1
+    """Steps of a true sequence that a network reads before it goes on by itself."""
+    media: tuple[str, ...] = ()
+    """Files that show what a network says by itself: "txt", "png", "wav"."""
+    generated_metrics: tuple[str, ...] = ()
+    """Names of the metrics of `measure_generated`, which belong to the test."""
     threads: int = 1
     """Threads that draw training data, trial by trial; their number does not change the data."""
     contents: Mapping[str, object] = {}
@@ -153,9 +177,9 @@ class Task:
         """The criteria {name: {metric: condition}} that apply with these options; all of them by default."""
         return options.get("criteria") or {}
 
-    def generate(self, rng: np.random.Generator, count: int, split: str) -> Sequences:
+    def draw(self, rng: np.random.Generator, count: int, split: str) -> Sequences:
         """`count` fresh sequences (one trial, no trial axis); split is "train", "validation" or "test"."""
-        raise TypeError(f"{type(self).__name__} must define generate() or sets()")
+        raise TypeError(f"{type(self).__name__} must define draw() or sets()")
 
     def sets(self, rng: np.random.Generator) -> dict[str, Sequences] | None:
         """One trial's finite sets, {"train": ..., "validation": ..., "test": ...}; None if data are endless.
@@ -175,6 +199,67 @@ class Task:
         values are infinite while the trial has seen fewer than `window` sequences.
         """
         return {}
+
+    # For a subclass that can be continued: it sets `feedback` ---------------------------------------------------
+
+    def start(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """The inputs (count, G, I) with which `count` sequences begin; by default the first of fresh sequences."""
+        return self.draw(rng, count, "test").inputs[:, :1]
+
+    def generate(
+        self,
+        network: FreeRunner,
+        rng: Sequence[np.random.Generator],
+        count: int,
+        length: int,
+        prime: np.ndarray | None = None,
+        temperature: float = 1.0,
+    ) -> np.ndarray:
+        """What the R trials of a network say by themselves: (R, count, length, O).
+
+        The first answer is the one to the last input of the prime. All randomness comes from `rng`.
+
+        Args:
+            network: with parameters of R trials.
+            rng: a generator for each trial.
+            prime: inputs (R, count, G, I) that are read first; None: those of `start`.
+            temperature: of the softmax from which symbols are drawn. Values are not drawn and do not depend on it.
+
+        Raises:
+            ConfigurationError: the task cannot be continued.
+        """
+        if self.feedback is None:
+            raise ConfigurationError(f"{type(self).__name__} has nothing to continue: it answers once, or not the next")
+        if prime is None:
+            prime = np.stack([self.start(each, count) for each in rng])
+        before = prime.shape[2] - 1
+        shape = (count, before + length)
+        draws = np.stack([each.random(shape, np.float32) for each in rng]) if self.feedback == "symbol" else None
+        return network.free_run(prime, before + length, self.squash, self.feedback, draws, temperature)[:, :, before:]
+
+    def longest_generated(self) -> int:
+        """The number of steps that are generated unless a number is given."""
+        return (self.steps or 1) - self.given_steps + 1
+
+    def texts(self, prime: np.ndarray, generated: np.ndarray) -> list[str]:
+        """Symbols read (count, G, I) and generated (count, length, O) as texts, for a task with the medium "txt"."""
+        raise TypeError(f"{type(self).__name__} must define texts()")
+
+    def first_wrong(self, text: str) -> int | None:
+        """The place of the first wrong symbol of a text; None if there is none."""
+        return None
+
+    def continuation(self, sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+        """The first `given_steps` inputs of sequences, and the true answers from the last of these inputs on."""
+        first = self.given_steps
+        return sequences.inputs[..., :first, :], sequences.targets[..., first - 1 :, :]
+
+    def measure_generated(self, network: FreeRunner, sequences: Sequences, trials: list[int]) -> list[dict[str, float]]:
+        """The `generated_metrics` of each trial of a network.
+
+        sequences: the test sequences of these trials, with a trial axis; trials: their numbers.
+        """
+        return [{} for _ in trials]
 
     # For training ---------------------------------------------------------------------------------
 
@@ -221,7 +306,7 @@ class Task:
         if newest is None or newest[0] != number:
             sets = self._finite(trial)
             if sets is None:
-                block = self.generate(random_generator(trial, "train", number), BLOCK, "train")
+                block = self.draw(random_generator(trial, "train", number), BLOCK, "train")
             else:
                 block = sets["train"].take(random_generator(trial, "order", number).permutation(len(sets["train"])))
             # A trial moves forward through its stream, so earlier blocks are not needed again.
@@ -238,7 +323,7 @@ class Task:
         if sets is not None:
             return sets[split]
         size = self.validation_size if split == "validation" else self.test_size
-        return self.generate(random_generator(trial, split), size, split)
+        return self.draw(random_generator(trial, split), size, split)
 
 
 def join(pieces: list[Sequences]) -> Sequences:

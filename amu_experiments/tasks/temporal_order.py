@@ -80,7 +80,7 @@ class TemporalOrder(Task):
         self.test_size = test_size
         self.criteria = read_criteria(criteria, self.metrics + self.recent_metrics)
 
-    def generate(self, rng, count, split):
+    def draw(self, rng, count, split):
         rows, longest = np.arange(count), self.T + self.T // 10
         lengths = rng.integers(self.T, longest, size=count, endpoint=True)
         symbols = rng.integers(SYMBOLS.index("a"), SYMBOLS.index("d"), size=(count, longest), endpoint=True)

@@ -79,7 +79,7 @@ class TwoSequence(Task):
     def criteria_of(cls, options):
         return check_section("criteria", super().criteria_of(options), str(options.get("variant")))
 
-    def generate(self, rng, count, split):
+    def draw(self, rng, count, split):
         longest = self.T + self.T // 10
         lengths = rng.integers(self.T, longest, size=count, endpoint=True)
         positive = rng.integers(2, size=count, dtype=bool)

@@ -1,0 +1,72 @@
+"""Files that show or play a sample: text, PNG and WAV."""
+
+import io
+import wave
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from amu_experiments.analysis.picture import WIDTH, house_style
+from amu_experiments.analysis.samples import Sample
+
+RATE = 8000
+"""Samples of a WAV in a second."""
+
+SECONDS = 2
+"""Shortest WAV; a shorter series is repeated."""
+
+
+def files_of(sample: Sample) -> dict[str, bytes]:
+    """The contents of each file of a sample, by its name."""
+    write = {"txt": _text, "png": _png, "wav": wav}
+    return {f"sample.{medium}": write[medium](sample) for medium in sample.media}
+
+
+def _text(sample: Sample) -> bytes:
+    return "".join(f"{line}\n" for line in sample.marked_texts()).encode()
+
+
+def _png(sample: Sample) -> bytes:
+    """Each sequence in a panel: its prime, what the network said, and the truth."""
+    prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 1.4 * len(generated) + 0.7), layout="constrained")
+        panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
+        for row, panel in enumerate(panels):
+            draw_series(panel, prime[row], generated[row], None if truth is None else truth[row])
+        panels[-1].set_xlabel("step")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def draw_series(panel, prime: np.ndarray, generated: np.ndarray, truth: np.ndarray | None) -> None:
+    """Draw a series into a matplotlib panel; step 0 is the first step that the network said."""
+    steps = np.arange(len(generated))
+    if truth is not None:
+        panel.plot(steps[: len(truth)], truth, color="0.6", linewidth=3, label="target")
+    if len(prime) > 1:
+        panel.plot(np.arange(1 - len(prime), 1) - 1, prime, color="0.6", linestyle=(0, (2, 1)), label="given")
+    shown = np.where(np.isfinite(generated), generated, np.nan)
+    panel.plot(steps, shown, color="#D55E00", linewidth=1.2, label="free run")
+    known = truth if truth is not None else shown[np.isfinite(shown)]
+    if len(known):
+        low, high = known.min(), known.max()
+        room = 0.3 * (high - low) + 1e-6
+        panel.set_ylim(low - room, high + room)
+
+
+def wav(sample: Sample) -> bytes:
+    """The first sequence as sound, 16 bits, repeated to `SECONDS`; its largest value is just below full scale."""
+    series = np.nan_to_num(sample.series["generated"][0], posinf=0, neginf=0)
+    series = series - series.mean()
+    scaled = 0.9 * series / max(np.abs(series).max(), 1e-9)
+    samples = np.tile((scaled * 32767).astype("<i2"), -(-RATE * SECONDS // len(scaled)))
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(RATE)
+        sound.writeframes(samples.tobytes())
+    return file.getvalue()

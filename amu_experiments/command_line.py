@@ -1,0 +1,18 @@
+"""The parser of the commands that do not use Hydra: an error is one line, and --version prints the version."""
+
+import argparse
+from importlib.metadata import version
+from typing import NoReturn
+
+from amu_experiments.options import one_line
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser for the command `prog`, such as amu-report."""
+
+    def __init__(self, prog: str, **options):
+        super().__init__(prog, **options)
+        self.add_argument("--version", action="version", version=f"{prog} {version('amu-experiments')}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {one_line(message, 240)}; see {self.prog} --help\n")

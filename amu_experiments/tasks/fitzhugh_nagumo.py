@@ -1,0 +1,113 @@
+"""The FitzHugh-Nagumo system: predict the next value of a variable with a slow, unseen companion.
+
+The protocol of Rusch, Mishra, Erichson & Mahoney 2022 (LEM), after the code in tk-rusch/LEM.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from scipy.integrate import RK45
+
+from amu_experiments.options import Count, whole
+from amu_experiments.tasks.next_value import NextValue, next_values
+from amu_experiments.tasks.task import read_criteria
+
+END = 400.0
+"""The time span of a series, whatever T."""
+
+TOLERANCES = 1e-3, 1e-6
+"""Relative and absolute tolerance of a step: the defaults of scipy's solve_ivp, which the source uses. They are coarse:
+some jumps come a few tenths of a time unit early or late, and the networks learn that solution."""
+
+
+class FitzHughNagumo(NextValue):
+    """dx/dt = x - x^3/3 - y + 0.5, dy/dt = (x + 0.7 - 0.8 y) / 50; a series has T + 1 values of x on [0, 400].
+
+    x begins uniform in [-1, 1] and y at 0. Within a few steps x jumps to one of two branches, on which it moves slowly
+    until it jumps to the other: a slow time scale and a fast one. A trial has its own series, `train_size` for
+    training, which goes through them again and again. Series are those of scipy's solve_ivp, as in the source.
+
+    The source reports the rmse over all steps. The answer "the last value again" has an rmse of 0.079. A free run reads
+    T - free_steps + 1 values of a test series and then its own answers (see NextValue).
+    """
+
+    def __init__(
+        self,
+        trials,
+        *,
+        T: Annotated[int, whole(2, 10**5)],
+        free_steps: Count,
+        train_size: Count,
+        validation_size: Count,
+        test_size: Count,
+        criteria: Mapping,
+    ):
+        super().__init__(trials)
+        self.set_free_steps(T, free_steps)
+        self.training_size, self.validation_size, self.test_size = 2 * train_size, validation_size, test_size
+        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.criteria = read_criteria(criteria, self.metrics)
+
+    def sets(self, rng):
+        series = fitzhugh_nagumo(rng.uniform(-1, 1, sum(self.sizes.values())), self.T)
+        pieces = np.split(series, np.cumsum(list(self.sizes.values()))[:-1])
+        return {split: next_values(piece) for split, piece in zip(self.sizes, pieces, strict=True)}
+
+    def start(self, rng, count):
+        return rng.uniform(-1, 1, (count, 1, 1))
+
+
+def fitzhugh_nagumo(x: np.ndarray, T: int) -> np.ndarray:
+    """Series (B, T + 1) of x on [0, END], which begin at x (B,).
+
+    The method of scipy.integrate.RK45 with its default tolerances and choice of steps, for all series side by side.
+    """
+    relative, absolute = TOLERANCES
+    grid = np.linspace(0, END, T + 1)
+    y, t = np.stack([x, np.zeros_like(x)], axis=1), np.zeros(len(x))
+    slope = _slope(y)
+    series = np.empty((len(x), T + 1))
+    series[:, 0] = x
+    following = np.ones(len(x), int)  # the place in the grid of each series' next value
+    scale = absolute + np.abs(y) * relative
+    d0, d1 = _norm(y / scale), _norm(slope / scale)
+    h0 = np.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+    d2 = _norm((_slope(y + h0[:, None] * slope) - slope) / scale) / h0
+    h = np.minimum(100 * h0, (0.01 / np.maximum(d1, d2)) ** 0.2)
+    rejected = np.zeros(len(x), bool)
+    while len(rows := np.flatnonzero(t < END)):
+        step = np.minimum(t[rows] + h[rows], END) - t[rows]
+        stages = np.empty((7, len(rows), 2))
+        stages[0] = slope[rows]
+        for n in range(1, 6):
+            stages[n] = _slope(y[rows] + step[:, None] * np.tensordot(RK45.A[n, :n], stages[:n], 1))
+        new = y[rows] + step[:, None] * np.tensordot(RK45.B, stages[:6], 1)
+        stages[6] = _slope(new)
+        scale = absolute + np.maximum(np.abs(y[rows]), np.abs(new)) * relative
+        error = np.maximum(_norm(step[:, None] * np.tensordot(RK45.E, stages, 1) / scale), 1e-30)
+        accepted = error < 1
+        longest = np.where(rejected[rows] | ~accepted, 1, 10)
+        h[rows] = step * np.clip(0.9 * error**-0.2, 0.2, longest)
+        rejected[rows] = ~accepted
+        done, step, stages = rows[accepted], step[accepted], stages[:, accepted, 0]
+        end = t[done] + step
+        while len(inside := np.flatnonzero((following[done] <= T) & (grid[np.minimum(following[done], T)] <= end))):
+            at = done[inside]
+            share = ((grid[following[at]] - t[at]) / step[inside])[:, None] ** np.arange(1, 5)
+            series[at, following[at]] = y[at, 0] + step[inside] * ((stages[:, inside].T @ RK45.P) * share).sum(axis=1)
+            following[at] += 1
+        t[done], y[done] = end, new[accepted]
+        slope[done] = _slope(y[done])
+    return series
+
+
+def _slope(y: np.ndarray) -> np.ndarray:
+    """The time derivatives of (x, y), (..., 2)."""
+    x, slow = y[..., 0], y[..., 1]
+    return np.stack([x - x**3 / 3 - slow + 0.5, (x + 0.7 - 0.8 * slow) / 50], axis=-1)
+
+
+def _norm(values: np.ndarray) -> np.ndarray:
+    """Root of the mean square of the two components."""
+    return np.sqrt((values**2).mean(axis=-1))
