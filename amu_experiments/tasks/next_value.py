@@ -3,7 +3,7 @@
 import numpy as np
 
 from amu_experiments.options import ConfigurationError
-from amu_experiments.tasks.task import Sequences, Task
+from amu_experiments.tasks.task import Sequences
 
 CONTINUED = 64
 """Test sequences that a network continues, at most."""
@@ -12,8 +12,8 @@ LEFT = 0.5
 """A free run has left the series when its error exceeds this share of the series' standard deviation."""
 
 
-class NextValue(Task):
-    """A task whose target at each step is the next input. A subclass sets T, and calls `set_free_steps`.
+class NextValue:
+    """For tasks whose target at each step is the next input, beside Task. A subclass calls `set_free_steps`.
 
     A free run reads the first T - free_steps + 1 values of a test sequence, and then its own answers; the first answer
     of the free run is the one to the last true value. For T = 6 and free_steps = 3:
@@ -46,6 +46,16 @@ class NextValue(Task):
             raise ConfigurationError(f"task.free_steps={free_steps}: must be at most task.T={T}")
         self.T = self.steps = T
         self.given_steps = T - free_steps + 1
+
+    def set_sizes(self, train: int, validation: int, test: int) -> None:
+        """For finite sets of series; a training series is in RAM twice, as drawn and in the order of the pass."""
+        self.training_size, self.validation_size, self.test_size = 2 * train, validation, test
+        self.sizes = {"train": train, "validation": validation, "test": test}
+
+    def split(self, series: np.ndarray) -> dict[str, Sequences]:
+        """The sets, from all series (B, T + 1) of a trial in the order of `sizes`."""
+        pieces = np.split(series, np.cumsum(list(self.sizes.values()))[:-1])
+        return {name: next_values(piece) for name, piece in zip(self.sizes, pieces, strict=True)}
 
     def measure(self, outputs, sequences):
         measured = np.s_[:, self.first_measured :]
