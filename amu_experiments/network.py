@@ -230,7 +230,7 @@ def count_parameters(model: dict, task: Task, units: int) -> int:
 
 
 def resolved(model: dict, task: Task) -> dict:
-    """The model's configuration with its number of units, and with options such as "auto" replaced by their values.
+    """The model's configuration with its number of units.
 
     Raises ValueError for an option that its cell does not have, or a value that its cell does not allow.
     """
@@ -243,7 +243,6 @@ def resolved(model: dict, task: Task) -> dict:
     for name in _given(model):
         if known is not None and name not in known:
             raise ValueError(f"model.{name} is not an option of {model['cell']}, which has {', '.join(known)}")
-    model = model | kind.resolved(_given(model), task.squash)
     return model | {"units": match_units(model, task)}
 
 

@@ -73,8 +73,12 @@ def test_the_second_bias_of_the_gru_has_the_gradient_that_torch_gives_it():
 # The auxiliary memory unit --------------------------------------------------------------------------------------
 
 
+TFRAME = {"output_in_product": True, "writers": "tanh"}
+"""The public reimplementation, WilliamRo/tframe: every neuron writes to the memory."""
+
+
 def test_one_unit_by_hand():
-    cell = AMU(1, 1, neurons_per_unit=2, gradient="full", backend="torch")
+    cell = AMU(1, 1, neurons_per_unit=2, gradient="full", backend="torch", **TFRAME)
     with torch.no_grad():
         cell.weight_ih[0] = torch.tensor([[0.5], [-1.0]])
         cell.weight_hh[0] = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
@@ -95,7 +99,7 @@ def test_one_unit_by_hand():
 
 
 def test_rows_are_neuron_major():
-    cell = AMU(1, 2, neurons_per_unit=3, backend="torch")
+    cell = AMU(1, 2, neurons_per_unit=3, backend="torch", **TFRAME)
     with torch.no_grad():
         for parameter in cell.parameters():
             parameter.zero_()
@@ -116,7 +120,7 @@ def test_what_is_emitted(output, index):
 
 
 def test_the_output_neuron_can_be_left_out_of_the_product():
-    cell = AMU(1, 1, neurons_per_unit=2, output_in_product=False, backend="torch")
+    cell = AMU(1, 1, neurons_per_unit=2, output_in_product=False, writers="tanh", backend="torch")
     _, (h, s) = cell(torch.tensor([[0.7]]))
     assert s.item() == pytest.approx(h[0, 1].item())
 
@@ -253,7 +257,7 @@ def test_all_memories_through_diagonal_matrices_are_each_units_own():
 
 def test_with_gated_writers_the_first_decides_the_sign_and_the_others_only_how_much():
     torch.manual_seed(0)
-    cell = AMU(2, 3, writers="gated", neurons_per_unit=3, backend="torch")
+    cell = AMU(2, 3, writers="gated", output_in_product=True, neurons_per_unit=3, backend="torch")
     _, (h, s) = cell(10 * torch.randn(1, 5, 2))
     first, *others = h[0].split(3, dim=-1)
     assert all(other.min() > 0 and other.max() < 1 for other in others)
@@ -275,7 +279,7 @@ def test_a_memory_is_seen_by_all_neurons_or_by_those_of_its_unit():
 def test_the_output_neuron_sees_the_memory_before_or_after_the_update():
     torch.manual_seed(0)
     for sees, gradient in (("old", False), ("new", True)):
-        cell = AMU(2, 1, neurons_per_unit=2, output_in_product=False, output_sees=sees, backend="torch")
+        cell = AMU(2, 1, neurons_per_unit=2, writers="tanh", output_sees=sees, backend="torch")
         y, _ = cell(torch.ones(1, 1, 2))
         # Whether what is written in this step reaches the output of this step.
         assert bool(torch.autograd.grad(y.sum(), cell.bias_l0)[0][1] != 0) == gradient
@@ -283,7 +287,7 @@ def test_the_output_neuron_sees_the_memory_before_or_after_the_update():
 
 def test_a_factor_of_what_is_written_cannot_see_what_is_written():
     with pytest.raises(ValueError, match="output_sees=new: needs output_in_product=false"):
-        AMU(2, 3, output_sees="new")
+        AMU(2, 3, output_sees="new", output_in_product=True)
 
 
 @pytest.mark.parametrize("gradient", ["truncated", "full"])
@@ -421,7 +425,6 @@ def test_padding_changes_nothing(cell_type, gradient):
         (lambda: LSTM(2, 3, 2, bidirectional=True)(torch.zeros(4, 5, 2), (torch.zeros(1, 5, 3),) * 2), r"\(4, 5, 3\)"),
         (lambda: AMU(2, 3, gradient="half"), "truncated, full"),
         (lambda: AMU(2, 3, output="gate"), "neuron, linear, memory"),
-        (lambda: AMU(2, 3, output="auto"), "a layer takes neuron, linear or memory"),
         (lambda: GRU(2, 3, initial_range=0), "initial_range=0: must be a number above 0"),
         (lambda: RNN(2, 3, initial_range=float("inf")), "initial_range=inf: must be a number above 0"),
         (lambda: AMU(2, 3, neurons_per_unit=1, output_in_product=False), "neurons_per_unit=1"),
@@ -514,8 +517,8 @@ def test_cells_of_ones_own_may_take_other_arguments():
             GRU(3, 4, 2, False, dropout=0.1, bidirectional=True, dtype=torch.double),
             "GRU(3, 4, num_layers=2, bias=False, dropout=0.1, bidirectional=True)",
         ),
-        (AMU(3, 4, neurons_per_unit=2), "AMU(3, 4, neurons_per_unit=2)"),
-        (AMU(3, 4, output_in_product=False), "AMU(3, 4, output_in_product=False)"),
+        (AMU(3, 4, neurons_per_unit=4), "AMU(3, 4, neurons_per_unit=4)"),
+        (AMU(3, 4, output_in_product=True), "AMU(3, 4, output_in_product=True)"),
         (LSTM97(3, 4, biases="gates", output_bias=[-1.0, -2.0]), "LSTM97(3, 4, biases='gates')"),
         (GRU(3, 4, trials=2, backend="torch"), "GRU(3, 4, trials=2, backend='torch')"),
     ],

@@ -52,7 +52,7 @@ class Products(Cell):
 # Sizes are compiled in, so only these are tried; everything else varies from example to example.
 COMPILED = {
     "amu": (AMU, 2, 3, {}),
-    "amu, one unit": (AMU, 1, 1, {"neurons_per_unit": 2, "output": "memory", "output_in_product": False}),
+    "amu, one unit": (AMU, 1, 1, {"neurons_per_unit": 2, "output": "memory", "writers": "tanh"}),
     "amu, full": (AMU, 5, 5, {"gradient": "full", "output": "linear", "neurons_per_unit": 4}),
     "lstm": (LSTM, 3, 5, {}),
     "gru": (GRU, 1, 3, {}),

@@ -235,7 +235,7 @@ def test_conflict_does_not_depend_on_how_many_trials_are_looked_at_together(monk
 
 
 def test_a_memory_driven_by_the_biases_alone_grows_by_their_product():
-    network = Network(AMU(1, 1, trials=1, backend="torch"), 1)
+    network = Network(AMU(1, 1, trials=1, backend="torch", output_in_product=True, writers="tanh"), 1)
     # W, U, b, v of three neurons, then the readout.
     network.load_flat(torch.tensor([[0.0] * 3 + [0.0] * 9 + [0.5, 1.0, -1.0] + [0.0] * 3 + [1.0, 0.0]]).double())
     memory, output = traces(network, sequences([[1, 2, 3, 4]]))

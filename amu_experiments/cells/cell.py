@@ -148,12 +148,6 @@ class Cell(nn.Module, metaclass=CellType):
         """One time step, from the input's share of the net inputs, W x(t) + b: (output (R, B, A), new state)."""
         raise TypeError(f"{type(self).__name__} must define step()")
 
-    @classmethod
-    def resolved(cls, options: dict, squash: str) -> dict:
-        """The cell's configured options with those that depend on how the network answers ("linear": numbers;
-        "logistic", "softmax": probabilities) put in place."""
-        return options
-
     def state_sizes(self) -> tuple[int, ...]:
         """The width of each state tensor."""
         return (self.hidden_size,) * len(self.states)

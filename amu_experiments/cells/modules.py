@@ -67,10 +67,6 @@ class ModuleCell(nn.Module):
         return [argument.name for argument in arguments[2:] if argument.kind != argument.VAR_POSITIONAL]
 
     @classmethod
-    def resolved(cls, options: dict, squash: str) -> dict:
-        return options
-
-    @classmethod
     def unit_step(cls, **options: Any) -> int:
         return 1
 
