@@ -1,7 +1,9 @@
 """The study that tunes models: what it tries, chooses and writes."""
 
+import inspect
 import math
 import shutil
+from pathlib import Path
 
 import handmade
 import numpy as np
@@ -9,12 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.conf_files import conf_dir, experiments
-from amu_experiments.overrides import load_all
+from amu_experiments.cells.amu import AMU
+from amu_experiments.conf_files import conf_dir, experiments, named_readings
+from amu_experiments.overrides import load, load_all
 from amu_experiments.store import read_results
 from amu_experiments.studies import export, longest, mechanism, readings, shipped, tuning
 
 PLAN = tuning.tuning_plan(conf_dir())
+PAPER = Path(__file__).parents[1] / "results" / "paper"
 
 
 # Selection --------------------------------------------------------------------------------------------------------
@@ -344,6 +348,22 @@ def test_the_reading_that_solves_most_final_trials_is_shipped(tmp_path, finals, 
     table = shipped.candidates(plan, tmp_path)
     assert table["reading"].tolist() == sorted(finals, key=lambda name: name != first)
     assert table["share"].iloc[0] == finals[first][0] / 15
+
+
+def test_the_model_and_the_layer_are_by_default_the_reading_that_the_rule_chose():
+    """By the committed results of tuning, and with the truncated gradient, which is the paper's algorithm."""
+    first = shipped.candidates(PLAN, PAPER / "tuning")["reading"].iloc[0]
+    assert pd.read_csv(PAPER / "readings_shipped.csv")["reading"].iloc[0] == first
+    wanted = {tuning.leaf(key): value for key, value in named_readings()[first].items()} | {"gradient": "truncated"}
+    arguments = inspect.signature(AMU.__init__).parameters.values()
+    defaults = {argument.name: argument.default for argument in arguments}
+    assert load("task=adding", "model=amu")["model"].items() >= wanted.items() <= defaults.items()
+
+
+@pytest.mark.parametrize("reading", ["abstract", "tframe"])
+def test_a_model_is_the_reading_of_its_name(reading):
+    wanted = {tuning.leaf(key): value for key, value in named_readings()[reading].items()} | {"gradient": "truncated"}
+    assert load("task=adding", f"model=amu_{reading}")["model"].items() >= wanted.items()
 
 
 def test_without_the_results_of_tuning_no_reading_is_shipped(tmp_path):
