@@ -22,7 +22,7 @@ lags=(two_sequence_3c:1000 two_sequence_3a:1000 two_sequence_3c:500 two_sequence
 jobs=${JOBS:-$(nproc)}
 runs=results/runs paper=results/paper tune=false
 few=() small=() benchmark=()
-mechanism=(--task embedded_reber --task two_sequence --task adding)
+mechanism=(--steps 200 --task embedded_reber --task two_sequence --task adding)
 for option in "$@"; do
   case $option in
     --tune) tune=true ;;

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--task", action="append", help="only the runs of this task; may be given more than once")
     parser.add_argument("--sequences", type=positive, default=8, help="sequences of each trial (%(default)s)")
+    parser.add_argument("--steps", type=positive, help="leave out runs whose median sequence is longer")
     parser.add_argument("--threads", type=positive, help="processor threads; default: all")
     options = parser.parse_args(arguments)
     if options.threads:
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{parser.prog}: no finished runs in {options.results_dir}")
     measured = []
     for result in tqdm(results):
+        if options.steps and median_length(result) > options.steps:
+            continue
         try:
             measured.append(measure(result, read_weights(result.folder), options.sequences))
         except (OSError, ValueError) as error:  # damaged weights, or data files of the user that have changed
@@ -78,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 # Stored runs -----------------------------------------------------------------------------------------------
+
+
+def median_length(result: Result) -> float:
+    """The median length, in steps, of the validation sequences of a configuration's first trial."""
+    return float(np.median(make_task(result.config["task"], result.trials["trial"][:1]).validation().lengths))
 
 
 def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) -> dict[str, pd.DataFrame]:
