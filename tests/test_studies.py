@@ -329,9 +329,10 @@ SHORT = {"trials": 2, "final_trials": 15, "max_sequences": 1000, "final_solved":
 @pytest.mark.parametrize(
     ("finals", "first"),
     [
-        ({"abstract": (9, 800), "tframe": (10, 900)}, "tframe"),  # more trials solved
-        ({"abstract": (9, 500), "tframe": (9, 900)}, "abstract"),  # as many, and sooner
-        ({"abstract": (7, None), "tframe": (7, None)}, "abstract"),  # as named in the plan
+        ({"abstract": (9, 9, 9, 800), "tframe": (9, 9, 10, 900)}, "tframe"),  # more trials solved
+        ({"abstract": (9, 9, 9, 500), "tframe": (9, 9, 9, 900)}, "abstract"),  # as many, and sooner
+        ({"abstract": (0, 0, 7, 900), "tframe": (5, 1, 1, 500)}, "tframe"),  # as many, but in floats more by rounding
+        ({"abstract": (7, 7, 7, None), "tframe": (7, 7, 7, None)}, "abstract"),  # as named in the plan
     ],
 )
 def test_the_reading_that_solves_most_final_trials_is_shipped(tmp_path, finals, first):
@@ -340,14 +341,15 @@ def test_the_reading_that_solves_most_final_trials_is_shipped(tmp_path, finals, 
         for name in finals
     }
     full = {"full": reading["tframe"] | {"settings": {"model.gradient": "full"}}}
-    plan = {"experiments": {"one": {}, "two": {}}, "models": reading | full | {"lstm": {"title": "", "settings": {}}}}
-    for name, (solved, median) in (finals | {"full": (15, 1), "lstm": (15, 1)}).items():
-        for experiment in plan["experiments"]:
+    models = reading | full | {"lstm": {"title": "", "settings": {}}}
+    plan = {"experiments": {"one": {}, "two": {}, "three": {}}, "models": models}
+    for name, (*counts, median) in (finals | {"full": (15, 15, 15, 1), "lstm": (15, 15, 15, 1)}).items():
+        for experiment, solved in zip(plan["experiments"], counts, strict=True):
             row = SHORT | {"final_solved": solved, "final_median_sequences": median}
             pd.DataFrame([row, SHORT]).to_csv(tmp_path / f"{experiment}-{name}.csv", index=False)
     table = shipped.candidates(plan, tmp_path)
     assert table["reading"].tolist() == sorted(finals, key=lambda name: name != first)
-    assert table["share"].iloc[0] == finals[first][0] / 15
+    assert table["share"].iloc[0] == pytest.approx(sum(finals[first][:3]) / 45)
 
 
 def test_the_model_and_the_layer_are_by_default_the_reading_that_the_rule_chose():

@@ -14,6 +14,7 @@ and its caption as JSON.
 import json
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
@@ -56,10 +57,11 @@ def candidates(plan: Mapping, tables: Path) -> pd.DataFrame:
                 rows.setdefault(model["reading"], {})[column] = final
     found = []
     for reading, finals in rows.items():
-        shares = [final["solved"] / final["trials"] for final in finals.values()]
+        # Fractions: rounding must not decide between equal shares.
+        shares = [Fraction(int(final["solved"]), int(final["trials"])) for final in finals.values()]
         times = [min(final["median_sequences"] / final["max_sequences"], 1) for final in finals.values()]
         words = {column: outcome(final) for column, final in finals.items()}
-        means = {"share": sum(shares) / len(shares), "median / budget": sum(times) / len(times)}
+        means = {"share": float(sum(shares) / len(shares)), "median / budget": sum(times) / len(times)}
         found.append({"reading": reading} | words | means)
     return pd.DataFrame(found).sort_values(["share", "median / budget"], ascending=[False, True], kind="stable")
 
