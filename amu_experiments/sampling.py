@@ -90,6 +90,10 @@ def _run(words: Sequence[str]) -> tuple[dict, Path]:
         folder = folder.parent if store.STACK_NAME.fullmatch(folder.name) else folder
         if not folder.is_dir():
             raise UnusableError(Path(words[0]), "no such folder")
+        if not (folder / "config.yaml").exists():
+            raise UnusableError(
+                Path(words[0]), "is no stored run, since it has no config.yaml; give RESULTS/TASK/MODEL/IDENTITY"
+            )
         config = store.read_config(folder)
         numerics.fix("portable")
         return config, folder

@@ -302,9 +302,8 @@ def cost(plan: Mapping, name: str, configs: Mapping[str, Mapping]) -> list[str]:
     trials, most = most_trials(plan), max(config["training"]["max_sequences"] for config in configs.values())
     total = len(configs) * trials * most
     lines.append(
-        f"Each configuration has {plan['trials']} trials, each of the {plan['finalists']} best has "
-        f"{plan['final_trials']}. In all at most {len(configs)} x {trials} trials of {most:,} sequences, "
-        f"{total:,} sequences."
+        f"Each configuration gets {plan['trials']} trials, and the best {plan['finalists']} get "
+        f"{plan['final_trials']}. At most {len(configs)} x {trials} trials x {most:,} sequences = {total:,} sequences."
     )
     return lines
 

@@ -27,7 +27,6 @@ Writes <model>.yaml next to base.yaml, and <out>/<experiment>-<model>.csv with e
 import json
 import math
 import textwrap
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +43,7 @@ from amu_experiments.analysis.statistics import median_time
 from amu_experiments.conf_files import choices, named_readings
 from amu_experiments.console import duration, say
 from amu_experiments.overrides import Composer
-from amu_experiments.plan import Run, prepare
+from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
 from amu_experiments.studies.axes import axes_of
 from amu_experiments.training import train_missing
@@ -265,7 +264,7 @@ class Search:
         self.tried: dict[Point, dict] = {}
         self.finals: dict[Point, dict] = {}
         self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
-        self.most_trials, self.untimed = most_trials(plan), True
+        self.most_trials = most_trials(plan)
         self.first = first_points(self.axes, plan["first"])
         self.composer = Composer(options.config_dir)
         choices = {"experiment": f"{experiment}/base", "seed": plan["seed"]}
@@ -302,7 +301,9 @@ class Search:
         recorded = self.recorded.get((point, trials))
         if recorded and recorded["max_sequences"] == training["max_sequences"]:
             return recorded
-        result = self.timed(prepare(config | self.place))
+        result = trained(config | self.place)
+        if not self.tried:
+            self.estimate(result, training["max_sequences"])
         row = values | {
             "max_sequences": training["max_sequences"],
             "parameters": int(result.trials["parameters"].iloc[0]),
@@ -312,19 +313,14 @@ class Search:
         say(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {text}")
         return row
 
-    def timed(self, run: Run) -> store.Result:
-        """As `complete`. After the first stack that is trained from its start: how long the search may take."""
-        missing = set(run.trials) - store.finished_trials(run.folder)
-        resumed = store.stacks_in(run.folder, "checkpoint.pt")
-        began = time.monotonic()
-        result = complete(run)
-        if missing and not resumed and self.untimed:
-            self.untimed = False
-            learned = result.trials.loc[result.trials["trial"].isin(missing), "sequences"].sum()
-            most = self.most_trials * run.config["training"]["max_sequences"]
-            seconds = most * (time.monotonic() - began) / max(learned, 1)
-            say(f"{self.name}: at this speed, its {self.most_trials} trials take {duration(seconds)} at most.")
-        return result
+    def estimate(self, result: store.Result, most: int) -> None:
+        """Say how long the search may take, at the speed of its first configuration; compiling takes more.
+
+        most: sequences of a trial at most.
+        """
+        speed = result.trials["sequences"].sum() / max(result.trials["seconds"].max(), 1e-9)
+        time = duration(self.most_trials * most / speed)
+        say(f"{self.name}: {speed:,.0f} sequences/s; at this speed, {self.most_trials} trials take {time} at most.")
 
     def ranking(self) -> list[Point]:
         """All points from best to worst: first those with final trials, then the others."""
@@ -382,11 +378,7 @@ def leaf(key: str) -> str:
 
 def trained(config: dict) -> store.Result:
     """The trials of a configuration; missing ones are trained first."""
-    return complete(prepare(config))
-
-
-def complete(run: Run) -> store.Result:
-    """The trials of a run; missing ones are trained first."""
+    run = prepare(config)
     result = train_missing(run)
     return replace(result, trials=result.trials[result.trials["trial"].isin(run.trials)])
 
