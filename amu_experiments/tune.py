@@ -213,7 +213,7 @@ def _key(model: str) -> str:
 
 
 def _checked_axes(plan: Mapping, model: str, config: Mapping, protocol: Protocol, composer: Composer) -> list[dict]:
-    """The axes of a model, each value of which its run accepts; ConfigurationError if not."""
+    """The axes of a model; ConfigurationError if the words set one of them, or if the model refuses a value."""
     from amu_experiments.studies.axes import axes_of
 
     axes = axes_of(plan, model, config["model"].get("initial_range"), composer.config_dir)
@@ -222,7 +222,8 @@ def _checked_axes(plan: Mapping, model: str, config: Mapping, protocol: Protocol
         if key in protocol.settings:
             value = format_value(protocol.settings[key])
             raise ConfigurationError(f"{key}={value}: amu-tune tries values of this key for {model}; leave it out")
-        for value in axis["values"]:
+        # Every model takes all learning rates and norms.
+        for value in axis["values"] if key.startswith("model.") else []:
             try:
                 composer.load([*protocol.lines, f"model={model}", f"{key}={json.dumps(value)}"])
             except ConfigurationError as error:
