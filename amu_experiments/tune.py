@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,9 @@ def tune_models(options: argparse.Namespace) -> None:
 
     Raises ConfigurationError before anything is written; OSError if a file cannot be written.
     """
+    for flag, path in (("--config-dir", options.config_dir), ("--out", options.out)):
+        if path.exists() and not path.is_dir():
+            raise ConfigurationError(f"{flag} {path}: is a file; give a folder (a new one is made)")
     folder = str(options.config_dir) if options.config_dir.is_dir() else None
     composer = Composer(folder)
     with composer.ready():
@@ -127,7 +131,10 @@ def tune_models(options: argparse.Namespace) -> None:
     text = base_file(protocol, plan)
     if base.exists() and files.read_text(base) != text:
         raise ConfigurationError(f"{base}: has another protocol or other numbers; give another --name, or remove it")
-    base.parent.mkdir(parents=True, exist_ok=True)
+    for place in (base.parent, options.out):
+        place.mkdir(parents=True, exist_ok=True)
+    # The grids are written at the end: if that cannot work, it is better known now.
+    tempfile.TemporaryFile(dir=options.out).close()
     files.write_text(base, text)
     say("\n".join(cost(plan, name, configs)))
     places = {"results_dir": "results/runs/tuning", "threads": None} | protocol.places
@@ -291,7 +298,8 @@ def cost(plan: Mapping, name: str, configs: Mapping[str, Mapping]) -> list[str]:
     """What is tried and what it costs at most, as lines to print."""
     from amu_experiments.studies.tuning import most_trials
 
-    lines = [f"{name}: {plan['configurations']} to {plan['most']} configurations of each model, on these axes:"]
+    counts = dict.fromkeys([plan["configurations"], plan["most"]])
+    lines = [f"{name}: {' to '.join(map(str, counts))} configurations of each model, on these axes:"]
     for key, model in plan["models"].items():
         axes = [f"{axis['key']} ({len(axis['values'])} values)" for axis in model["axes"]]
         lines.append(f"  {key}: {', '.join(axes)}")

@@ -189,7 +189,7 @@ def test_a_confusion_matrix_has_the_names_of_the_classes(folder):
     rng = np.random.default_rng(0)
     series = {f"x_{part}": rng.normal(size=(len(y), 6, 1)) for part, y in classes.items()}
     np.savez(folder / "odd.npz", **series, **{f"y_{part}": y for part, y in classes.items()})
-    (result,) = run("task=time_series", "task.path=odd.npz", "model=gru", "model.parameters=90", trials=1, **SMALL)
+    (result,) = run("task=time_series", "task.path=odd.npz", "model=gru", "backend=torch", trials=1, **SMALL)
     network = load_network(result, 0)
     confusion = network.confusion(network.data("test"))
     assert list(confusion.index) == list(confusion.columns) == sorted(names, key=str.lower)

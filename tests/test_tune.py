@@ -199,6 +199,8 @@ def told(capsys, *words) -> str:
         ("task=adding model=lstm --most 5", "--most 5: must be 20 configurations or more"),
         ("task=adding model=lstm --configurations 900", "--most 904: the axes of lstm have only 840 configurations"),
         ("task=adding model=lstm device=cuda:99", "device=cuda:99: not available here"),
+        ("task=adding model=lstm --out neither.py", "--out neither.py: is a file; give a folder"),
+        ("task=adding model=lstm --config-dir neither.py", "--config-dir neither.py: is a file; give a folder"),
         ("task=adding model=lstm --nothing", "unrecognized arguments: --nothing"),
     ],
 )
@@ -218,7 +220,6 @@ def test_another_protocol_of_the_same_name_is_refused(folder, dry, capsys):
 
 def test_unequal_numbers_of_configurations_are_said(folder, dry, capsys):
     assert main(["task=adding", "model=mgu"]) == 0
-    (folder / "results/report/tuning").mkdir(parents=True)
     for name, rows in (("lstm", 20), ("mgu", 24)):
         (folder / f"my/conf/experiment/adding_tuned/{name}.yaml").touch()
         (folder / f"results/report/tuning/adding_tuned-{name}.csv").write_text("a\n" + "1\n" * rows)
