@@ -130,10 +130,12 @@ def test_a_file_names_the_setting_of_its_own(folder, dry):
         assert len({str(model["axes"][axis]) for model in dry[0]["models"].values()}) == 1
 
 
-@pytest.mark.parametrize("model", choices("model"))
-def test_every_model_can_be_tuned(folder, dry, model):
-    assert main(["task=adding", f"model={model}"]) == 0
-    assert len(dry[0]["models"][model]["axes"]) == 3
+def test_every_model_can_be_tuned_and_has_an_axis_of_its_own(folder, dry):
+    """All values of all axes are allowed."""
+    assert main(["task=adding", f"model={','.join(choices('model'))}"]) == 0
+    assert dry[0]["models"].keys() == choices("model").keys()
+    assert {len(model["axes"]) for model in dry[0]["models"].values()} == {3}
+    assert choices("tuning").keys() <= choices("model").keys()
 
 
 @pytest.mark.parametrize(
