@@ -1,4 +1,4 @@
-"""The commands amu-run, amu-report and amu-export. Help and errors come at once; Hydra runs a job or a sweep.
+"""The commands, amu-run first. Help and errors come at once; Hydra runs a job or a sweep.
 
 Signals are handled before anything but the standard library is imported. Torch is imported when a job starts, or when
 an option of a cell or a task is checked.
@@ -11,6 +11,7 @@ import sys
 
 try:
     import argparse
+    import importlib
     import re
     import tempfile
     import traceback
@@ -44,6 +45,7 @@ Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMEN
   amu-report                                       compare all trained runs
   amu-export csv                                   the stored runs as tables; or parquet, tensorboard, mlflow
   amu-sample task=embedded_reber model=lstm        let a trained network go on by itself
+  amu-tune task=adding model=mgu,lstm              tune models with equal budgets, and write experiments
 
 {groups}
 
@@ -67,40 +69,29 @@ def command() -> None:
     _run_as_program("amu-run", main)
 
 
-def report() -> None:
-    """The console script amu-report. The same signals stop it."""
+def _program(name: str, module: str) -> Callable[[], None]:
+    """The console script of this name: `main` of a module, which is imported when signals are handled."""
 
-    def main() -> int:
-        from amu_experiments.analysis.report import main
+    def program() -> None:
+        _run_as_program(name, lambda: importlib.import_module(f"amu_experiments.{module}").main())
 
-        return main()
-
-    _run_as_program("amu-report", main)
+    return program
 
 
-def export() -> None:
-    """The console script amu-export. The same signals stop it."""
-
-    def main() -> int:
-        from amu_experiments.exports.command import main
-
-        return main()
-
-    _run_as_program("amu-export", main)
+report = _program("amu-report", "analysis.report")
+export = _program("amu-export", "exports.command")
+sample = _program("amu-sample", "sampling")
 
 
-def sample() -> None:
-    """The console script amu-sample. The same signals stop it."""
-
-    def main() -> int:
-        from amu_experiments.sampling import main
-
-        return main()
-
-    _run_as_program("amu-sample", main)
+def tune() -> None:
+    """The console script amu-tune. Its words are completed in the shell like those of amu-run."""
+    _program("amu-tune", "cli" if {"--shell-completion", "-sc"} & set(sys.argv) else "tune")()
 
 
 def _run_as_program(name: str, main: Callable[[], int]) -> None:
+    # Idle threads of torch must sleep: if they spin, all processes on the machine take twice as long. Torch reads this
+    # setting when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     stopped: list[int] = []
     try:
         with stop_on_signals() as stopped:
@@ -134,9 +125,6 @@ def _open_what_is_closed() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Exit status: 0, or 1 if a run failed, 2 for a wrong command, 130 if interrupted."""
-    # Idle threads of torch must sleep: if they spin, all processes on the machine take twice as long. Torch reads this
-    # setting when it is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if {"--list", "--remove"}.intersection(arguments):

@@ -115,7 +115,7 @@ class Progress:
             left = (self.sequences - sequences) * (now - self.started) * self.trials / max(self.learned, 1)
             say(
                 f"{self.title}: {sequences:,} of at most {self.sequences:,} sequences, {solved}, "
-                f"{rate:,.0f} sequences/s, at most {_duration(left)} left"
+                f"{rate:,.0f} sequences/s, at most {duration(left)} left"
             )
 
     def close(self) -> None:
@@ -123,5 +123,8 @@ class Progress:
             self.bar.close()
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """A time in the unit that a reader expects: 80 s, 40 min, 30 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.0f} h"

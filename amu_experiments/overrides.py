@@ -64,7 +64,7 @@ def load_all(
     """
     composer = Composer(config_dir)
     with composer.ready():
-        parsed = _parse(_quoted(overrides))
+        parsed = parse(quoted(overrides))
         for override in parsed:
             if override.is_interval_sweep():
                 raise ConfigurationError(f"{override.input_line}: sweep over single values, 1,2,5 or range(0,30,10)")
@@ -142,7 +142,7 @@ def forced(overrides: Sequence[str]) -> list[str]:
     """Checked overrides, changed so that Hydra also sets new keys in a group that allows any keys."""
     keys = [line.partition("=")[0].lstrip("+~") for line in overrides]
     own = [key not in GROUPS and not key.startswith(("hydra.", "hydra/")) for key in keys]
-    lines = [f"++{line}" if force else line for line, force in zip(_quoted(overrides), own, strict=True)]
+    lines = [f"++{line}" if force else line for line, force in zip(quoted(overrides), own, strict=True)]
     return [*lines, "~model"] if names_a_class(overrides) else lines
 
 
@@ -168,12 +168,12 @@ class Composer:
 
     def load(self, lines: Sequence[str]) -> dict:
         """The checked configuration of these overrides, none of which is a sweep."""
-        (config,) = check_by_class([self.load_keys(_quoted(lines), names_a_class(lines))])
+        (config,) = check_by_class([self.load_keys(quoted(lines), names_a_class(lines))])
         return config
 
     def load_keys(self, lines: Sequence[str], own_class: bool) -> tuple[dict, dict]:
         """The configuration, not yet checked by the classes of its cell and its task, and its reference."""
-        overrides = _parse(lines)
+        overrides = parse(lines)
         selecting, setting = ["~model"] * own_class, []
         for override in overrides:
             if override.is_hydra_override():
@@ -269,7 +269,7 @@ class Composer:
             raise ConfigurationError(f"{names[format_value(name)]}: begins with a byte order mark; save it without one")
 
 
-def _parse(lines: Sequence[str]) -> list[Override]:
+def parse(lines: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them; ConfigurationError for one it cannot read or a key given twice."""
     loader = GlobalHydra.instance().config_loader()
     seen: dict[str, str] = {}
@@ -319,7 +319,7 @@ def quote(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
-def _quoted(lines: Sequence[str]) -> list[str]:
+def quoted(lines: Sequence[str]) -> list[str]:
     """Overrides with quotes around values that Hydra cannot read without them: ~/runs, résultats, a(b."""
     return [_quoted_value(line) for line in lines]
 

@@ -14,6 +14,7 @@ import numpy as np
 from amu_experiments import numerics, store
 from amu_experiments.analysis.media import files_of
 from amu_experiments.analysis.samples import Sample
+from amu_experiments.command_line import Parser, whole
 from amu_experiments.console import say
 from amu_experiments.files import UnusableError, write_bytes
 from amu_experiments.options import ConfigurationError, format_error, one_line
@@ -22,15 +23,10 @@ SERIES, TEXTS = 4, 10
 """Sequences if --count is not given."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise ConfigurationError(f"{message}; see amu-sample --help")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Exit status: 0; 1 if the run cannot be used, 2 for a wrong command, 130 if interrupted."""
+    options = _parser().parse_intermixed_args(arguments)
     try:
-        options = _parser().parse_intermixed_args(arguments)
         config, folder = _run(options.run)
         sample = sample_run(config, folder, options)
         place, files = options.out / sample.name, files_of(sample)
@@ -54,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("amu-sample", description=__doc__)
+    parser = Parser("amu-sample", description=__doc__)
     parser.add_argument("run", nargs="+", metavar="RUN", help="a folder, or key=value ... as for amu-run")
     parser.add_argument("--trial", type=int, help="the trial (default: the one with the median validation loss)")
-    parser.add_argument("--seed", type=_whole(0), default=0, help="of everything that is random (default: %(default)s)")
-    parser.add_argument("--count", type=_whole(1), help="sequences (default: 4, or 10 texts)")
-    parser.add_argument("--length", type=_whole(1), help="steps of each (default: as many as the task's own)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of everything that is random (default: %(default)s)")
+    parser.add_argument("--count", type=whole(1), help="sequences (default: 4, or 10 texts)")
+    parser.add_argument("--length", type=whole(1), help="steps of each (default: as many as the task's own)")
     parser.add_argument(
         "--primed", action="store_true", help="begin with a part of test sequences, and keep their rest beside it"
     )
@@ -73,15 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("results/report/samples"), help="folder for samples (default: %(default)s)"
     )
     return parser
-
-
-def _whole(least: int):
-    def read(text: str) -> int:
-        if not (text.isdecimal() and least <= int(text) <= 10**7):
-            raise argparse.ArgumentTypeError(f"{text}: must be a whole number from {least} to 10000000")
-        return int(text)
-
-    return read
 
 
 def _temperature(text: str) -> float:
@@ -103,6 +90,10 @@ def _run(words: Sequence[str]) -> tuple[dict, Path]:
         folder = folder.parent if store.STACK_NAME.fullmatch(folder.name) else folder
         if not folder.is_dir():
             raise UnusableError(Path(words[0]), "no such folder")
+        if not (folder / "config.yaml").exists():
+            raise UnusableError(
+                Path(words[0]), "is no stored run, since it has no config.yaml; give RESULTS/TASK/MODEL/IDENTITY"
+            )
         config = store.read_config(folder)
         numerics.fix("portable")
         return config, folder

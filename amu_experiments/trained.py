@@ -3,6 +3,7 @@
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -79,6 +80,19 @@ class TrainedNetwork(nn.Module):
         """The loss and the metrics of sequences, by name; of data("test"), those of trials.csv named test_..."""
         loss, outputs = self._answered(sequences)
         return {"loss": loss} | self.task.measure(outputs, sequences.trimmed())
+
+    def confusion(self, sequences: Sequences) -> pd.DataFrame:
+        """The confusion matrix of sequences: a row for each true class, a column for each answered class, by name.
+
+        Sums of the matrices of several trials are matrices, too. Raises ValueError if the task has no classes.
+        """
+        if self.task.classes is None:
+            raise ValueError("the task has no classes; a confusion matrix needs a data set with classes")
+        answered = self.predict(sequences).argmax(-1).ravel()
+        counts = np.zeros((len(self.task.classes),) * 2, int)
+        np.add.at(counts, (sequences.targets.argmax(-1).ravel(), answered), 1)
+        names = [pd.Index(self.task.classes, name=name) for name in ("true class", "answered class")]
+        return pd.DataFrame(counts, *names)
 
     def _answered(self, sequences: Sequences) -> tuple[float, np.ndarray]:
         """The loss, and the outputs up to the end of the longest sequence."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from amu_experiments import training
 from amu_experiments.cli import command, main
 from amu_experiments.stack import Stack
+from amu_experiments.tune import main as tune_main
 
 PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -122,6 +123,19 @@ def train(config: dict) -> None:
 
 def train_and_be_killed(config: dict, calls: int) -> None:
     """Train, and be killed just before the call with this number among those that change the store."""
+    kill_before(calls)
+    train(config)
+
+
+def tune(folder: Path, calls: int, *arguments: str) -> int:
+    """amu-tune in a folder, killed just before the call with this number among those that change files."""
+    os.chdir(folder)
+    kill_before(calls)
+    return tune_main(arguments)
+
+
+def kill_before(calls: int) -> None:
+    """Let this process be killed just before the call with this number among those that change files."""
     left = calls
 
     def counted(call):
@@ -136,7 +150,6 @@ def train_and_be_killed(config: dict, calls: int) -> None:
 
     for name in ("mkdir", "fsync", "replace", "unlink", "rename"):
         setattr(os, name, counted(getattr(os, name)))
-    train(config)
 
 
 def train_slowly(config: dict) -> None:

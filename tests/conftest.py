@@ -21,7 +21,9 @@ def pytest_sessionstart(session):
     if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
         return  # this process runs no test: it gives them to others
     # Now, before anything else starts it for less.
-    forkserver.set_forkserver_preload([f"amu_experiments.{name}" for name in ("cli", "training", "analysis.report")])
+    forkserver.set_forkserver_preload(
+        [f"amu_experiments.{name}" for name in ("cli", "training", "analysis.report", "studies.tuning")]
+    )
     forkserver.ensure_running()
 
 

@@ -13,7 +13,7 @@ ORDER = (
     *("overrides", "network", "learning"),
     *("files", "stack_files", "store", "leases", "selection"),
     *("plan", "stack", "training", "trained"),
-    *("analysis", "studies", "library", "exports", "inventory", "sampling", "cli"),
+    *("analysis", "studies", "library", "exports", "inventory", "sampling", "tune", "cli"),
 )
 """From the bottom to the top."""
 

@@ -182,6 +182,27 @@ def test_a_stored_network_is_the_one_that_was_tested(settings):
                 assert as_written(value) == as_written(row[name]), name
 
 
+def test_a_confusion_matrix_has_the_names_of_the_classes(folder):
+    """Its rows count the test series of each class, and its diagonal those answered right."""
+    names = np.array(["No. 1", "true", "Ü", "null"])
+    classes = {"train": np.repeat(names, 4), "test": np.repeat(names, [1, 2, 3, 4])}
+    rng = np.random.default_rng(0)
+    series = {f"x_{part}": rng.normal(size=(len(y), 6, 1)) for part, y in classes.items()}
+    np.savez(folder / "odd.npz", **series, **{f"y_{part}": y for part, y in classes.items()})
+    (result,) = run("task=time_series", "task.path=odd.npz", "model=gru", "backend=torch", trials=1, **SMALL)
+    network = load_network(result, 0)
+    confusion = network.confusion(network.data("test"))
+    assert list(confusion.index) == list(confusion.columns) == sorted(names, key=str.lower)
+    assert confusion.sum(axis=1).to_dict() == dict(zip(names, [1, 2, 3, 4], strict=True))
+    assert np.trace(confusion) / 10 == pytest.approx(result.trials["test_accuracy"][0])
+
+
+def test_a_task_without_classes_has_no_confusion_matrix():
+    network = load_network(run(*ADDING, "model=lstm", trials=1, **SMALL), 0)
+    with pytest.raises(ValueError, match="the task has no classes"):
+        network.confusion(network.data("test"))
+
+
 def test_outputs_in_torch_have_derivatives_and_equal_those_predicted():
     results = run("task=embedded_reber", "task.strings=16", "model=amu", trials=1, **SMALL)
     network = load_network(results, 0)

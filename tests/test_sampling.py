@@ -114,7 +114,10 @@ def test_the_mark_of_a_wrong_symbol(text, wrong, shown):
 
 
 def complaint(capsys, *arguments):
-    status = main([*map(str, arguments)])
+    try:
+        status = main([*map(str, arguments)])
+    except SystemExit as end:
+        status = end.code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("amu-sample: ")
     return status, line
@@ -126,7 +129,8 @@ def test_nonsense_gets_one_line(runs, tmp_path, capsys):
     (tmp_path / "config.yaml").write_bytes(b"\0\xff")
     assert complaint(capsys, tmp_path)[0] == 1
     (tmp_path / "config.yaml").unlink()
-    assert complaint(capsys, tmp_path)[0] == 1
+    words = f"{tmp_path}: is no stored run, since it has no config.yaml; give RESULTS/TASK/MODEL/IDENTITY"
+    assert complaint(capsys, tmp_path) == (1, f"amu-sample: {words}")
     assert "no such folder" in complaint(capsys, tmp_path / "none")[1]
     assert complaint(capsys, "task=nothing")[0] == 2
     assert "--trial 7" in complaint(capsys, *runs["series"], "--trial", 7)[1]

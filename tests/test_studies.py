@@ -151,12 +151,12 @@ def test_every_experiment_is_of_the_plan_or_of_1997():
 
 def write_plan(folder):
     """Make a folder like conf/ with two models, two configurations each, two trials of 40 sequences."""
-    axes = [
-        {"key": "training.learning_rate", "values": [0.01, 0.1], "start": [0.01]},
-        {"key": "model.initial_range", "values": [1.0, 2.0], "start": [1.0]},
-        {"key": "training.clip_norm", "values": [1.0, None], "start": [1.0, None]},
-    ]
+    (folder / "tuning").mkdir(parents=True)
+    for model in ("amu", "rnn"):
+        (folder / f"tuning/{model}.yaml").write_text("{key: model.initial_range, values: [1.0, 2.0], start: [1.0]}")
     plan = {
+        "learning_rate": {"key": "training.learning_rate", "values": [0.01, 0.1], "start": [0.01]},
+        "clip_norm": {"key": "training.clip_norm", "values": [1.0, None], "start": [1.0, None]},
         "seed": 10_000,
         "trials": 2,
         "finalists": 1,
@@ -165,8 +165,8 @@ def write_plan(folder):
         "configurations": 3,
         "most": 4,
         "models": {
-            "amu": {"title": "AMU", "model": "amu", "settings": {"model.gradient": "truncated"}, "axes": axes},
-            "rnn": {"title": "RNN", "model": "rnn", "settings": {}, "axes": axes},
+            "amu": {"title": "AMU", "model": "amu", "settings": {"model.gradient": "truncated"}},
+            "rnn": {"title": "RNN", "model": "rnn", "settings": {}},
         },
         "experiments": {"short": {}},
     }
@@ -279,7 +279,8 @@ def test_a_model_is_tuned_once_for_every_training(tmp_path, plan):
     settings = yaml.safe_load((plan / "tuning.yaml").read_text())
     settings["trainings"] = {"adam": {}, "sgd": {"start": {"training.learning_rate": [0.1]}}}
     settings["experiments"]["short"] = {"trainings": ["adam", "sgd"]}
-    assert list(tuning.models_of(settings, "short")) == ["amu", "rnn", "amu_sgd", "rnn_sgd"]
+    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert list(tuning.models_of(tuning.tuning_plan(plan), "short")) == ["amu", "rnn", "amu_sgd", "rnn_sgd"]
     del settings["models"]["amu"]
     (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     run(tmp_path, plan, "short")

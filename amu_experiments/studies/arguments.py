@@ -1,9 +1,10 @@
 """The command line of the studies: their options, and how they start and stop."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,6 +22,7 @@ class Options:
         results_dir: store of the trials.
         threads: processor threads; None: all.
         go_on: whether the results in the tables of `out` replace training.
+        machine: more keys of all runs that decide nothing but how they are computed, such as device.
     """
 
     config_dir: Path
@@ -28,6 +30,7 @@ class Options:
     results_dir: Path
     threads: int | None = None
     go_on: bool = False
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
 
 def option_parser(study: str, description: str, *, out: str, results_dir: str, trains: bool) -> argparse.ArgumentParser:

@@ -6,11 +6,12 @@
     python -m amu_experiments.studies.tuning --defaults          # write the experiments untuned, train nothing
 
 A configuration has a value on each axis of the model: the learning rate, one more setting, and the norm to which
-gradients are clipped. conf/tuning.yaml lists the values; base.yaml in the experiment's folder holds its protocol. Each
-configuration trains on tuning trials, which no report uses. Validation data alone rank the configurations; test data
-play no part. The order is: most trials that met the criterion, then the smaller Kaplan-Meier median of sequences, then
-the lower median validation loss. A task without a criterion has the loss alone. The criterion of multiplication uses
-the latest training sequences, each measured before the network learns from it.
+gradients are clipped. conf/tuning.yaml and conf/tuning/ list the values; base.yaml in the experiment's folder holds its
+protocol. The command amu-tune does the same for any task and any models. Each configuration trains on tuning trials,
+which no report uses. Validation data alone rank the configurations; test data play no part. The order is: most trials
+that met the criterion, then the smaller Kaplan-Meier median of sequences, then the lower median validation loss. A task
+without a criterion has the loss alone. The criterion of multiplication uses the latest training sequences, each
+measured before the network learns from it.
 
 The search begins with quasi-random configurations, the points of a Halton sequence among the values that each axis
 starts with. Then it tries, one at a time, an untried neighbour of the best configuration, or of the second best if all
@@ -39,10 +40,12 @@ from scipy import stats
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
-from amu_experiments.conf_files import named_readings
+from amu_experiments.conf_files import choices, named_readings
+from amu_experiments.console import duration, say
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
+from amu_experiments.studies.axes import axes_of
 from amu_experiments.training import train_missing
 
 Point = tuple[int, ...]
@@ -68,12 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tuning_plan(config_dir: Path) -> dict:
-    """The plan in tuning.yaml of a folder like conf/; SystemExit if it is not one.
+    """The plan in tuning.yaml of a folder like conf/, each model with its axes; SystemExit if it is not one.
 
     A model that names a reading has the reading's options, among its settings too.
     """
-    plan = read_plan(config_dir / "tuning.yaml", ("experiments", "models", "first", "configurations", "most"))
+    parts = ("experiments", "models", "learning_rate", "clip_norm", "first", "configurations", "most")
+    plan = read_plan(config_dir / "tuning.yaml", parts)
+    files = choices("model", str(config_dir))
     for name, model in plan["models"].items():
+        options = yaml.safe_load(files[model["model"]].read_bytes())
+        model["axes"] = axes_of(plan, model["model"], options.get("initial_range"), config_dir)
         if reading := model.get("reading"):
             known = named_readings(config_dir)
             if reading not in known:
@@ -81,6 +88,15 @@ def tuning_plan(config_dir: Path) -> dict:
             model["options"] = known[reading]
             model["settings"] = known[reading] | model["settings"]
     return plan
+
+
+def most_trials(plan: dict) -> int:
+    """The number of trials that a model gets at most.
+
+    With each configuration more, one more can be among the best few.
+    """
+    more = plan["most"] - plan["configurations"]
+    return plan["most"] * plan["trials"] + (plan["finalists"] + more) * (plan["final_trials"] - plan["trials"])
 
 
 def models_of(plan: dict, experiment: str) -> dict[str, dict]:
@@ -141,7 +157,7 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
         comment += f" It is at the end of the values of {' and '.join(ends)}."
     chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
     write_experiment(options.config_dir, plan, experiment, model, chosen, f"{comment} All are in {path.name}.")
-    print(f"{experiment} {model}: {comment}", flush=True)
+    say(f"{experiment} {model}: {comment}")
 
 
 def final_columns(search: "Search", point: Point) -> dict[str, float]:
@@ -248,11 +264,12 @@ class Search:
         self.tried: dict[Point, dict] = {}
         self.finals: dict[Point, dict] = {}
         self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
+        self.most_trials = most_trials(plan)
         self.first = first_points(self.axes, plan["first"])
         self.composer = Composer(options.config_dir)
         choices = {"experiment": f"{experiment}/base", "seed": plan["seed"]}
         choices |= {group: of_model[group] for group in ("model", "training") if group in of_model}
-        self.settings = choices | of_model["settings"]
+        self.settings = choices | of_model["settings"] | options.machine
         self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
         self.criterion: str | None = None
         path = options.out / f"{experiment}-{model}.csv"
@@ -285,14 +302,25 @@ class Search:
         if recorded and recorded["max_sequences"] == training["max_sequences"]:
             return recorded
         result = trained(config | self.place)
+        if not self.tried:
+            self.estimate(result, training["max_sequences"])
         row = values | {
             "max_sequences": training["max_sequences"],
             "parameters": int(result.trials["parameters"].iloc[0]),
             **judge(result, self.criterion, training["max_sequences"]),
         }
         text = " ".join(f"{leaf(key)}={value}" for key, value in row.items())
-        print(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {text}", flush=True)
+        say(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {text}")
         return row
+
+    def estimate(self, result: store.Result, most: int) -> None:
+        """Say how long the search may take, at the speed of its first configuration; compiling takes more.
+
+        most: sequences of a trial at most.
+        """
+        speed = result.trials["sequences"].sum() / max(result.trials["seconds"].max(), 1e-9)
+        time = duration(self.most_trials * most / speed)
+        say(f"{self.name}: {speed:,.0f} sequences/s; at this speed, {self.most_trials} trials take {time} at most.")
 
     def ranking(self) -> list[Point]:
         """All points from best to worst: first those with final trials, then the others."""

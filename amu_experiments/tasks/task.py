@@ -132,6 +132,8 @@ class Task:
     """"squared_error" (summed over the outputs) or "cross_entropy" (softmax against target probabilities), averaged
     over the answered steps; or "half_squared_error", half the squared error summed over outputs and answered steps, to
     which the learning rates of Hochreiter & Schmidhuber 1997 refer. All are averaged over the sequences of a batch."""
+    classes: Sequence[str] | None = None
+    """The names of the classes, in the order of the outputs; None for other tasks."""
     squash: str = "linear"
     """From readout to outputs: "linear" (no change), "logistic" or "softmax" (with cross_entropy)."""
     metrics: tuple[str, ...]

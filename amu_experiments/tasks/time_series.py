@@ -71,7 +71,6 @@ class TimeSeries(Task):
         forecasting = training.labels is None and training.answers is None
         if horizon > 1 and not forecasting:
             raise ValueError(f"task.horizon={horizon}: must be 1, since the series have answers of their own")
-        self.classes = None
         if training.labels is not None:
             # aeon lowercases labels: with this order, the archive's sets have the same class numbers as with aeon.
             self.classes = sorted(set(training.labels), key=lambda label: (label.lower(), label))

@@ -1,0 +1,72 @@
+"""The axes on which a model is tuned: the learning rate, a setting of its own, and the largest norm of the gradient.
+
+The learning rates and norms are the same for all models. The setting of its own is in tuning/<model>.yaml, in conf/ or
+in a folder of the user's:
+
+    key: model.beta
+    values: [0.03, 0.1, 0.3, 1.0, 3.0]  # from the smallest to the largest
+    start: [0.3, 1.0]  # the search begins with these; without this key, with all values
+
+A model without that file has its initial_range; a model without both has two axes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from amu_experiments.conf_files import choices
+from amu_experiments.options import ConfigurationError, format_value, one_line
+
+RANGES = [2.0**power for power in range(-7, 6)]
+"""The values of initial_range, as multiples of its default."""
+
+FIRST_RANGES = [0.25, 0.5, 1.0, 2.0]
+"""Those that a search begins with."""
+
+
+def axes_of(plan: Mapping, model: str, default: Any, config_dir: str | Path | None = None) -> list[dict]:
+    """The axes of a model: each has a key, its values from the smallest to the largest, and those of the start.
+
+    Args:
+        plan: a plan like conf/tuning.yaml; its learning_rate and clip_norm are the first axis and the last.
+        model: the name of the model's file.
+        default: the default of model.initial_range; anything but a number above 0 means that the model has none.
+        config_dir: a folder of the user's, like conf/.
+
+    Raises ConfigurationError if the model's file in tuning/ is not an axis.
+    """
+    file = choices("tuning", None if config_dir is None else str(config_dir)).get(model)
+    own = [read_axis(file)] if file else []
+    if not file and isinstance(default, int | float) and default > 0:
+        # Six digits, as tables have.
+        scaled = {"values": RANGES, "start": FIRST_RANGES}
+        scaled = {name: [float(f"{each * default:.6g}") for each in multiples] for name, multiples in scaled.items()}
+        own = [{"key": "model.initial_range"} | scaled]
+    return [plan["learning_rate"], *own, plan["clip_norm"]]
+
+
+def read_axis(file: Path) -> dict:
+    """The axis in a file of tuning/; ConfigurationError, with the file and the key, if it is not one."""
+    try:
+        axis = yaml.safe_load(file.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{file}: cannot be read ({one_line(str(error))})") from None
+    if not isinstance(axis, dict) or not {"key", "values"} <= axis.keys() <= {"key", "values", "start"}:
+        raise ConfigurationError(f"{file}: must have key and values, and may have start")
+    key, values = axis["key"], axis["values"]
+    start = axis.get("start", values)
+    if not (isinstance(key, str) and key.startswith("model.")):
+        raise ConfigurationError(f"{file}: key={format_value(key)}: must be a key of the model, such as model.beta")
+    if not (isinstance(values, list) and len(values) > 1 and _differ(values)):
+        raise ConfigurationError(
+            f"{file}: values={format_value(values)}: must be a list of two or more different values"
+        )
+    if not (isinstance(start, list) and start and _differ(start) and all(each in values for each in start)):
+        raise ConfigurationError(f"{file}: start={format_value(start)}: must be a list of some of the values")
+    return {"key": key, "values": values, "start": start}
+
+
+def _differ(values: list) -> bool:
+    return all(value not in values[:place] for place, value in enumerate(values))
