@@ -80,12 +80,12 @@ def test_tuning_trials_are_far_from_those_that_reports_use(composed):
 def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, composed):
     models = tuning.models_of(PLAN, experiment)
     assert set(models) == {name.rpartition("/")[2] for name in composed if name.startswith(f"{experiment}/")}
-    for model in models:
-        config = composed[f"{experiment}/{model}"]
-        assert config["model"]["cell"] == PLAN["models"][model]["model"]
-        for axis in PLAN["models"][model]["axes"]:
-            section, name = axis["key"].split(".")
-            assert config[section][name] in axis["values"]
+    for name, model in models.items():
+        config = composed[f"{experiment}/{name}"]
+        assert config["model"]["cell"] == model["model"]
+        for axis in model["axes"]:
+            section, key = axis["key"].split(".")
+            assert config[section][key] in axis["values"]
 
 
 ROOT = Path(__file__).parents[1]
@@ -110,15 +110,15 @@ READING = {"memory_seen_by": "unit", "output_sees": "old", "writers": "tanh"}
 
 def test_stored_runs_are_found_by_a_cell_with_more_options():
     paper = ROOT / "results/paper/runs"
-    readings = [f"model.{name}={value}" for name, value in READING.items()]
-    run = prepare(load("experiment=two_sequence_3c/amu", *readings, f"results_dir={paper}"))
+    run = prepare(load("experiment=two_sequence_3c/amu_tframe", f"results_dir={paper}"))
+    assert READING.items() <= load("experiment=two_sequence_3c/amu_tframe")["model"].items()
     assert store.finished_trials(run.folder).issuperset(range(30))
     assert not READING.keys() & store.read_config(run.folder)["model"].keys()
 
 
 @pytest.mark.parametrize("other", ["memory_seen_by=all", "writers=gated", "output_sees=new"])
 def test_another_reading_is_another_run(other):
-    lines = ("experiment=two_sequence_3c/amu", "model.output_in_product=false")
+    lines = ("experiment=two_sequence_3c/amu_tframe", "model.output_in_product=false")
     runs = [prepare(load(*lines, *more)) for more in ((), (f"model.{other}",))]
     assert runs[0].folder != runs[1].folder
     added = dict([other.split("=")])

@@ -164,7 +164,7 @@ def folder(tmp_path):
         "configurations": 2,
         "ranges": {"training.learning_rate": [0.001, 0.03], "model.initial_range": [0.1, 1.0]},
         "settings": {"model.gradient": "truncated"},
-        "options": {key: PLAN["options"][key][:2] for key in OPTIONS},
+        "options": {key: PLAN["options"][key][-2:] for key in OPTIONS},
         "experiments": {
             "short": {"settings": {"training.max_sequences": 40}},
             "longer": {"base": "short", "settings": {"task.T": 14}, "best": {"of": "short", "configurations": 1}},
