@@ -143,9 +143,9 @@ def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
 def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """Each sequence's loss and largest absolute output error, both (R, B), from the readout (R, B, T or 1, O).
 
-    The loss of an answer is the squared error summed over outputs, or the cross-entropy between the target
-    probabilities and the softmax. The loss of a sequence is the mean over its answers. With half_squared_error it is
-    half the squared error, summed over outputs and answers.
+    The loss of an answer is the squared error summed over outputs, the cross-entropy between the target probabilities
+    and the softmax, or the binary cross-entropy summed over outputs. The loss of a sequence is the mean over its
+    answers. With half_squared_error it is half the squared error, summed over outputs and answers.
     """
     answers = lengths_RB if task.answer == "every" else torch.ones_like(lengths_RB)
     counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)
@@ -154,6 +154,9 @@ def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task)
     if task.loss == "cross_entropy":
         outputs = given.softmax(dim=-1)
         each = -(wanted * F.log_softmax(given, dim=-1)).sum(dim=-1)
+    elif task.loss == "binary_cross_entropy":
+        outputs = torch.sigmoid(given)
+        each = F.binary_cross_entropy_with_logits(given, wanted, reduction="none").sum(dim=-1)
     else:
         outputs = torch.sigmoid(given) if task.squash == "logistic" else given
         each = ((outputs - wanted) ** 2).sum(dim=-1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from amu_experiments.scans.vectors import F32, Code, Numbers, Value, Variable
 
-LOSSES = {"squared_error": 0, "cross_entropy": 1, "half_squared_error": 2}
+LOSSES = {"squared_error": 0, "cross_entropy": 1, "half_squared_error": 2, "binary_cross_entropy": 3}
 SQUASHES = {"linear": 0, "logistic": 1, "softmax": 2}
 OPTIMIZERS = {"adam": 0, "rmsprop": 1, "sgd": 2}
 
@@ -25,7 +25,7 @@ def loss_of_answer(code: Code, functions: dict, net, target, loss, squash, scale
     def largest(a, b):
         return where(b > a, b, a)
 
-    with code.builder.if_else((loss == 1).ir) as (cross_entropy, squared_error):
+    with code.builder.if_else((loss == 1).ir) as (cross_entropy, other):
         with cross_entropy:
             top = Variable(code, net[0])
             for o in code.loop(1, outputs):
@@ -41,17 +41,27 @@ def loss_of_answer(code: Code, functions: dict, net, target, loss, squash, scale
                 value.value = value.value + target[o] * (log_total - net[o])
                 worst.value = largest(worst.value, functions["abs"](error))
                 dnet[o] = scale * error
-        with squared_error:
-            weight = where(loss == 2, f32(0.5), f32(1.0))
-            for o in code.loop(outputs):
-                out, slope = Variable(code, net[o]), Variable(code, f32(1.0).spread())
-                with code.when(squash == 1):
-                    out.value = f32(1.0) / (f32(1.0) + exp(-net[o]))
-                    slope.value = out.value * (f32(1.0) - out.value)
-                error = out.value - target[o]
-                value.value = value.value + weight * error * error
-                worst.value = largest(worst.value, functions["abs"](error))
-                dnet[o] = scale * f32(2.0) * weight * error * slope.value
+        with other, code.builder.if_else((loss == 3).ir) as (binary_cross_entropy, squared_error):
+            with binary_cross_entropy:
+                for o in code.loop(outputs):
+                    # ln(1 + e^net) - target net, and e^net may be more than a float32.
+                    over = largest(net[o], f32(0.0).spread())
+                    softplus = over + functions["log1p"](exp(-functions["abs"](net[o])))
+                    value.value = value.value + softplus - target[o] * net[o]
+                    error = f32(1.0) / (f32(1.0) + exp(-net[o])) - target[o]
+                    worst.value = largest(worst.value, functions["abs"](error))
+                    dnet[o] = scale * error
+            with squared_error:
+                weight = where(loss == 2, f32(0.5), f32(1.0))
+                for o in code.loop(outputs):
+                    out, slope = Variable(code, net[o]), Variable(code, f32(1.0).spread())
+                    with code.when(squash == 1):
+                        out.value = f32(1.0) / (f32(1.0) + exp(-net[o]))
+                        slope.value = out.value * (f32(1.0) - out.value)
+                    error = out.value - target[o]
+                    value.value = value.value + weight * error * error
+                    worst.value = largest(worst.value, functions["abs"](error))
+                    dnet[o] = scale * f32(2.0) * weight * error * slope.value
     return value.value, worst.value
 
 
