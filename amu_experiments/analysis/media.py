@@ -1,12 +1,14 @@
-"""Files that show or play a sample: text, PNG and WAV."""
+"""Files that show or play a sample: text, PNG, SVG and WAV."""
 
 import io
 import wave
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from amu_experiments.analysis.picture import WIDTH, house_style
+from amu_experiments.analysis.handwriting import draw_letters, lines_of
+from amu_experiments.analysis.picture import WIDTH, house_style, small_svg
 from amu_experiments.analysis.samples import Sample
 
 RATE = 8000
@@ -18,7 +20,7 @@ SECONDS = 2
 
 def files_of(sample: Sample) -> dict[str, bytes]:
     """The contents of each file of a sample, by its name."""
-    write = {"txt": _text, "png": _png, "wav": wav}
+    write = {"txt": _text, "png": _png, "svg": _svg, "wav": wav}
     return {f"sample.{medium}": write[medium](sample) for medium in sample.media}
 
 
@@ -27,18 +29,41 @@ def _text(sample: Sample) -> bytes:
 
 
 def _png(sample: Sample) -> bytes:
+    with house_style():
+        file = io.BytesIO()
+        _figure(sample).savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _svg(sample: Sample) -> bytes:
+    with house_style(), matplotlib.rc_context({"svg.hashsalt": sample.name}):
+        file = io.StringIO()
+        _figure(sample).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return small_svg(file.getvalue()).encode()
+
+
+def _figure(sample: Sample) -> Figure:
+    return {"series": _series, "strokes": _sheet}[sample.kind](sample)
+
+
+def _series(sample: Sample) -> Figure:
     """Each sequence in a panel: its prime, what the network said, and the truth."""
     prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
-    with house_style():
-        figure = Figure(figsize=(WIDTH, 1.4 * len(generated) + 0.7), layout="constrained")
-        panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
-        for row, panel in enumerate(panels):
-            draw_series(panel, prime[row], generated[row], None if truth is None else truth[row])
-        panels[-1].set_xlabel("step")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    figure = Figure(figsize=(WIDTH, 1.4 * len(generated) + 0.7), layout="constrained")
+    panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
+    for row, panel in enumerate(panels):
+        draw_series(panel, prime[row], generated[row], None if truth is None else truth[row])
+    panels[-1].set_xlabel("step")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _sheet(sample: Sample) -> Figure:
+    """All letters, line by line."""
+    generated = sample.series["generated"]
+    figure = Figure(figsize=(WIDTH, 0.42 * lines_of(len(generated)) + 0.1), layout="constrained")
+    draw_letters(figure.subplots(), generated, sample.series["truth"])
+    return figure
 
 
 def draw_series(panel, prime: np.ndarray, generated: np.ndarray, truth: np.ndarray | None) -> None:

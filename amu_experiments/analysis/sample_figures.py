@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.handwriting import draw_letters, lines_of
 from amu_experiments.analysis.media import draw_series, wav
 from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
 from amu_experiments.analysis.samples import Sample
@@ -57,8 +58,9 @@ def sample_pictures(comparison: Comparison, styles: list[Style], samples: list[S
     own = of_comparison(comparison, samples)
     with house_style():
         made = [
-            _free_run_picture(comparison, [(row, sample) for row, sample in own if sample.series]),
-            _texts_picture(comparison, [(row, sample) for row, sample in own if sample.texts]),
+            _free_run_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "series"]),
+            _texts_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "texts"]),
+            _letters_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "strokes"]),
             _scores_picture(comparison, styles),
         ]
     return [picture for picture in made if picture is not None]
@@ -103,6 +105,26 @@ def _free_run_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> 
     if comparison.task["problem"] == "waveform":
         caption = f"{comparison.name}: the wave of one trial of each model, over time and as a phase portrait."
     return Picture(f"{comparison.name}-free-run", caption, figure)
+
+
+def _letters_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Picture | None:
+    """A sheet of letters of each sample."""
+    if not own:
+        return None
+    heights = [0.42 * lines_of(len(sample.series["generated"])) + 0.3 for _, sample in own]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    panels = figure.subplots(len(own), squeeze=False, height_ratios=heights)[:, 0]
+    for (row, sample), panel in zip(own, panels, strict=True):
+        generated, title = sample.series["generated"], f"{comparison.labels[row]}, trial {sample.trial}"
+        right = draw_letters(panel, generated, sample.series["truth"])
+        title += "" if right is None else f": {right} of {len(generated)} right"
+        panel.set_title(literal(title), fontsize=9, loc="left")
+    caption = (
+        f"{comparison.name}: letters that a trial of each model wrote, reading its own moves of the pen. The letters "
+        "that it learned are grey. A letter is coloured if a point is a tenth of a capital's height or more from its "
+        "place, or the pen is lifted or set down wrongly."
+    )
+    return Picture(f"{comparison.name}-letters", caption, figure)
 
 
 def quarter_period(series: np.ndarray) -> int:
