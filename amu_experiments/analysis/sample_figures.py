@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.analysis.handwriting import draw_letters, lines_of
 from amu_experiments.analysis.media import draw_series, wav
+from amu_experiments.analysis.music import draw_roll
 from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
 from amu_experiments.analysis.samples import Sample
 from amu_experiments.analysis.styles import Style
@@ -61,6 +62,7 @@ def sample_pictures(comparison: Comparison, styles: list[Style], samples: list[S
             _free_run_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "series"]),
             _texts_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "texts"]),
             _letters_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "strokes"]),
+            _rolls_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "notes"]),
             _scores_picture(comparison, styles),
         ]
     return [picture for picture in made if picture is not None]
@@ -125,6 +127,25 @@ def _letters_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> P
         "place, or the pen is lifted or set down wrongly."
     )
     return Picture(f"{comparison.name}-letters", caption, figure)
+
+
+def _rolls_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Picture | None:
+    """A piano roll of the first piece of each sample."""
+    if not own:
+        return None
+    figure = Figure(figsize=(WIDTH, 1.9 * len(own) + 0.7), layout="constrained")
+    panels = figure.subplots(len(own), squeeze=False)[:, 0]
+    for (row, sample), panel in zip(own, panels, strict=True):
+        prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
+        draw_roll(panel, prime[0], generated[0], None if truth is None else truth[0])
+        panel.set_title(literal(f"{comparison.labels[row]}, trial {sample.trial}"), fontsize=9, loc="left")
+    panels[-1].set_xlabel("quarter")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    caption = (
+        f"{comparison.name}: a piece that a trial of each model composed, reading the keys that it drew, as a piano "
+        "roll. Where a part of a test piece was given before, the rest of that piece is grey."
+    )
+    return Picture(f"{comparison.name}-piano-roll", caption, figure)
 
 
 def quarter_period(series: np.ndarray) -> int:

@@ -21,7 +21,7 @@ class Sample:
 
     media: the kinds of files that show them, as in a task.
     texts: each with the place of its first wrong symbol, or None if all are right.
-    series: prime (count, G), generated (count, steps) and truth, with as many steps or fewer, or None; empty for texts.
+    series: prime (count, G), generated (count, steps) and truth, as long as it is known, or None; empty for texts.
         With a further axis for moves of a pen (dx, dy, drawn, last), and for notes (1 for each key that sounds).
     """
 
