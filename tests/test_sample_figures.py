@@ -43,7 +43,7 @@ def keep(out, sample):
 
 def test_the_page_has_figures_and_sounds_of_samples(tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "report"
-    results = [write(runs, model, [300, 400]) for model in ("lstm", "gru", "rnn")]
+    results = [write(runs, model, [300, 400]) for model in ("lstm", "gru", "rnn", "amu")]
     results = [replace(result, identity=result.folder.name) for result in results]
     keep(out, sample_of(results[0]))
     texts = [("BTBTXSETE", None), ("BTBTXSEPE", 7)]
@@ -51,12 +51,14 @@ def test_the_page_has_figures_and_sounds_of_samples(tmp_path):
     letters = np.stack([letter_moves("i")] * 2)
     strokes = {"prime": np.zeros((2, 1, 4)), "generated": letters * [[[1]], [[3]]], "truth": letters}
     keep(out, sample_of(results[2], series=strokes, media=("svg", "png")))
+    frames = {"prime": np.zeros((1, 1, 88)), "generated": np.eye(88)[None, :9], "truth": None}
+    keep(out, sample_of(results[3], series=frames, media=("mid", "png")))
     (out / "samples" / "nonsense").mkdir()
     (out / "samples" / "nonsense" / "sample.json").write_text("{")
     lines = write_report(runs, out)
     assert [line for line in lines if "nonsense" in line and line.startswith("Left out")]
     names = {path.stem.rpartition("-")[2] for path in (out / "figures").glob("*.png")}
-    assert {"run", "texts", "letters"} <= names
+    assert {"run", "texts", "letters", "roll"} <= names
     page = (out / "index.html").read_text()
     assert "1 of 2 right" in page
     assert "BTBTXSE[P]E" in page.replace("%5B", "[").replace("%5D", "]")

@@ -4,8 +4,8 @@ import numpy as np
 
 from amu_experiments.tasks.pen import CAPITAL, DRAWN, LAST, right_letters
 
-LINE = 38 * CAPITAL
-"""Length of a line of letters."""
+LINE, MOST = 42 * CAPITAL, 26
+"""Length of a line of letters, and the number of letters in it at most."""
 
 SPACE = CAPITAL / 2
 """Between two letters; no letter is drawn farther outside of its place."""
@@ -30,7 +30,7 @@ def draw_letters(panel, drawn: np.ndarray, truth: np.ndarray | None) -> int | No
     for row, moves in enumerate(drawn):
         path = pen_path(known[row])
         low, high = np.clip([np.nanmin(path[:, 0], initial=0), np.nanmax(path[:, 0], initial=0)], -LINE, LINE)
-        if x > 0 and x + high - low > LINE:
+        if row and (row % MOST == 0 or x + high - low > LINE):
             x, y = 0.0, y + BOTTOM - TOP
         place = np.array([x - low, y])
         if truth is not None:
@@ -49,7 +49,7 @@ def draw_letters(panel, drawn: np.ndarray, truth: np.ndarray | None) -> int | No
 
 def lines_of(letters: int) -> int:
     """About how many lines so many letters take."""
-    return -(-letters // 26)
+    return -(-letters // MOST)
 
 
 def pen_path(moves: np.ndarray) -> np.ndarray:

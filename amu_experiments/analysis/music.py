@@ -61,4 +61,5 @@ def draw_roll(panel, prime: np.ndarray, generated: np.ndarray, truth: np.ndarray
             panel.hlines(height, begins + 0.1, begins + lengths - 0.1, color=colour, linewidth=width, label=label)
     panel.set_yticks(*zip(*OCTAVE_NAMES.items(), strict=True))
     panel.set_ylim(min(pitches) - 2, max(pitches) + 2)
+    panel.set_ylim(min(pitches) - 2, max(pitches) + 2)
     panel.set_xlim(1 - len(prime), len(generated))

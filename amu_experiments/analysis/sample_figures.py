@@ -28,10 +28,23 @@ SCORES = {
     "test_right_last_but_one": "right last but one",
     "test_excess_nats": "nats above the\nsource's entropy",
     "test_length_distance": "distance of\nlengths",
+    "test_letters_right": "share of letters right",
+    "test_pen_distance": "distance of the pen,\nin capitals",
+    "test_right_chords": "share of chords\nthat Bach has",
+    "test_keys_error": "error of the mean\nnumber of keys",
 }
-"""Test metrics of sampled strings, in words."""
+"""Test metrics of strings, letters and music that networks write, in words."""
 
-PERFECT = {"test_grammatical": 1, "test_right_last_but_one": 1, "test_excess_nats": 0, "test_length_distance": 0}
+PERFECT = {
+    "test_grammatical": 1,
+    "test_right_last_but_one": 1,
+    "test_excess_nats": 0,
+    "test_length_distance": 0,
+    "test_letters_right": 1,
+    "test_pen_distance": 0,
+    "test_right_chords": 0.98,  # of the test pieces
+    "test_keys_error": 0,
+}
 """The scores of the source itself."""
 
 
@@ -185,7 +198,7 @@ def _texts_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Pic
 
 
 def _scores_picture(comparison: Comparison, styles: list[Style]) -> Picture | None:
-    """Scores of sampled strings, a point for each trial, beside the score of the source itself."""
+    """Scores of what networks wrote, a point for each trial, beside the score of the source itself."""
     names = [name for name in SCORES if all(name in result.trials for result in comparison.results)]
     if not names:
         return None
@@ -201,7 +214,7 @@ def _scores_picture(comparison: Comparison, styles: list[Style]) -> Picture | No
     panels[0].set_yticks(range(len(comparison.labels)), [literal(label[:40]) for label in comparison.labels])
     panels[0].set_ylim(len(styles) - 0.5, -0.5)
     caption = (
-        f"{comparison.name}: strings sampled from each trial's network, against the source (grey line); a point is a "
+        f"{comparison.name}: what each trial's network wrote, against the source (grey line); a point is a "
         "trial, a black bar the median."
     )
     return Picture(f"{comparison.name}-scores", caption, figure)

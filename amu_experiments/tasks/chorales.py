@@ -39,6 +39,9 @@ class Chorales(Task):
         right_chords    share of frames that sound and whose notes, in any octave, are those of a frame of the training
                         set
         keys_error      difference between their mean number of keys and that of the test pieces
+    With music21 10.5, the test set has 73 pieces and 3,798 frames. Its nats_per_frame are 11.51 if each key has its
+    frequency in the training set, and 10.82 for a Markov chain of each key. right_chords is 0.98 for the test pieces
+    themselves, and 0.43 for keys that are drawn by their frequencies alone.
     """
 
     input_size = KEYS
