@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature",
         type=_temperature,
         default=1.0,
-        help="of the softmax that symbols are drawn from: below 1, likely symbols become more likely",
+        help="of the probabilities with which symbols or keys are drawn: below 1, likely ones become more likely",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("results/report/samples"), help="folder for samples (default: %(default)s)"
@@ -164,8 +164,8 @@ def sample_run(config: Mapping, folder: Path, options: argparse.Namespace) -> Sa
 
 
 def _answers(values: np.ndarray, task: Task) -> np.ndarray:
-    """Of inputs or answers (count, steps, _), what the network answers: (count, steps) or (count, steps, O)."""
-    return values[..., 0] if task.output_size == 1 else values[..., : task.output_size]
+    """Of inputs or answers (count, steps, _): all O outputs of moves and notes, otherwise the first, (count, steps)."""
+    return values[..., : task.output_size] if {"svg", "mid"} & set(task.media) else values[..., 0]
 
 
 def _trial(folder: Path, asked: int | None) -> int:

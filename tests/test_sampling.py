@@ -179,6 +179,7 @@ def test_a_sample_that_is_damaged_is_left_out(runs, tmp_path):
     damaged = [{}, [], sound | {"series": {}}, sound | {"model": "gru"}, sound | {"extra": 1}, sound | {"texts": 3}]
     damaged += [sound | {"media": ["svg"]}, sound | {"media": ["txt"]}, sound | {"media": 3}]
     damaged += [sound | {"series": sound["series"] | {name: None}} for name in ("prime", "generated")]
+    damaged += [sound | {"series": sound["series"] | {"generated": sound["series"]["generated"][:2]}}]
     for content in damaged:
         path.write_text(json.dumps(content))
         left_out = []

@@ -98,6 +98,7 @@ def _read(path: Path) -> Sample:
             known_to_all = series["prime"] is not None and series["generated"] is not None
             sound = sound and known_to_all and series.keys() == {"prime", "generated", "truth"}
             sound = sound and all(_sound(values, columns) for values in series.values())
+            sound = sound and len({len(values) for values in series.values() if values is not None}) == 1
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:

@@ -84,11 +84,14 @@ def split(pieces: tuple[Piece, ...]) -> dict[str, list[Piece]]:
 
 
 def read_scores(count: int) -> list[Piece]:
-    """The first `count` pieces of exactly four parts among the MusicXML files of Bach, by name."""
+    """The first `count` pieces of exactly four parts among the files .mxl of Bach, by name.
+
+    Files of other forms hold pieces that are there already, but for BWV 67.4, and analyses.
+    """
     from music21 import corpus
 
     read = {}
-    for path in sorted(corpus.getComposer("bach", fileExtensions=["mxl"])):
+    for path in sorted(path for path in corpus.getComposer("bach") if path.suffix == ".mxl"):
         if len(read) == count:
             break
         score = corpus.parse(path)
