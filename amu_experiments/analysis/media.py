@@ -79,7 +79,7 @@ def _midi(sample: Sample) -> bytes:
 def _sheet(sample: Sample) -> Figure:
     """All letters, line by line."""
     generated = sample.series["generated"]
-    figure = Figure(figsize=(WIDTH, 0.42 * lines_of(len(generated)) + 0.1), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.37 * lines_of(len(generated)) + 0.1), layout="constrained")
     draw_letters(figure.subplots(), generated, sample.series["truth"])
     return figure
 

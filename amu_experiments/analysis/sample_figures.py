@@ -126,7 +126,7 @@ def _letters_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> P
     """A sheet of letters of each sample."""
     if not own:
         return None
-    heights = [0.42 * lines_of(len(sample.series["generated"])) + 0.3 for _, sample in own]
+    heights = [0.37 * lines_of(len(sample.series["generated"])) + 0.3 for _, sample in own]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     panels = figure.subplots(len(own), squeeze=False, height_ratios=heights)[:, 0]
     for (row, sample), panel in zip(own, panels, strict=True):
