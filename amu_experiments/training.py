@@ -37,6 +37,11 @@ def run(config: dict) -> store.Result:
         say(f"All {requested} requested trials already exist: nothing to train.")
     elif missing < requested:
         say(f"{requested - missing} of {requested} trials already exist; training {missing}.")
+    if missing and (system := leases.network_type(run.folder)):
+        place, minutes = run.config["results_dir"], leases.SECONDS_OF_SILENCE // 60
+        say(
+            f"{place} is on a network file system ({system}): trials of a dead machine are free after {minutes} minutes."
+        )
     try:
         return train_missing(run)
     except OSError:
@@ -57,33 +62,38 @@ def train_missing(run: Run) -> store.Result:
             for line in lease.set_aside:
                 say(f"Damaged: {line}")
             if lease.trials:
-                train_stack(replace(run, trials=lease.trials))
+                try:
+                    train_stack(replace(run, trials=lease.trials), lease)
+                except leases.LeaseLostError as lost:
+                    say(f"Another process took over {lost}, since this one gave no sign of life.")
                 continue
         if not lease.elsewhere:
             return store.read_result(run.folder)
-        say(f"Another process is training {lease.elsewhere[0].name}; waiting for it.")
+        who = leases.holder(lease.elsewhere[0])
+        say(f"{who[0].upper()}{who[1:]} is training {lease.elsewhere[0].name}; waiting for it.")
         leases.wait_for(lease.elsewhere[0])
 
 
-def train_stack(run: Run) -> None:
+def train_stack(run: Run, lease: leases.Lease) -> None:
     """Train the leased trials of a run as one stack, from its checkpoint if it has one, and write the results.
 
-    Raises OSError if a checkpoint cannot be written: without checkpoints, a failure would cost all the work.
+    Raises OSError if a checkpoint cannot be written: without checkpoints, a failure would cost all the work. Raises
+    LeaseLostError if another process has taken over the stack.
     """
     path = stack_files.stack_folder(run.folder, run.trials)
     with postponed_signals() as interrupted:
         stack = resumed(run, path)
         made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
-        train(stack, path, interrupted)
+        train(stack, path, interrupted, lease)
     if stack.active:
-        stack_files.write_checkpoint(path, stack.dump())
+        write_checkpoint(stack, path, lease)
         say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
     if interrupted:
         raise KeyboardInterrupt
 
 
-def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
+def train(stack: Stack, path: Path, interrupted: list[int], lease: leases.Lease) -> None:
     """Train until every trial has ended, and write the results; return earlier if `interrupted` gets an entry."""
     every, saved = 60 * stack.training["checkpoint_minutes"], time.monotonic()
     title = f"{path.parents[2].name} {path.parents[1].name}"
@@ -99,10 +109,16 @@ def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
                 stack.evaluate()
                 progress.report(stack.sequences, stack.solved)
             if stack.active and time.monotonic() - saved > every:
-                stack_files.write_checkpoint(path, stack.dump())
+                write_checkpoint(stack, path, lease)
                 saved = time.monotonic()
     if not stack.active:
+        lease.verify()
         stack_files.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
+
+
+def write_checkpoint(stack: Stack, path: Path, lease: leases.Lease) -> None:
+    lease.verify()
+    stack_files.write_checkpoint(path, stack.dump())
 
 
 def resumed(run: Run, path: Path) -> Stack:

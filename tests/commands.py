@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from amu_experiments import training
+from amu_experiments import files, leases, training
 from amu_experiments.cli import command, main
 from amu_experiments.stack import Stack
 
@@ -108,16 +108,25 @@ def run_with_small_files(*arguments: str) -> int:
     return main(arguments)
 
 
-def train(config: dict) -> None:
+def train(*configs: dict) -> None:
     """As the command does, without the time it takes to understand what is asked for; tells which stacks it trains."""
     train_stack = training.train_stack
 
-    def told(run):
+    def told(run, lease):
         print(f"trains {run.trials}")
-        train_stack(run)
+        train_stack(run, lease)
 
     training.train_stack = told
-    training.run(config)
+    for config in configs:
+        training.run(config)
+
+
+def train_on(machine: str, seconds_of_silence: float, config: dict) -> None:
+    """Train as a process of another machine, for which a lease is over after so many seconds of silence."""
+    files.machine = lambda: machine
+    leases.SECONDS_OF_SILENCE = seconds_of_silence
+    leases.SECONDS_OF_A_BEAT = seconds_of_silence / 10
+    train(config)
 
 
 def train_and_be_killed(config: dict, calls: int) -> None:
