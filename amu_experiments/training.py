@@ -6,8 +6,10 @@ an uninterrupted run.
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from amu_experiments import files, leases, numerics, stack_files, store
 from amu_experiments.console import Progress, say
-from amu_experiments.interrupts import postponed_signals
+from amu_experiments.interrupts import postponed_signals, stop
 from amu_experiments.options import ConfigurationError
 from amu_experiments.plan import Run, prepare
 from amu_experiments.stack import Stack
@@ -39,9 +41,7 @@ def run(config: dict) -> store.Result:
         say(f"{requested - missing} of {requested} trials already exist; training {missing}.")
     if missing and (system := leases.network_type(run.folder)):
         place, minutes = run.config["results_dir"], leases.SECONDS_OF_SILENCE // 60
-        say(
-            f"{place} is on a network file system ({system}): trials of a dead machine are free after {minutes} minutes."
-        )
+        say(f"{place} is on a network file system ({system}): trials of a dead machine are free in {minutes} minutes.")
     try:
         return train_missing(run)
     except OSError:
@@ -81,7 +81,8 @@ def train_stack(run: Run, lease: leases.Lease) -> None:
     LeaseLostError if another process has taken over the stack.
     """
     path = stack_files.stack_folder(run.folder, run.trials)
-    with postponed_signals() as interrupted:
+    signals = [signal.Signals[f"SIG{name}"] for name in run.config["stop_signals"]]
+    with postponed_signals(signals, run.config["stop_seconds"]) as interrupted:
         stack = resumed(run, path)
         made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
@@ -90,12 +91,15 @@ def train_stack(run: Run, lease: leases.Lease) -> None:
         write_checkpoint(stack, path, lease)
         say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
     if interrupted:
-        raise KeyboardInterrupt
+        stop(interrupted[0])
 
 
 def train(stack: Stack, path: Path, interrupted: list[int], lease: leases.Lease) -> None:
-    """Train until every trial has ended, and write the results; return earlier if `interrupted` gets an entry."""
-    every, saved = 60 * stack.training["checkpoint_minutes"], time.monotonic()
+    """Train until every trial has ended, and write the results; return earlier if `interrupted` gets an entry.
+
+    The first checkpoint follows the first evaluation: a scheduler may end the process before checkpoint_minutes.
+    """
+    every, saved, first = 60 * stack.training["checkpoint_minutes"], time.monotonic(), True
     title = f"{path.parents[2].name} {path.parents[1].name}"
     progress = Progress(title, len(stack.trials), stack.maximum, stack.sequences, stack.training["stop"])
     stretch = FIRST_STRETCH
@@ -108,6 +112,7 @@ def train(stack: Stack, path: Path, interrupted: list[int], lease: leases.Lease)
             if stack.evaluation_is_due():
                 stack.evaluate()
                 progress.report(stack.sequences, stack.solved)
+                saved, first = -math.inf if first else saved, False
             if stack.active and time.monotonic() - saved > every:
                 write_checkpoint(stack, path, lease)
                 saved = time.monotonic()

@@ -148,17 +148,28 @@ def train_and_be_killed(config: dict, calls: int) -> None:
     train(config)
 
 
-def train_slowly(config: dict) -> None:
+def train_slowly(config: dict, seconds: float = 60) -> None:
     """Train with a step that takes a minute, as one may in which something is compiled."""
     evaluate = Stack.evaluate
 
     def dawdle(self):
         print("evaluates")
-        time.sleep(60)
+        time.sleep(seconds)
         evaluate(self)
 
     Stack.evaluate = dawdle
     sys.exit(interruptible(config))
+
+
+def train_under_a_scheduler(config: dict) -> None:
+    """Train in a program with a handler of its own for SIGUSR2, as submitit's, which starts a job again."""
+
+    def start_again(number, frame):
+        print("starts again")
+        sys.exit(7)
+
+    signal.signal(signal.SIGUSR2, start_again)
+    train(config)
 
 
 def interruptible(config: dict) -> int:
