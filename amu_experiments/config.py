@@ -59,6 +59,7 @@ RULES = {
     "instructions": one_of("portable", "native"),
     "threads": optional(whole(1, 1024)),
     "results_dir": TEXT,
+    "processes": optional(whole(1, 1024)),
     "stop_seconds": Rule(float, "a number from 0.1 to 3600", lambda value: 0.1 <= value <= 3600),
     "training.batch_size": whole(1),
     "training.max_sequences": whole(1),
@@ -265,9 +266,9 @@ def _check_together(config: Mapping) -> None:
 def definition(config: Mapping) -> dict:
     """The part of a configuration that, together with a trial's number, decides the trial's outcome.
 
-    Left out: trials, seed, backend, device, instructions, threads, results_dir, stop_signals, stop_seconds and
-    checkpoint_minutes; model.parameters, because it only sets model.units; and task.path if task.name and
-    task.contents identify the data. Raises ValueError if model.units is not known.
+    Left out: trials, seed, backend, device, instructions, threads, processes, results_dir, stop_signals,
+    stop_seconds and checkpoint_minutes; model.parameters, because it only sets model.units; and task.path if
+    task.name and task.contents identify the data. Raises ValueError if model.units is not known.
     """
     if not isinstance(config["model"]["units"], int):
         raise ValueError("model.units must be known before a run has an identity")

@@ -92,12 +92,12 @@ def acquire(folder: Path, config: dict, wanted: Iterable[int]) -> Iterator[Lease
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         with locked(folder), _held(folder / LEASE):
-            damaged = _repair(folder, config)
+            damaged, finished = _repair(folder, config)
             running = _clean(folder)
-            missing = set(wanted) - store.finished_trials(folder)
+            missing = set(wanted) - finished
             elsewhere = [stack for stack in running if any(trial in trials_of(stack) for trial in missing)]
             free = {trial for trial in missing if not any(trial in trials_of(stack) for stack in running)}
-            stacks, file = store.missing_stacks(folder, free), None
+            stacks, file = store.missing_stacks(folder, free, finished), None
             if stacks:
                 path = stack_folder(folder, stacks[0])
                 path.mkdir(exist_ok=True)
@@ -214,7 +214,7 @@ def _held(path: Path, wait: bool = True) -> Iterator[bytes | None]:
             _break(found)
         elif found:
             time.sleep(random.uniform(pause / 2, pause))
-            pause = min(1.3 * pause, 1)
+            pause = min(1.3 * pause, 0.2)
     ended = threading.Event()
     thread = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True)
     thread.start()
@@ -233,17 +233,32 @@ def _create(path: Path) -> bytes | None:
     owner = {"machine": files.machine(), "host": platform.node(), "process": os.getpid()}
     owner |= {"job": next(filter(None, map(os.environ.get, JOBS)), None), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     data = json.dumps(owner | {"token": f"{random.SystemRandom().getrandbits(64):016x}"}).encode()
+    partial = files.partial_path(path, os.getpid())
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+        try:
+            os.link(partial, path)  # so that no process that is killed leaves a lease without an owner
+        except FileExistsError:
+            return None
+        except OSError:  # a file system without links
+            return data if _write_new(path, data) else None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return data
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Write a new file; whether there was none."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
-        return None
-    try:
-        with open(file, "wb") as opened:
-            opened.write(data)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return data
+        return False
+    with open(file, "wb") as opened:
+        opened.write(data)
+    return True
 
 
 def _break(found: _Found) -> None:
@@ -268,10 +283,11 @@ def _beat(path: Path, mine: bytes, ended: threading.Event) -> None:
 # The folder -------------------------------------------------------------------------------------------------------
 
 
-def _repair(folder: Path, config: dict) -> list[str]:
-    """Rename damaged files and stacks, and write config.yaml if it is missing; returns a line about each renamed one.
+def _repair(folder: Path, config: dict) -> tuple[list[str], set[int]]:
+    """Rename damaged files and stacks, and write config.yaml if it is missing.
 
-    Raises OSError if a file cannot be read, for example without permission: it may be undamaged.
+    Returns a line about each renamed file or folder, and the trials that need no training. Raises OSError if a file
+    cannot be read, for example without permission: it may be undamaged.
     """
     damaged: list[UnusableError | OSError] = []
     if os.path.lexists(folder / "config.yaml"):
@@ -280,14 +296,14 @@ def _repair(folder: Path, config: dict) -> list[str]:
         except UnusableError as error:
             damaged.append(error)
     damaged += store.not_folders(folder)
-    store.finished_stacks(folder, damaged)
+    finished = {trial for stack in store.finished_stacks(folder, damaged) for trial in trials_of(stack)}
     for error in damaged:
         if isinstance(error, OSError):
             raise error
     lines = [f"{error}; set aside as {set_aside(error.path).name}" for error in damaged]
     if not (folder / "config.yaml").exists():
         write_text(folder / "config.yaml", yaml.safe_dump(definition(config), sort_keys=False))
-    return lines
+    return lines, finished
 
 
 def _clean(folder: Path) -> list[Path]:

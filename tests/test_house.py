@@ -10,9 +10,9 @@ ORDER = (
     *("options", "registry", "console", "interrupts"),
     *("config", "conf_files", "numerics"),
     *("scans", "cells", "tasks"),
-    *("overrides", "network", "learning"),
+    *("override_lines", "overrides", "network", "learning"),
     *("files", "stack_files", "store", "leases"),
-    *("plan", "stack", "training"),
+    *("plan", "sweeps", "stack", "training"),
     *("analysis", "studies", "cli"),
 )
 """From the bottom to the top."""

@@ -6,13 +6,13 @@ In short as it stands; pytest --long tests/test_leases.py has twelve and eight p
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from cluster import bind_mounts
 from commands import Command, train, train_on, wait_until
 
 from amu_experiments import files, leases, stack_files, store, training
@@ -41,23 +41,10 @@ def nothing_left_running():
 @pytest.fixture
 def mounts(tmp_path):
     """A folder, and two mounts of it: what is locked in one is not locked in the other."""
-    if not shutil.which("bindfs"):
-        pytest.skip("bindfs is not installed")
     places = [tmp_path / name for name in ("store", "first", "second")]
-    for place in places:
-        place.mkdir()
-    mounted = []
-    try:
-        for place in places[1:]:
-            done = subprocess.run(["bindfs", str(places[0]), str(place)], capture_output=True, text=True)
-            if done.returncode != 0:
-                pytest.skip(f"bindfs cannot mount here: {done.stderr.strip()}")
-            mounted.append(place)
+    with bind_mounts(places[0], places[1:]):
         yield places
-    finally:
         Command.kill_all()
-        for place in mounted:
-            subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def tables(results_dir):
@@ -255,7 +242,7 @@ def test_disjoint_trials_of_one_configuration_train_in_two_mounts(config, mounts
             for task in range(tasks)
             for place in (places[task % 2],)
         ]
-        assert [command.end() for command in commands] == [0] * tasks
+        assert [command.end(900) for command in commands] == [0] * tasks
         assert "is on a network file system (fuse): " in commands[0].told
         for seed in range(0, 2 * tasks, 2):
             training.run(config | {"results_dir": str(tmp_path / "one" / name), "seed": seed})
@@ -288,7 +275,7 @@ def test_trials_that_many_processes_ask_for_in_two_mounts_are_trained_once_altho
             victim.signal(signal.SIGKILL)
             assert victim.end() in (0, -signal.SIGKILL)
             running.append(start(place_of[victim]))
-        assert [command.end() for command in running] == [0] * len(running)
+        assert [command.end(900) for command in running] == [0] * len(running)
         begun = [line for command in place_of for line in command.told.splitlines() if line.startswith("trains ")]
         killed = [command for command in place_of if command.end() != 0 and "trains " in command.told]
         last = [[line for line in command.told.splitlines() if line.startswith("trains ")][-1] for command in killed]
