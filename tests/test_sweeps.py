@@ -105,9 +105,13 @@ def test_finished_jobs_are_left_out_and_jobs_keep_their_numbers(tmp_path, monkey
 def test_processes_share_the_jobs_and_a_job_that_dies_is_named(tmp_path):
     """Two processes and three jobs, one of them endless. It is killed, and then stopped with the command."""
     endless = [*with_max_sequences(f"60,{ENDLESS},50"), "launcher=local", "processes=2"]
+
+    def stacks_with(name):
+        return list((tmp_path / "results" / "runs").glob(f"two_sequence/rnn/*/trials-*/{name}"))
+
     with amu_run(tmp_path, "-m", *endless) as command:
-        wait_until(lambda: len(list((tmp_path / "results/runs").glob("*/*/*/*/trials.csv"))) == 2, seconds=300)
-        (lease,) = (tmp_path / "results/runs").glob("two_sequence/rnn/*/*/.lease")
+        wait_until(lambda: len(stacks_with("trials.csv")) == 2 and len(stacks_with(leases.LEASE)) == 1, seconds=300)
+        (lease,) = stacks_with(leases.LEASE)
         os.kill(json.loads(lease.read_text())["process"], signal.SIGKILL)
         assert command.wait(300) == 1
     told = (tmp_path / "out").read_text()
