@@ -130,7 +130,7 @@ def remove(folder: Path) -> None:
     with ExitStack() as held:
         held.enter_context(leases.locked(folder))
         for stack in store.stacks_in(folder):
-            if not held.enter_context(leases.locked(stack, wait=False)):
+            if not held.enter_context(leases.locked(stack, wait=False)) or leases.leased(stack):
                 raise BlockingIOError(11, "is in training, and was not removed", str(stack))
         shutil.rmtree(folder)
     for above in (folder.parent, folder.parent.parent):

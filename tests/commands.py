@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from amu_experiments import training
+from amu_experiments import files, leases, training
 from amu_experiments.cli import command, main
 from amu_experiments.stack import Stack
 
@@ -108,16 +108,25 @@ def run_with_small_files(*arguments: str) -> int:
     return main(arguments)
 
 
-def train(config: dict) -> None:
+def train(*configs: dict) -> None:
     """As the command does, without the time it takes to understand what is asked for; tells which stacks it trains."""
     train_stack = training.train_stack
 
-    def told(run):
+    def told(run, lease):
         print(f"trains {run.trials}")
-        train_stack(run)
+        train_stack(run, lease)
 
     training.train_stack = told
-    training.run(config)
+    for config in configs:
+        training.run(config)
+
+
+def train_on(machine: str, seconds_of_silence: float, config: dict) -> None:
+    """Train as a process of another machine, for which a lease is over after so many seconds of silence."""
+    files.machine = lambda: machine
+    leases.SECONDS_OF_SILENCE = seconds_of_silence
+    leases.SECONDS_OF_A_BEAT = seconds_of_silence / 10
+    train(config)
 
 
 def train_and_be_killed(config: dict, calls: int) -> None:
@@ -139,17 +148,28 @@ def train_and_be_killed(config: dict, calls: int) -> None:
     train(config)
 
 
-def train_slowly(config: dict) -> None:
+def train_slowly(config: dict, seconds: float = 60) -> None:
     """Train with a step that takes a minute, as one may in which something is compiled."""
     evaluate = Stack.evaluate
 
     def dawdle(self):
         print("evaluates")
-        time.sleep(60)
+        time.sleep(seconds)
         evaluate(self)
 
     Stack.evaluate = dawdle
     sys.exit(interruptible(config))
+
+
+def train_under_a_scheduler(config: dict) -> None:
+    """Train in a program with a handler of its own for SIGUSR2, as submitit's, which starts a job again."""
+
+    def start_again(number, frame):
+        print("starts again")
+        sys.exit(7)
+
+    signal.signal(signal.SIGUSR2, start_again)
+    train(config)
 
 
 def interruptible(config: dict) -> int:
