@@ -198,10 +198,9 @@ def test_an_array_of_slurm_trains_in_two_mounts_and_a_cancelled_job_is_named_and
     assert not [path for path in folder.rglob("*") if path.suffix == ".part" or path.name == "checkpoint.pt"]
 
 
-def test_a_job_over_its_time_limit_goes_on_and_after_its_last_start_has_failed(cluster, long):
-    """Slurm's shortest limit is a minute, and it holds a job back before it starts it again: only with --long."""
-    if not long:
-        return
+@pytest.mark.long_only
+def test_a_job_over_its_time_limit_goes_on_and_after_its_last_start_has_failed(cluster):
+    """Slurm's shortest limit is a minute, and it holds a job back before it starts it again."""
     variables, root = cluster
     folder = root / "store" / "limit"
     folder.mkdir()
