@@ -135,6 +135,7 @@ def test_every_variant_has_its_criteria_and_stops_at_one(name, changes, names):
         ),
         ("adding", {"problem": "task"}, "task.problem: 'task' is not a task"),
         ("adding", {"problem": "series_files"}, "task.problem: 'series_files' is not a task"),
+        ("adding", {"problem": "next_value"}, "task.problem: 'next_value' is not a task"),
         ("adding", {"t": 50}, "task.t is not an option of adding, which has form, T,"),
         ("adding", {"form": "old"}, "task.form=old: must be one of modern, 1997"),
         ("adding", {"form": "1997", "T": 10}, "task.T=10: must be at least 11 with task.form=1997"),

@@ -11,7 +11,7 @@ from scipy.integrate import RK45
 
 from amu_experiments.options import Count, whole
 from amu_experiments.tasks.next_value import NextValue, next_values
-from amu_experiments.tasks.task import read_criteria
+from amu_experiments.tasks.task import Task, read_criteria
 
 END = 400.0
 """The time span of a series, whatever T."""
@@ -21,7 +21,7 @@ TOLERANCES = 1e-3, 1e-6
 some jumps come a few tenths of a time unit early or late, and the networks learn that solution."""
 
 
-class FitzHughNagumo(NextValue):
+class FitzHughNagumo(NextValue, Task):
     """dx/dt = x - x^3/3 - y + 0.5, dy/dt = (x + 0.7 - 0.8 y) / 50; a series has T + 1 values of x on [0, 400].
 
     x begins uniform in [-1, 1] and y at 0. Within a few steps x jumps to one of two branches, on which it moves slowly

@@ -11,7 +11,7 @@ import numpy as np
 
 from amu_experiments.options import Count, whole
 from amu_experiments.tasks.next_value import NextValue, next_values
-from amu_experiments.tasks.task import read_criteria
+from amu_experiments.tasks.task import Task, read_criteria
 
 FINE = 10
 """Steps of the integration in a step of the series."""
@@ -20,7 +20,7 @@ FIRST = 300
 """Steps before a series begins, in which it forgets its start."""
 
 
-class MackeyGlass(NextValue):
+class MackeyGlass(NextValue, Task):
     """dx/dt = 0.2 x(t - tau) / (1 + x(t - tau)^10) - 0.1 x(t), read at every whole t; values are x - 1.
 
     Each series has a history of its own, x = constant between 0.5 and 1.5 for t <= 0, and begins after `FIRST` steps.

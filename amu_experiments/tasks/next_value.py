@@ -3,7 +3,7 @@
 import numpy as np
 
 from amu_experiments.options import ConfigurationError
-from amu_experiments.tasks.task import Sequences, Task
+from amu_experiments.tasks.task import Sequences
 
 CONTINUED = 64
 """Test sequences that a network continues, at most."""
@@ -12,8 +12,8 @@ LEFT = 0.5
 """A free run has left the series when its error exceeds this share of the series' standard deviation."""
 
 
-class NextValue(Task):
-    """A task whose target at each step is the next input. A subclass sets T, and calls `set_free_steps`.
+class NextValue:
+    """For tasks whose target at each step is the next input, beside Task. A subclass calls `set_free_steps`.
 
     A free run reads the first T - free_steps + 1 values of a test sequence, and then its own answers; the first answer
     of the free run is the one to the last true value. For T = 6 and free_steps = 3:

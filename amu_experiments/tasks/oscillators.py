@@ -10,13 +10,13 @@ import numpy as np
 
 from amu_experiments.options import Count, whole
 from amu_experiments.tasks.next_value import NextValue, next_values
-from amu_experiments.tasks.task import read_criteria
+from amu_experiments.tasks.task import Task, read_criteria
 
 FREQUENCIES = (0.2, 0.311, 0.42, 0.51, 0.63, 0.74, 0.85, 0.97)
 """In radians per step."""
 
 
-class Oscillators(NextValue):
+class Oscillators(NextValue, Task):
     """The first `sines` frequencies f, summed and scaled to variance 1: x(t) = sqrt(2 / sines) * sum of sin(f t).
 
     Each sequence is a window of the series with T + 1 values, from a random t on. Windows for training begin in the
