@@ -55,7 +55,8 @@ def load_jobs(
     composer = Composer(config_dir)
     with composer.ready():
         jobs = jobs_of(overrides, sweep)
-        loaded = [composer.load_keys(lines, names_a_class(lines)) for lines in jobs]
+        own_class = names_a_class(overrides)  # of all jobs or of none
+        loaded = [composer.load_keys(lines, own_class) for lines in jobs]
         own = (key for key in (line.partition("=")[0] for line in jobs[0]) if key.startswith(("model.", "task.")))
         unchecked = show and RULES.keys() >= set(own)
         configs = [config for config, _ in loaded] if unchecked else check_by_class(loaded)
