@@ -29,7 +29,7 @@ def find_class(package: str, name: str, base: type, foreign: type | None = None)
     Only the module with the class is imported. Raises ValueError, in one line, if there is no such class or if
     importing its module fails.
     """
-    modules = _modules(package)
+    modules = _modules(tuple(importlib.import_module(package).__path__))
     if name in modules:
         found = _subclasses(importlib.import_module(f"{package}.{name}"), base)
         if len(found) == 1:
@@ -48,8 +48,9 @@ def find_class(package: str, name: str, base: type, foreign: type | None = None)
 
 
 @cache
-def _modules(package: str) -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+def _modules(path: tuple[str, ...]) -> list[str]:
+    """The names of the modules in the folders of a package."""
+    return [module.name for module in pkgutil.iter_modules(path)]
 
 
 def _class_of(name: str, module: str, attribute: str, base: type, foreign: type | None) -> type:
