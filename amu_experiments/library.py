@@ -2,7 +2,7 @@
 
     from amu_experiments import load_network, load_results, run
 
-    results = run("task=adding", "model=lstm", trials=10)  # trains the trials that are not stored yet
+    results = run("task=adding", "model=lstm", trials=10)  # train the trials that are missing
     results.trials.groupby("status").size()  # a row for each trial
     network = load_network(results, trial=3)  # a torch module
     network.measure(network.data("test"))  # the stored test metrics

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.integrate import RK45
 
 from amu_experiments.options import Count, whole
-from amu_experiments.tasks.next_value import NextValue, next_values
+from amu_experiments.tasks.next_value import NextValue
 from amu_experiments.tasks.task import Task, read_criteria
 
 END = 400.0
@@ -45,14 +45,11 @@ class FitzHughNagumo(NextValue, Task):
     ):
         super().__init__(trials)
         self.set_free_steps(T, free_steps)
-        self.training_size, self.validation_size, self.test_size = 2 * train_size, validation_size, test_size
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.set_sizes(train_size, validation_size, test_size)
         self.criteria = read_criteria(criteria, self.metrics)
 
     def sets(self, rng):
-        series = fitzhugh_nagumo(rng.uniform(-1, 1, sum(self.sizes.values())), self.T)
-        pieces = np.split(series, np.cumsum(list(self.sizes.values()))[:-1])
-        return {split: next_values(piece) for split, piece in zip(self.sizes, pieces, strict=True)}
+        return self.split(fitzhugh_nagumo(rng.uniform(-1, 1, sum(self.sizes.values())), self.T))
 
     def start(self, rng, count):
         return rng.uniform(-1, 1, (count, 1, 1))

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 
 from amu_experiments.options import Count, whole
-from amu_experiments.tasks.next_value import NextValue, next_values
+from amu_experiments.tasks.next_value import NextValue
 from amu_experiments.tasks.task import Task, read_criteria
 
 FINE = 10
@@ -47,16 +47,13 @@ class MackeyGlass(NextValue, Task):
         self.tau = tau
         self.set_free_steps(T, free_steps)
         self.first_measured = self.given_steps - 1
-        self.training_size, self.validation_size, self.test_size = 2 * train_size, validation_size, test_size
-        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+        self.set_sizes(train_size, validation_size, test_size)
         self.criteria = read_criteria(criteria, self.metrics)
 
     def sets(self, rng):
         # All series of a trial side by side: the integration is a loop over steps.
         series = mackey_glass(rng.uniform(0.5, 1.5, sum(self.sizes.values())), self.tau, FIRST + self.T + 1)
-        ends = np.cumsum(list(self.sizes.values()))[:-1]
-        pieces = np.split(series[:, FIRST:] - 1, ends)
-        return {split: next_values(piece) for split, piece in zip(self.sizes, pieces, strict=True)}
+        return self.split(series[:, FIRST:] - 1)
 
     def start(self, rng, count):
         return mackey_glass(rng.uniform(0.5, 1.5, count), self.tau, FIRST + 1)[:, FIRST:, None] - 1

@@ -47,6 +47,16 @@ class NextValue:
         self.T = self.steps = T
         self.given_steps = T - free_steps + 1
 
+    def set_sizes(self, train: int, validation: int, test: int) -> None:
+        """For finite sets of series; a training series is in RAM twice, as drawn and in the order of the pass."""
+        self.training_size, self.validation_size, self.test_size = 2 * train, validation, test
+        self.sizes = {"train": train, "validation": validation, "test": test}
+
+    def split(self, series: np.ndarray) -> dict[str, Sequences]:
+        """The sets, from all series (B, T + 1) of a trial in the order of `sizes`."""
+        pieces = np.split(series, np.cumsum(list(self.sizes.values()))[:-1])
+        return {name: next_values(piece) for name, piece in zip(self.sizes, pieces, strict=True)}
+
     def measure(self, outputs, sequences):
         measured = np.s_[:, self.first_measured :]
         targets = sequences.targets[measured].astype(np.float64)
