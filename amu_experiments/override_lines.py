@@ -3,6 +3,8 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -43,7 +45,8 @@ def jobs_of(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
             raise ConfigurationError(f"{override.input_line}: several values are a sweep; add -m")
     if (count := math.prod(map(_alternatives, parsed))) > MOST_JOBS:
         raise ConfigurationError(f"a sweep of {format_value(count)} runs; one command starts {MOST_JOBS:,} at most")
-    sweeps = [override for override in parsed if override.is_sweep_override()]
+    loader = GlobalHydra.instance().config_loader()  # it lists files for glob(*)
+    sweeps = [replace(override, config_loader=loader) for override in parsed if override.is_sweep_override()]
     lines = ", ".join(override.input_line for override in sweeps)
     try:
         (combinations,) = BasicSweeper.split_arguments(sweeps, max_batch_size=None)
@@ -59,7 +62,6 @@ def jobs_of(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
 
 def parse(lines: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them; ConfigurationError for one it cannot read or a key given twice."""
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     seen: dict[str, str] = {}
     overrides = []
     for line in lines:
@@ -68,7 +70,7 @@ def parse(lines: Sequence[str]) -> list[Override]:
                 f"{format_value(line)}: has {len(line):,} characters; {LONGEST:,} at most are read"
             )
         try:
-            (override,) = parser.parse_overrides([line])
+            override = _parsed(line)
         except (HydraException, ValueError, RecursionError):
             raise ConfigurationError(f"{format_value(line)}: not understood; {_how_to_write(line)}") from None
         key = override.key_or_group
@@ -93,6 +95,13 @@ def parse(lines: Sequence[str]) -> list[Override]:
             seen[each] = line
         overrides.append(override)
     return overrides
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(line: str) -> Override:
+    """An override as Hydra reads it. The jobs of a sweep have most of their overrides in common."""
+    (override,) = OverridesParser.create().parse_overrides([line])
+    return override
 
 
 def _leaves(key: str, value: object) -> list[str]:

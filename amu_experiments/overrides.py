@@ -6,6 +6,7 @@ numpy or torch is imported.
 """
 
 import codecs
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -105,8 +106,9 @@ class Composer:
     def __init__(self, config_dir: str | None = None):
         self.config_dir = config_dir
         self._search = [f"hydra.searchpath=[{quote(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
-        self._composed: dict[tuple[str, ...], tuple[DictConfig, dict]] = {}
+        self._composed: dict[tuple[str, ...], tuple[bytes, dict]] = {}
         self._defaults_of: dict[tuple[str, ...], dict] = {}
+        self._choices: dict[str, dict[str, Path]] = {}
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -141,7 +143,6 @@ class Composer:
         if not {"task", "experiment"}.intersection(chosen):
             raise ConfigurationError("no task is given; write task=NAME (amu-run --help lists the tasks)")
         composed, groups = self._compose(*sorted(selecting))
-        composed = composed.copy()
         for override in setting:
             _set(composed, override)
         reference = self.reference(groups["task"], groups.get("model"), config := _resolved(composed))
@@ -192,7 +193,10 @@ class Composer:
         return self._defaults_of[overrides]
 
     def _compose(self, *overrides: str) -> tuple[DictConfig, dict]:
-        """The configuration that Hydra composes, to which any key can be added, and the file chosen in each group."""
+        """The configuration that Hydra composes, to which any key can be added, and the file chosen in each group.
+
+        Each call makes a new copy from a pickle, which takes a sixth of the time of DictConfig.copy.
+        """
         if overrides not in self._composed:
             try:
                 composed = compose("config", [*self._search, *overrides], return_hydra_config=True)
@@ -211,12 +215,15 @@ class Composer:
             groups = dict(composed.hydra.runtime.choices)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
-            self._composed[overrides] = composed, groups
-        return self._composed[overrides]
+            self._composed[overrides] = pickle.dumps(composed), groups
+        pickled, groups = self._composed[overrides]
+        return pickle.loads(pickled), groups
 
     def _check_choice(self, override: Override) -> None:
         group, name = override.key_or_group, override.value()
-        names = choices(group, self.config_dir)
+        if group not in self._choices:
+            self._choices[group] = choices(group, self.config_dir)
+        names = self._choices[group]
         if name is None and group == "experiment":
             return
         if format_value(name) not in names:
