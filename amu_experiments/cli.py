@@ -12,7 +12,6 @@ import sys
 try:
     import argparse
     import re
-    import signal
     import traceback
     from collections.abc import Callable, Sequence
     from contextlib import suppress
@@ -188,7 +187,7 @@ def _sweep(flags: argparse.Namespace, loaded: list[tuple[list[str], dict]]) -> i
 
 def job_alone(lines: list[str], log: str) -> None:
     """A job of a sweep in a process of its own, which writes into a log. Its parent passes signals on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setsid()  # or else the terminal sends each signal, too, and a second one makes a job end without a checkpoint
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(file, number)

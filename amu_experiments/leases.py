@@ -17,6 +17,7 @@ import os
 import platform
 import random
 import re
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -91,21 +92,29 @@ def acquire(folder: Path, config: dict, wanted: Iterable[int]) -> Iterator[Lease
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        with locked(folder), _held(folder / LEASE):
+        with exclusive(folder):
             damaged, finished = _repair(folder, config)
             running = _clean(folder)
             missing = set(wanted) - finished
             elsewhere = [stack for stack in running if any(trial in trials_of(stack) for trial in missing)]
-            free = {trial for trial in missing if not any(trial in trials_of(stack) for stack in running)}
-            stacks, file = store.missing_stacks(folder, free, finished), None
-            if stacks:
+            free_trials = {trial for trial in missing if not any(trial in trials_of(stack) for stack in running)}
+            lease = Lease([], elsewhere, damaged)
+            if stacks := store.missing_stacks(folder, free_trials, finished):
                 path = stack_folder(folder, stacks[0])
                 path.mkdir(exist_ok=True)
-                if held.enter_context(locked(path, wait=False)):
-                    file = path / LEASE, held.enter_context(_held(path / LEASE, wait=False))
-                if not (file and file[1]):  # this process slept too long while it chose
-                    stacks, elsewhere = [], [path]
-        yield Lease(stacks[0] if stacks else [], elsewhere, damaged, file)
+                free = held.enter_context(locked(path, wait=False))
+                if free and (mine := held.enter_context(_held(path / LEASE, wait=False))):
+                    lease = Lease(stacks[0], elsewhere, damaged, (path / LEASE, mine))
+                else:  # this process slept for minutes while it chose
+                    lease = Lease([], [path], damaged)
+        yield lease
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lease of a configuration's folder: no other process, on any machine, chooses a stack in it."""
+    with locked(folder), _held(folder / LEASE):
+        yield
 
 
 def wait_for(stack: Path) -> None:
@@ -215,10 +224,7 @@ def _held(path: Path, wait: bool = True) -> Iterator[bytes | None]:
         if not wait:
             yield None
             return
-        found = _read(path)
-        if found and not found.is_valid():
-            _break(found)
-        elif found:
+        if not _freed(path):
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(1.3 * pause, 0.2)
     ended = threading.Event()
@@ -238,44 +244,48 @@ def _create(path: Path) -> bytes | None:
     """Make a lease file and return its contents; None if there is one already."""
     owner = {"machine": files.machine(), "host": platform.node(), "process": os.getpid()}
     owner |= {"job": next(filter(None, map(os.environ.get, JOBS)), None), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    data = json.dumps(owner | {"token": f"{random.SystemRandom().getrandbits(64):016x}"}).encode()
+    data = json.dumps(owner | {"token": secrets.token_hex(8)}).encode()
     partial = files.partial_path(path, os.getpid())
     try:
         with open(partial, "wb") as file:
             file.write(data)
-        try:
-            os.link(partial, path)  # so that no process that is killed leaves a lease without an owner
-        except FileExistsError:
-            return None
-        except OSError:  # a file system without links
-            return data if _write_new(path, data) else None
+        return data if _placed(partial, path) else None
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
-    return data
 
 
-def _write_new(path: Path, data: bytes) -> bool:
-    """Write a new file; whether there was none."""
+def _placed(partial: Path, path: Path) -> bool:
+    """Give a file another name, too; False if there is a file with that name already.
+
+    A link makes the whole file appear at once, so a killed process leaves no lease without an owner.
+    """
     try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        os.link(partial, path)
     except FileExistsError:
         return False
-    with open(file, "wb") as opened:
-        opened.write(data)
+    except OSError:  # a file system without links
+        try:
+            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        with open(file, "wb") as opened:
+            opened.write(partial.read_bytes())
     return True
 
 
-def _break(found: _Found) -> None:
-    """Remove a lease that is over. If another process has done so and made its own, that one is put back."""
-    path = files.partial_path(found.path, os.getpid())
-    with suppress(FileNotFoundError):
-        found.path.rename(path)
-        if path.read_bytes() != found.data:
-            with suppress(OSError):
-                os.link(path, found.path)
-        path.unlink()
+def _freed(path: Path) -> bool:
+    """Remove a lease file if its lease is over; whether there is none now."""
+    while (found := _read(path)) and not found.is_valid():
+        aside = files.partial_path(path, os.getpid())
+        with suppress(FileNotFoundError):
+            path.rename(aside)
+            # Another process may have removed the old lease, and made its own, after we read it. Put that one back.
+            if aside.read_bytes() != found.data:
+                _placed(aside, path)
+            aside.unlink()
+    return found is None
 
 
 def _beat(path: Path, mine: bytes, ended: threading.Event) -> None:
@@ -319,17 +329,9 @@ def _clean(folder: Path) -> list[Path]:
     files.remove_partial([folder, *stacks])
     for stack in stacks:
         with locked(stack, wait=False) as mine:
-            if not mine or leased(stack):
+            if not mine or not _freed(stack / LEASE):
                 running.append(stack)
-                continue
-            _remove([stack / LEASE])
-            if (stack / "trials.csv").exists():
-                _remove(stack.glob("checkpoint.pt"))
+            elif (stack / "trials.csv").exists():
+                with suppress(OSError):  # there is none, or it cannot be deleted, and does no harm
+                    (stack / "checkpoint.pt").unlink()
     return running
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    """Delete files; a file that cannot be deleted does no harm."""
-    for path in paths:
-        with suppress(OSError):
-            path.unlink()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ SECONDS_OF_A_FILE = (5, 60)
 LARGEST_ARRAY = 1000
 """Jobs in one array of Slurm, at most: its default for MaxArraySize is 1001."""
 
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
+)
 """The states of Slurm's jobs that do not run again."""
 
 GONE = "GONE"
@@ -201,33 +205,43 @@ def _in_processes(
     say(f"{len(jobs)} jobs in {min(processes, len(jobs))} processes; logs in {folder}")
     grace = max(job.run.config["stop_seconds"] for job in jobs) + 10
     with postponed_signals(SIGNALS, grace) as stopped:
-        while waiting or running:
-            while waiting and len(running) < processes and not stopped:
-                job = waiting.pop()
-                lines = [f"--config-dir={config_dir}"] * (config_dir is not None)
-                lines += [line for line in job.lines if not line.startswith(("launcher=", "processes="))]
-                lines += [f"threads={threads}"] * (job.run.config["threads"] is None)
-                process = context.Process(target=alone, args=(lines, str(folder / f"{job.number}.log")), daemon=True)
-                process.start()
-                running[process.sentinel] = job, process
-            if stopped:
-                waiting.clear()
-                for _, process in running.values():
-                    process.terminate()
-                for _, process in running.values():
+        try:
+            while (waiting or running) and not stopped:
+                while waiting and len(running) < processes:
+                    job = waiting.pop()
+                    lines = [f"--config-dir={config_dir}"] * (config_dir is not None)
+                    lines += [line for line in job.lines if not line.startswith(("launcher=", "processes="))]
+                    lines += [f"threads={threads}"] * (job.run.config["threads"] is None)
+                    log = str(folder / f"{job.number}.log")
+                    process = context.Process(target=alone, args=(lines, log), daemon=True)
+                    process.start()
+                    running[process.sentinel] = job, process
+                for ended in connection.wait(list(running), timeout=0.5):
+                    job, process = running.pop(ended)
                     process.join()
-                break
-            for ended in connection.wait(list(running), timeout=0.5):
-                job, process = running.pop(ended)
-                process.join()
-                if process.exitcode != 0:
-                    how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"status {process.exitcode}"
-                    failures[job.number] = f"ended with {how}, {folder / f'{job.number}.log'}"
-            done = len(jobs) - len(waiting) - len(running) - len(failures)
-            progress.report(Counter(done=done, failed=len(failures), running=len(running), waiting=len(waiting)))
+                    if process.exitcode != 0:
+                        how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"status {process.exitcode}"
+                        failures[job.number] = f"ended with {how}, {folder / f'{job.number}.log'}"
+                done = len(jobs) - len(waiting) - len(running) - len(failures)
+                progress.report(Counter(done=done, failed=len(failures), running=len(running), waiting=len(waiting)))
+        finally:
+            _end([process for _, process in running.values()])
     if stopped:
         raise KeyboardInterrupt
     return failures
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Let processes end with a checkpoint, or at once if a further signal comes."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:
+        for process in processes:
+            process.terminate()
+        raise
 
 
 # Slurm ------------------------------------------------------------------------------------------------------------
@@ -315,7 +329,7 @@ def _failure(task: Any) -> str | None:
 
     try:
         returned = task.results()[0]
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError) as error:
-        lines = str(error).strip().splitlines()
-        return one_line(lines[-1]) if lines else type(error).__name__
+    except submitit.core.utils.UncompletedJobError as error:
+        parts = str(error).split("-" * 22)  # a traceback is between two lines of dashes
+        return one_line(parts[len(parts) > 2].strip().splitlines()[-1])
     return None if returned.status == JobStatus.COMPLETED else "it ended with an error"

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -95,8 +95,9 @@ def train_stack(run: Run, lease: leases.Lease) -> None:
             say(f"model.layers={layers}: the training step runs in torch; the layers themselves are compiled.")
         train(stack, path, interrupted, lease)
     if stack.active:
-        write_checkpoint(stack, path, lease)
-        say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
+        with suppress(leases.LeaseLostError):  # the new owner goes on from an earlier checkpoint
+            write_checkpoint(stack, path, lease)
+            say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
     if interrupted:
         stop(interrupted[0])
 

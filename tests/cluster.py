@@ -1,4 +1,4 @@
-"""A real Slurm with two nodes on this machine, each with its own mount of one folder."""
+"""A real Slurm with two nodes on this machine, each with its own mount of one folder; and a Slurm that plays a part."""
 
 import os
 import secrets
@@ -126,6 +126,27 @@ def slurm(root: Path) -> Iterator[dict[str, str]]:
                 os.kill(process, signal.SIGTERM)
                 while files.is_running(process):
                     time.sleep(0.05)
+
+
+def playing_slurm(place: Path, answers: list[str]) -> str:
+    """Commands that play Slurm, in a folder for the variable PATH. The number of each array is 17.
+
+    squeue gives one of the answers after the other, and the last one again and again; "" is a failure. sbatch copies
+    its script to the folder, and files from the subfolder `results` to the jobs' folder, as if jobs ended at once.
+    """
+    place.mkdir()
+    for number, answer in enumerate(answers):
+        (place / f"answer-{number}").write_text(answer)
+    scripts = {
+        "srun": "",
+        "sbatch": f'cp "$1" {place}/script\ncp {place}/results/* "$(dirname "$1")"\necho Submitted batch job 17',
+        "squeue": f'cd {place}; set -- answer-*; [ $# = 1 ] || trap "rm $1" EXIT\n[ -s $1 ] && cat $1',
+    }
+    for name, text in scripts.items():
+        (place / name).write_text(f"#!/bin/sh\n{text}\n")
+        (place / name).chmod(0o755)
+    (place / "results").mkdir()
+    return f"{place}:{os.environ['PATH']}"
 
 
 def _free_ports(count: int) -> list[int]:

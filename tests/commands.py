@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from amu_experiments import files, leases, training
+from amu_experiments import training
 from amu_experiments.cli import command, main
 from amu_experiments.stack import Stack
 
@@ -121,14 +121,6 @@ def train(*configs: dict) -> None:
         training.run(config)
 
 
-def train_on(machine: str, seconds_of_silence: float, config: dict) -> None:
-    """Train as a process of another machine, for which a lease is over after so many seconds of silence."""
-    files.machine = lambda: machine
-    leases.SECONDS_OF_SILENCE = seconds_of_silence
-    leases.SECONDS_OF_A_BEAT = seconds_of_silence / 10
-    train(config)
-
-
 def train_and_be_killed(config: dict, calls: int) -> None:
     """Train, and be killed just before the call with this number among those that change the store."""
     left = calls
@@ -170,6 +162,22 @@ def train_under_a_scheduler(config: dict) -> None:
 
     signal.signal(signal.SIGUSR2, start_again)
     train(config)
+
+
+def job_that_plays_a_part(lines: list[str], log: str) -> None:
+    """A job of a sweep that does what its seed says, in place of training; its log gets the arguments first."""
+    log, words = Path(log), iter(("first signal", "second signal", "further signal"))
+    signal.signal(signal.SIGTERM, lambda number, frame: log.write_text(next(words)))
+    log.write_text(" ".join(lines))
+    match lines[-2].removeprefix("seed="):
+        case "0" | "1":  # ends only if the other one runs at the same time
+            wait_until(lambda: all((log.parent / name).exists() for name in ("0.log", "1.log")))
+        case "2":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "3":
+            sys.exit(3)
+        case "4":  # goes on at the first signal
+            wait_until(lambda: log.read_text() == "second signal")
 
 
 def interruptible(config: dict) -> int:

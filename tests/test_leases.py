@@ -3,6 +3,8 @@
 In short as it stands; pytest --long tests/test_leases.py has twelve and eight processes, ten times.
 """
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -13,11 +15,12 @@ from pathlib import Path
 
 import pytest
 from cluster import bind_mounts
-from commands import Command, train, train_on, wait_until
+from commands import Command, train, wait_until
 
 from amu_experiments import files, leases, stack_files, store, training
 from amu_experiments.overrides import load
-from amu_experiments.plan import prepare
+from amu_experiments.plan import Run, prepare
+from amu_experiments.stack import Stack
 
 SETTINGS = (
     *("task=two_sequence", "model=rnn", "task.T=11", "task.test_size=20", "task.validation_size=20", "model.units=3"),
@@ -131,11 +134,31 @@ def test_a_process_that_died_while_it_chose_is_in_nobodys_way(config, tmp_path):
     assert left_behind(tmp_path) == []
 
 
-def test_a_lease_is_dated_anew_while_it_is_held(config, tmp_path, monkeypatch):
+def test_a_lease_is_dated_anew_while_it_is_held_also_after_an_error_of_the_file_server(config, tmp_path, monkeypatch):
+    errors, utime = [OSError(errno.ESTALE, "Stale file handle")] * 2, os.utime
+
+    def sometimes(*arguments):
+        if errors:
+            raise errors.pop()
+        utime(*arguments)
+
     monkeypatch.setattr(leases, "SECONDS_OF_A_BEAT", 0.02)
     with leases.acquire(tmp_path, config, [0, 1]):
-        os.utime(lease_of(tmp_path), (0, 0))
+        utime(lease_of(tmp_path), (0, 0))
+        monkeypatch.setattr(os, "utime", sometimes)
         wait_until(lambda: lease_of(tmp_path).stat().st_mtime > time.time() - 60)
+    assert errors == []
+
+
+def test_the_age_of_a_lease_is_that_of_the_file_servers_clock(config, tmp_path, monkeypatch):
+    """The clock of this machine is an hour fast, or slow."""
+    now, path = time.time, lease_of(tmp_path)
+    for hour in (3600, -3600):
+        monkeypatch.setattr(time, "time", lambda hour=hour: now() + hour)
+        foreign(path)
+        assert acquired(tmp_path, config, [0, 1]) == ([], ["trials-0-1"])
+        os.utime(path, (now() - leases.SECONDS_OF_SILENCE - 1,) * 2)
+        assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
 
 
 def test_a_lease_that_another_process_took_over_is_lost_and_left_to_it(config, tmp_path):
@@ -181,39 +204,123 @@ def test_a_network_file_system_is_recognised_by_its_mount(monkeypatch, lines, ty
 # A machine that dies ----------------------------------------------------------------------------------------------
 
 
-def test_a_stack_whose_machine_died_is_taken_over_in_time_with_the_same_end(config, tmp_path):
-    """The machine that is left takes a lease to be over after two seconds of silence, in place of five minutes."""
-    long = config | {"training": config["training"] | {"max_sequences": 600}}
-    whole, parts = (long | {"results_dir": str(tmp_path / name)} for name in ("whole", "parts"))
+def silent(path, seconds_left):
+    """Date a lease as if its owner had given no sign of life for long: it is over after so many seconds."""
+    os.utime(path, (time.time() - leases.SECONDS_OF_SILENCE + seconds_left,) * 2)
+
+
+def test_a_stack_whose_machine_died_is_taken_over_in_time_with_the_same_end(config, tmp_path, capsys):
+    whole, parts = (config | {"results_dir": str(tmp_path / name)} for name in ("whole", "parts"))
     training.run(whole)
-    dying = Command(tmp_path / "dying", train_on, "dying-0123abcd", 2, parts)
-    wait_until(lambda: list((tmp_path / "parts").rglob("checkpoint.pt")))
-    dying.signal(signal.SIGKILL)
-    dying.end()
-    died = time.monotonic()
-    assert len(left_behind(tmp_path / "parts")) >= 2
-    heir = Command(tmp_path / "heir", train_on, "heir-0123abcd", 2, parts)
-    wait_until(lambda: "Resuming from the checkpoint" in heir.told)
-    assert time.monotonic() - died < 2 + leases.LONGEST_PAUSE + 10  # it takes time to start
-    assert heir.end() == 0
-    assert "waiting for it" in heir.told
+    folder = store.folder_of(parts)
+    with leases.acquire(folder, parts, [0, 1]) as lease:
+        stack = Stack(Run(parts, folder, lease.trials))
+        while stack.sequences < 30:
+            stack.learn(10)
+            stack.evaluate()
+        stack_files.write_checkpoint(lease_of(folder).parent, stack.dump())
+    foreign(lease_of(folder))
+    silent(lease_of(folder), 1)
+    capsys.readouterr()
+    began = time.monotonic()
+    training.run(parts)
+    took, told = time.monotonic() - began, capsys.readouterr().out
+    assert 0.5 < took < 1 + leases.LONGEST_PAUSE + 10
+    assert "waiting for it" in told
+    assert "Resuming from the checkpoint at 30 sequences" in told
     assert tables(tmp_path / "whole") == tables(tmp_path / "parts")
-    # A file that the dead machine was writing stays for an hour.
-    assert all(path.suffix == ".part" for path in left_behind(tmp_path / "parts"))
+    assert left_behind(tmp_path) == []
 
 
-def test_a_process_that_slept_through_its_lease_leaves_the_stack_to_the_other(config, tmp_path):
-    long = config | {"training": config["training"] | {"max_sequences": 600}, "results_dir": str(tmp_path / "runs")}
-    sleeper = Command(tmp_path / "sleeper", train, long)
-    wait_until(lambda: list((tmp_path / "runs").rglob("checkpoint.pt")))
-    sleeper.signal(signal.SIGSTOP)
-    path = lease_of(store.folder_of(long))
-    foreign(path)  # as another machine does, after minutes of silence
-    sleeper.signal(signal.SIGCONT)
-    wait_until(lambda: "Another process took over trials-0-1" in sleeper.told)
-    wait_until(lambda: "A process on other" in sleeper.told)
-    path.unlink()
-    assert sleeper.end() == 0
+def test_a_process_that_slept_through_its_lease_leaves_the_stack_to_the_other(config, tmp_path, capsys, monkeypatch):
+    """The other machine takes over at 30 sequences, as after minutes of silence, and then dies, too."""
+    whole, slept = (config | {"results_dir": str(tmp_path / name)} for name in ("whole", "slept"))
+    training.run(whole)
+    path, evaluate, before = lease_of(store.folder_of(slept)), Stack.evaluate, []
+
+    def sleep(stack):
+        evaluate(stack)
+        if stack.sequences == 30 and not before:
+            before.append((path.parent / "checkpoint.pt").read_bytes())
+            foreign(path)
+            silent(path, 2)
+
+    def wait(stack, wait_for=leases.wait_for):
+        before.append((stack / "checkpoint.pt").read_bytes())
+        wait_for(stack)
+
+    monkeypatch.setattr(Stack, "evaluate", sleep)
+    monkeypatch.setattr(leases, "wait_for", wait)
+    capsys.readouterr()
+    training.run(slept)
+    told = capsys.readouterr().out
+    assert "Another process took over trials-0-1" in told
+    assert "A process on other" in told
+    assert before[0] == before[1]
+    assert "Resuming from the checkpoint at 20 sequences" in told
+    assert tables(tmp_path / "whole") == tables(tmp_path / "slept")
+
+
+def test_a_run_whose_lease_is_lost_when_a_signal_comes_stops_all_the_same(config, tmp_path, monkeypatch):
+    here = config | {"results_dir": str(tmp_path)}
+    path, evaluate = lease_of(store.folder_of(here)), Stack.evaluate
+
+    def interrupted(stack):
+        evaluate(stack)
+        if stack.sequences == 30:
+            foreign(path)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Stack, "evaluate", interrupted)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training.run(here)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert json.loads(path.read_text())["host"] == "other"
+
+
+def test_a_lease_that_two_processes_find_to_be_over_is_taken_over_by_one(config, tmp_path, monkeypatch):
+    """The other process is faster: it takes over after this one has read the old lease, and before it removes it."""
+    path, rename = lease_of(tmp_path), Path.rename
+
+    def late(old, new):
+        if old == path and not others:
+            others.append(new)
+            foreign(path, host="faster")
+        return rename(old, new)
+
+    for links in (True, False):
+        others = []
+        foreign(path)
+        silent(path, -1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", late)
+            if not links:
+                patch.setattr(os, "link", no_links)
+            assert acquired(tmp_path, config, [0, 1]) == ([], ["trials-0-1"])
+        assert len(others) == 1
+        assert json.loads(path.read_text())["host"] == "faster"
+        assert left_behind(tmp_path) == [path]
+
+
+def no_links(*arguments):
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_file_system_without_links_and_locks_has_leases(config, tmp_path, monkeypatch):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with leases.acquire(tmp_path, config, [0, 1]) as lease:
+        lease.verify()
+        assert lease.trials == [0, 1]
+        assert acquired(tmp_path, config, range(3)) == ([2], ["trials-0-1"])
+    assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
+    assert left_behind(tmp_path) == []
 
 
 # Two mounts -------------------------------------------------------------------------------------------------------
@@ -236,7 +343,7 @@ def test_a_lock_in_one_mount_is_no_lock_in_the_other_and_a_lease_is(config, moun
 def test_disjoint_trials_of_one_configuration_train_in_two_mounts(config, mounts, tmp_path, number):
     store_folder, *places = mounts
     for attempt in range(number(1, 10)):
-        name, tasks = str(attempt), number(4, 12)
+        name, tasks = str(attempt), number(2, 12)
         commands = [
             Command(tmp_path / f"{name}-{task}", train, config | {"results_dir": str(place / name), "seed": 2 * task})
             for task in range(tasks)
@@ -255,7 +362,7 @@ def test_trials_that_many_processes_ask_for_in_two_mounts_are_trained_once_altho
 ):
     """Each process asks for all stacks, in an order of its own. A stack is trained again only if its process died."""
     store_folder, *places = mounts
-    seeds, chance = range(0, number(12, 30), 3), random.Random(5)
+    seeds, chance = range(0, number(6, 30), 3), random.Random(5)
     runs = [config | {"seed": seed, "trials": 3} for seed in seeds]
     for run in runs:
         training.run(run | {"results_dir": str(tmp_path / "one")})
@@ -268,8 +375,8 @@ def test_trials_that_many_processes_ask_for_in_two_mounts_are_trained_once_altho
             place_of[command] = place
             return command
 
-        running = [start(places[n % 2]) for n in range(number(4, 8))]
-        for _ in range(number(4, 16)):
+        running = [start(places[n % 2]) for n in range(number(3, 8))]
+        for _ in range(number(2, 16)):
             time.sleep(chance.uniform(0, 0.3))
             victim = running.pop(chance.randrange(len(running)))
             victim.signal(signal.SIGKILL)

@@ -1,27 +1,30 @@
 """Sweeps: finished jobs are left out, shards share them out, and processes here or nodes of a cluster run the rest."""
 
-import json
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import bind_mounts, lacking, slurm
-from commands import wait_until
+from cluster import bind_mounts, lacking, playing_slurm, slurm
+from commands import job_that_plays_a_part, wait_until
+from hydra.core.utils import JobReturn, JobStatus
 
-from amu_experiments import leases, store
+from amu_experiments import store, sweeps, training
 from amu_experiments.cli import main
 from amu_experiments.options import ConfigurationError
-from amu_experiments.sweeps import shard
+from amu_experiments.overrides import load, load_jobs
 
 SETTINGS = (
     *("task=two_sequence", "model=rnn", "task.T=11", "task.test_size=20", "task.validation_size=20", "model.units=3"),
-    *("training.max_sequences=60", "training.evaluate_every=10", "training.stop=null", "backend=torch", "trials=2"),
+    *("training.max_sequences=60", "training.evaluate_every=10", "training.stop=null", "backend=torch"),
+    "trials=2",
 )
 """Two trials that take a fraction of a second."""
 
@@ -56,16 +59,16 @@ def with_max_sequences(count):
 
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 100])
 def test_every_job_is_in_one_shard(count):
-    shards = [shard(f"{number}/16", count) for number in range(1, 17)]
+    shards = [sweeps.shard(f"{number}/16", count) for number in range(1, 17)]
     assert sorted(job for each in shards for job in each) == list(range(count))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
-    assert shard(None, count) == list(range(count))
+    assert sweeps.shard(None, count) == list(range(count))
 
 
 @pytest.mark.parametrize("text", ["0/16", "17/16", "3", "3/", "a/b", "-1/2", "1/0", "1.5/2"])
 def test_a_shard_that_is_none_is_an_error(text):
     with pytest.raises(ConfigurationError, match="must be NUMBER/COUNT"):
-        shard(text, 100)
+        sweeps.shard(text, 100)
 
 
 @pytest.mark.parametrize(
@@ -90,60 +93,98 @@ def test_a_wrong_command_is_one_line_and_starts_nothing(command, words, tmp_path
 
 def test_finished_jobs_are_left_out_and_jobs_keep_their_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["-m", *SETTINGS, "seed=0,2,4", "--shard", "2/3"]) == 0
-    assert "[1] " in (told := capsys.readouterr().out)
-    assert "[0] " not in told
-    assert main(["-m", *SETTINGS, "seed=0,2,4"]) == 0
+    assert main(["-m", *SETTINGS, "seed=0,2", "--shard", "2/2"]) == 0
+    assert capsys.readouterr().out.startswith("[1] ")
+    assert main(["-m", *SETTINGS, "seed=0,2"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("1 of 3 jobs are finished already.\n[0] ")
+    assert told.startswith("1 of 2 jobs are finished already.\n[0] ")
     assert "[1] " not in told
-    assert "[2] " in told
-    assert main(["-m", *SETTINGS, "seed=0,2,4", "launcher=local"]) == 0
-    assert capsys.readouterr().out == "3 of 3 jobs are finished already.\n"
+    assert main(["-m", *SETTINGS, "seed=0,2", "launcher=local"]) == 0
+    assert capsys.readouterr().out == "2 of 2 jobs are finished already.\n"
 
 
-def test_processes_share_the_jobs_and_a_job_that_dies_is_named(tmp_path):
-    """Two processes and three jobs, one of them endless. It is killed, and then stopped with the command."""
-    endless = [*with_max_sequences(f"60,{ENDLESS},50"), "launcher=local", "processes=2"]
-
-    def stacks_with(name):
-        return list((tmp_path / "results" / "runs").glob(f"two_sequence/rnn/*/trials-*/{name}"))
-
-    with amu_run(tmp_path, "-m", *endless) as command:
-        wait_until(lambda: len(stacks_with("trials.csv")) == 2 and len(stacks_with(leases.LEASE)) == 1, seconds=300)
-        (lease,) = stacks_with(leases.LEASE)
-        os.kill(json.loads(lease.read_text())["process"], signal.SIGKILL)
-        assert command.wait(300) == 1
-    told = (tmp_path / "out").read_text()
-    (logs,) = jobs_folders(tmp_path)
-    assert told.startswith(f"3 jobs in 2 processes; logs in {logs}\n")
-    assert "3 jobs: 2 done, 1 failed\n" in told
-    assert "amu-run: 1 of 3 jobs failed:\n  [1] task=two_sequence " in told
-    assert told.endswith(f": ended with signal 9, {logs / '1.log'}\n")
-    assert "Results are in results/runs/two_sequence/rnn/" in (logs / "0.log").read_text()
-    with amu_run(tmp_path, "-m", *endless) as command:
-        resumed = "Resuming from the checkpoint"
-        wait_until(lambda: any(resumed in path.read_text() for path in tmp_path.rglob("1.log")), seconds=300)
-        command.send_signal(signal.SIGTERM)
-        assert command.wait(300) == 130
-    assert "2 of 3 jobs are finished already.\n" in (tmp_path / "out").read_text()
-    assert list((tmp_path / "results").rglob(leases.LEASE)) == []
-    assert any("run the same command to resume" in path.read_text() for path in tmp_path.rglob("1.log"))
+def jobs_with(results_dir, *overrides):
+    """Jobs of a sweep, left to do."""
+    loaded = load_jobs([*SETTINGS, f"results_dir={results_dir}", *overrides], sweep=True)
+    return sweeps.unfinished((number, *each) for number, each in enumerate(loaded))
 
 
-def test_the_logs_of_jobs_that_succeed_are_removed_and_their_results_are_those_of_one_process(tmp_path):
-    with amu_run(tmp_path, "-m", *SETTINGS, "seed=0,2", "launcher=local", "processes=2") as command:
-        assert command.wait(300) == 0
-    one = store.read_results(tmp_path / "results/runs")
-    with amu_run(tmp_path, "-m", *SETTINGS, "seed=0,2", "results_dir=one") as command:
-        assert command.wait(300) == 0
-    two = store.read_results(tmp_path / "one")
-    for first, second in zip(one, two, strict=True):
-        assert first.trials.drop(columns="seconds").equals(second.trials.drop(columns="seconds"))
+def test_processes_share_the_jobs_and_a_job_that_dies_is_named(tmp_path, capsys, monkeypatch):
+    jobs = jobs_with(tmp_path, "launcher=local", "processes=2", "seed=0,1,2,3")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    failures = sweeps.run(jobs, "mine", None, job_that_plays_a_part)
+    (logs,) = (tmp_path / ".jobs").iterdir()
+    assert failures == {2: f"ended with signal 9, {logs}/2.log", 3: f"ended with status 3, {logs}/3.log"}
+    told = capsys.readouterr().out
+    assert told.startswith(f"4 jobs in 2 processes; logs in {logs}\n")
+    assert told.endswith("4 jobs: 2 done, 2 failed\n")
+    arguments = ["--config-dir=mine", *SETTINGS, f"results_dir={tmp_path}", "seed=0", "threads=2"]
+    assert (logs / "0.log").read_text() == " ".join(arguments)
+
+
+def test_a_signal_stops_the_jobs_and_a_second_one_stops_them_at_once(tmp_path, monkeypatch):
+    jobs = jobs_with(tmp_path, "launcher=local", "processes=2", "seed=4,5")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def send_signals():
+        for word in ("seed=4", "first signal"):
+            wait_until(lambda word=word: any(word in path.read_text() for path in tmp_path.rglob("0.log")))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send_signals)
+    sender.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.run(jobs, None, None, job_that_plays_a_part)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGTERM, before)
+    (log,) = tmp_path.rglob("0.log")
+    wait_until(lambda: log.read_text() == "second signal")
+
+
+def test_the_logs_of_jobs_that_succeed_are_removed_and_their_results_are_those_of_one_process(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["-m", *SETTINGS, "seed=0,2", "launcher=local", "processes=2"]) == 0
+    assert capsys.readouterr().out.endswith("2 jobs: 2 done\n")
     assert jobs_folders(tmp_path) == []
+    (two,) = store.read_results(tmp_path / "results/runs")
+    one = training.run(load(*SETTINGS[:-1], "trials=4", "results_dir=one"))
+    assert two.trials.drop(columns="seconds").equals(one.trials.drop(columns="seconds"))
 
 
 # Slurm ------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_of_slurm_that_fail_are_named_with_the_reason(tmp_path, monkeypatch, capsys):
+    """Slurm is down at first. Job 3 is cancelled, Slurm forgets job 4, and job 5 ends without a result."""
+    submitit = pytest.importorskip("submitit", reason="hydra-submitit-launcher is not installed")
+    for name, seconds in (("SECONDS_BETWEEN_POLLS", (0.01, 0.01)), ("SECONDS_OF_A_FILE", (0.1, 0.2))):
+        monkeypatch.setattr(sweeps, name, seconds)
+    begun, ended = "".join(f"17_{n} COMPLETED\n" for n in range(3)) + "17_3 CANCELLED\n", "17_5 COMPLETED\n"
+    place = tmp_path / "slurm"
+    monkeypatch.setenv("PATH", playing_slurm(place, ["", f"{begun}17_4 PENDING\n17_5 RUNNING\n", begun + ended]))
+    done, failed = JobReturn(status=JobStatus.COMPLETED), JobReturn(status=JobStatus.FAILED)
+    results = ("success", done), ("success", failed), ("error", "Traceback (most recent call last):\nOSError: no disk")
+    for number, result in enumerate(results):
+        (place / "results" / f"17_{number}_0_result.pkl").write_bytes(pickle.dumps(result))
+    jobs = jobs_with(tmp_path / "runs", "launcher=slurm", "hydra.launcher.partition=long", "seed=0,1,2,3,4,5")
+    failures = sweeps.run(jobs, None, pickle.dumps, job_that_plays_a_part)
+    (logs,) = (tmp_path / "runs" / ".jobs").iterdir()
+    reasons = ["it ended with an error", "OSError: no disk", "Slurm says CANCELLED"]
+    reasons += ["it is gone from Slurm's queue", "Slurm says COMPLETED"]
+    assert failures == {n: f"job 17_{n}: {why}, {logs}/17_{n}_0_log.err" for n, why in enumerate(reasons, 1)}
+    told = capsys.readouterr().out
+    assert told.startswith(f"6 jobs submitted to Slurm as 17; logs in {logs}\n")
+    assert told.endswith("6 jobs: 1 done, 5 failed\n")
+    script = (place / "script").read_text()
+    for line in ("array=0-5%6", "partition=long", "time=60", "signal=USR2@120", "cpus-per-task=1"):
+        assert f"#SBATCH --{line}\n" in script
+    task = submitit.core.utils.DelayedSubmission.load(logs / "17_3_submitted.pkl")
+    assert "++seed=3" in task.args[0]
+    assert [line for line in task.args[0] if "hydra" in line] == []
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +211,10 @@ def squeue(variables):
     return [line.split() for line in done.stdout.splitlines()]
 
 
-def test_an_array_of_slurm_trains_in_two_mounts_and_a_cancelled_job_is_named_and_done_by_the_same_command(
-    cluster, number
-):
+@pytest.mark.long_only
+def test_an_array_of_slurm_trains_in_two_mounts_and_a_cancelled_job_is_named_and_done_by_the_same_command(cluster):
     variables, root = cluster
-    folder, count = root / "store" / "array", number(4, 8)
+    folder, count = root / "store" / "array", 8
     folder.mkdir()
     seeds = f"seed={','.join(str(2 * job) for job in range(count))}"
     sweep = ["-m", *SETTINGS, seeds, "training.checkpoint_minutes=1e-9", *on_nodes(root, "array")]
