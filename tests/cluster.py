@@ -136,7 +136,7 @@ def playing_slurm(place: Path, answers: list[str]) -> str:
     """
     place.mkdir()
     for number, answer in enumerate(answers):
-        (place / f"answer-{number}").write_text(answer)
+        (place / f"answer-{number:03}").write_text(answer)
     scripts = {
         "srun": "",
         "sbatch": f'cp "$1" {place}/script\ncp {place}/results/* "$(dirname "$1")"\necho Submitted batch job 17',

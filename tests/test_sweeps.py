@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from cluster import bind_mounts, lacking, playing_slurm, slurm
-from commands import job_that_plays_a_part, wait_until
+from commands import Command, job_that_plays_a_part, wait_until
 from hydra.core.utils import JobReturn, JobStatus
 
 from amu_experiments import store, sweeps, training
-from amu_experiments.cli import main
+from amu_experiments.cli import job_alone, main
 from amu_experiments.options import ConfigurationError
 from amu_experiments.overrides import load, load_jobs
 
@@ -155,6 +155,19 @@ def test_the_logs_of_jobs_that_succeed_are_removed_and_their_results_are_those_o
     assert two.trials.drop(columns="seconds").equals(one.trials.drop(columns="seconds"))
 
 
+def test_a_job_in_a_process_of_its_own_stops_with_a_checkpoint_and_gets_no_signal_of_the_terminal(tmp_path):
+    lines = [*with_max_sequences(ENDLESS), f"results_dir={tmp_path}"]
+    job = Command(tmp_path / "out", job_alone, lines, str(tmp_path / "log"))
+    try:
+        wait_until(lambda: list(tmp_path.rglob("checkpoint.pt")))
+        assert os.getsid(job.process.pid) == job.process.pid
+        job.signal(signal.SIGTERM)
+        assert job.end() == 130
+    finally:
+        Command.kill_all()
+    assert "sequences; run the same command to resume." in (tmp_path / "log").read_text()
+
+
 # Slurm ------------------------------------------------------------------------------------------------------------
 
 
@@ -164,8 +177,9 @@ def test_jobs_of_slurm_that_fail_are_named_with_the_reason(tmp_path, monkeypatch
     for name, seconds in (("SECONDS_BETWEEN_POLLS", (0.01, 0.01)), ("SECONDS_OF_A_FILE", (0.1, 0.2))):
         monkeypatch.setattr(sweeps, name, seconds)
     begun, ended = "".join(f"17_{n} COMPLETED\n" for n in range(3)) + "17_3 CANCELLED\n", "17_5 COMPLETED\n"
+    answers = ["", f"{begun}17_4 PENDING\n17_5 RUNNING\n", *[begun + ended] * 100, "it ends"]
     place = tmp_path / "slurm"
-    monkeypatch.setenv("PATH", playing_slurm(place, ["", f"{begun}17_4 PENDING\n17_5 RUNNING\n", begun + ended]))
+    monkeypatch.setenv("PATH", playing_slurm(place, answers))
     done, failed = JobReturn(status=JobStatus.COMPLETED), JobReturn(status=JobStatus.FAILED)
     results = ("success", done), ("success", failed), ("error", "Traceback (most recent call last):\nOSError: no disk")
     for number, result in enumerate(results):
