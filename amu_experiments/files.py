@@ -97,8 +97,8 @@ def remove_partial(folders: Iterable[Path]) -> None:
 def machine() -> str:
     """This machine since it started, as part of a file's name.
 
-    A process has a number of its own among the processes with the same machine, and in no larger group: two machines
-    may have one host name, and containers of one machine number their processes apart.
+    The number of a process is unique only here: two machines may have the same host name, and each container of a
+    machine numbers its own processes.
     """
     parts = [platform.node()]
     with suppress(OSError):  # not on macOS
@@ -108,7 +108,7 @@ def machine() -> str:
 
 
 def is_running(process: int) -> bool:
-    """Whether this machine runs a process with this number. A process that has ended and awaits its parent is gone."""
+    """Whether this machine runs a process with this number. A zombie has ended."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,13 +1,13 @@
 """Leases: who trains which trials, among the processes and machines that share a store.
 
 A lease is a file `.lease` in a stack's folder while the stack is trained. It names the machine and the process. A
-thread dates it anew every SECONDS_OF_A_BEAT. A lease is over if its process is gone from this machine, or if the file
-has not been dated for SECONDS_OF_SILENCE by the clock of the file server. A second lease, in the folder of the
-configuration, is held only for the moment in which a process chooses a stack.
+thread, the heartbeat, renews its date every SECONDS_OF_A_BEAT. A lease expires if its process is gone from this
+machine, or if it has not been renewed for SECONDS_OF_SILENCE by the clock of the file server. A second lease, in the
+folder of the configuration, is held only while a process chooses a stack or removes the configuration.
 
 On one machine each lease is also a lock (flock) on the folder. It ends with its process, so another process of the
-machine waits for it without asking again and again. Between machines such a lock means nothing: a network file system
-may grant it on every machine. Every write to the store happens under a lease.
+machine waits for it without polling. Between machines such a lock means nothing: a network file system may grant it on
+every machine. Every write to the store happens under a lease.
 """
 
 import errno
@@ -35,10 +35,10 @@ from amu_experiments.stack_files import stack_folder, trials_of
 LEASE = ".lease"
 
 SECONDS_OF_A_BEAT = 20
-"""A process dates its leases this often."""
+"""A process renews the date of its leases this often."""
 
 SECONDS_OF_SILENCE = 300
-"""A lease that has not been dated for so long is over: its machine has died, or its process has been stopped."""
+"""A lease that has not been renewed for so long has expired: its machine has died, or its process was stopped."""
 
 LONGEST_PAUSE = 5
 """Seconds between two looks at the lease of another machine, at most."""
@@ -185,7 +185,7 @@ def network_type(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """A lease file as it is now: its contents, its owner and when it was dated last."""
+    """A lease file as it is now: its contents, its owner and its date."""
 
     path: Path
     data: bytes
@@ -215,7 +215,7 @@ def _read(path: Path) -> _Found | None:
 
 @contextmanager
 def _held(path: Path, wait: bool = True) -> Iterator[bytes | None]:
-    """Hold a lease file, and date it while the block lasts. Yields its contents.
+    """Hold a lease file, with a heartbeat, while the block lasts. Yields its contents.
 
     If another process holds it, wait for it, or yield None if not `wait`.
     """
@@ -264,7 +264,7 @@ def _placed(partial: Path, path: Path) -> bool:
     try:
         os.link(partial, path)
     except FileExistsError:
-        return False
+        return os.stat(partial).st_nlink == 2  # the link was made, but the answer was lost, and the request repeated
     except OSError:  # a file system without links
         try:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -276,12 +276,12 @@ def _placed(partial: Path, path: Path) -> bool:
 
 
 def _freed(path: Path) -> bool:
-    """Remove a lease file if its lease is over; whether there is none now."""
+    """Remove a lease file if it has expired; whether there is none now."""
     while (found := _read(path)) and not found.is_valid():
         aside = files.partial_path(path, os.getpid())
         with suppress(FileNotFoundError):
             path.rename(aside)
-            # Another process may have removed the old lease, and made its own, after we read it. Put that one back.
+            # After we read the file, another process may have replaced it with its own lease. Put that one back.
             if aside.read_bytes() != found.data:
                 _placed(aside, path)
             aside.unlink()
@@ -289,7 +289,7 @@ def _freed(path: Path) -> bool:
 
 
 def _beat(path: Path, mine: bytes, ended: threading.Event) -> None:
-    """Date a lease file until the event, unless another process has taken it over."""
+    """Renew the date of a lease file until the event, unless another process has taken it over."""
     while not ended.wait(SECONDS_OF_A_BEAT):
         with suppress(OSError):  # a file server may be away for a while
             if path.read_bytes() == mine:

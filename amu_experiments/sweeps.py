@@ -1,6 +1,6 @@
 """The jobs of a sweep: which of them are left to do, and who runs them, here or on a cluster.
 
-Jobs whose trials are all finished are left out before anything starts. The others run one after another, in processes
+A job whose trials are all finished is skipped before anything starts. The others run one after another, in processes
 of this machine, in an array of Slurm, or through another launcher of Hydra.
 """
 

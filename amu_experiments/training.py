@@ -45,7 +45,7 @@ def run(config: dict) -> store.Result:
         say(f"{requested - missing} of {requested} trials already exist; training {missing}.")
     if missing and (system := leases.network_type(run.folder)):
         place, minutes = run.config["results_dir"], leases.SECONDS_OF_SILENCE // 60
-        say(f"{place} is on a network file system ({system}): trials of a dead machine are free in {minutes} minutes.")
+        say(f"{place} is on a network file system ({system}): if a machine dies, its trials wait {minutes} minutes.")
     try:
         return train_missing(run)
     except OSError:
@@ -69,7 +69,7 @@ def train_missing(run: Run) -> store.Result:
                 try:
                     train_stack(replace(run, trials=lease.trials), lease)
                 except leases.LeaseLostError as lost:
-                    say(f"Another process took over {lost}, since this one gave no sign of life.")
+                    say(f"Another process took over {lost}: this one did not renew its lease in time.")
                 continue
         if not lease.elsewhere:
             return store.read_result(run.folder)

@@ -1,4 +1,4 @@
-"""A real Slurm with two nodes on this machine, each with its own mount of one folder; and a Slurm that plays a part."""
+"""A real Slurm with two nodes on this machine, each with its own mount of one folder; and a fake Slurm."""
 
 import os
 import secrets
@@ -128,8 +128,8 @@ def slurm(root: Path) -> Iterator[dict[str, str]]:
                     time.sleep(0.05)
 
 
-def playing_slurm(place: Path, answers: list[str]) -> str:
-    """Commands that play Slurm, in a folder for the variable PATH. The number of each array is 17.
+def fake_slurm(place: Path, answers: list[str]) -> str:
+    """Make a folder with the commands of a fake Slurm; returns the variable PATH. The number of each array is 17.
 
     squeue gives one of the answers after the other, and the last one again and again; "" is a failure. sbatch copies
     its script to the folder, and files from the subfolder `results` to the jobs' folder, as if jobs ended at once.

@@ -164,8 +164,8 @@ def train_under_a_scheduler(config: dict) -> None:
     train(config)
 
 
-def job_that_plays_a_part(lines: list[str], log: str) -> None:
-    """A job of a sweep that does what its seed says, in place of training; its log gets the arguments first."""
+def fake_job(lines: list[str], log: str) -> None:
+    """A job of a sweep that does what its seed says. It writes its arguments into its log first."""
     log, words = Path(log), iter(("first signal", "second signal", "further signal"))
     signal.signal(signal.SIGTERM, lambda number, frame: log.write_text(next(words)))
     log.write_text(" ".join(lines))

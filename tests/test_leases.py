@@ -309,6 +309,20 @@ def no_links(*arguments):
     raise PermissionError(1, "Operation not permitted")
 
 
+def test_a_lease_is_held_if_the_file_server_makes_a_link_and_its_answer_is_lost(config, tmp_path, monkeypatch):
+    link = os.link
+
+    def repeated(old, new):
+        link(old, new)
+        if new.parent != tmp_path:
+            link(old, new)
+
+    monkeypatch.setattr(os, "link", repeated)
+    with leases.acquire(tmp_path, config, [0, 1]) as lease:
+        assert lease.trials == [0, 1]
+    assert left_behind(tmp_path) == []
+
+
 def test_a_file_system_without_links_and_locks_has_leases(config, tmp_path, monkeypatch):
     def no_locks(*arguments):
         raise OSError(errno.ENOTSUP, "Operation not supported")

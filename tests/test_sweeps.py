@@ -1,4 +1,4 @@
-"""Sweeps: finished jobs are left out, shards share them out, and processes here or nodes of a cluster run the rest."""
+"""Sweeps: finished jobs are skipped, shards divide the others, and processes here or nodes of a cluster run them."""
 
 import os
 import pickle
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import bind_mounts, lacking, playing_slurm, slurm
-from commands import Command, job_that_plays_a_part, wait_until
+from cluster import bind_mounts, fake_slurm, lacking, slurm
+from commands import Command, fake_job, wait_until
 from hydra.core.utils import JobReturn, JobStatus
 
 from amu_experiments import store, sweeps, training
@@ -91,7 +91,7 @@ def test_a_wrong_command_is_one_line_and_starts_nothing(command, words, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_finished_jobs_are_left_out_and_jobs_keep_their_numbers(tmp_path, monkeypatch, capsys):
+def test_finished_jobs_are_skipped_and_jobs_keep_their_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["-m", *SETTINGS, "seed=0,2", "--shard", "2/2"]) == 0
     assert capsys.readouterr().out.startswith("[1] ")
@@ -112,7 +112,7 @@ def jobs_with(results_dir, *overrides):
 def test_processes_share_the_jobs_and_a_job_that_dies_is_named(tmp_path, capsys, monkeypatch):
     jobs = jobs_with(tmp_path, "launcher=local", "processes=2", "seed=0,1,2,3")
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    failures = sweeps.run(jobs, "mine", None, job_that_plays_a_part)
+    failures = sweeps.run(jobs, "mine", None, fake_job)
     (logs,) = (tmp_path / ".jobs").iterdir()
     assert failures == {2: f"ended with signal 9, {logs}/2.log", 3: f"ended with status 3, {logs}/3.log"}
     told = capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_a_signal_stops_the_jobs_and_a_second_one_stops_them_at_once(tmp_path, m
     sender.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            sweeps.run(jobs, None, None, job_that_plays_a_part)
+            sweeps.run(jobs, None, None, fake_job)
     finally:
         sender.join()
         signal.signal(signal.SIGTERM, before)
@@ -179,13 +179,14 @@ def test_jobs_of_slurm_that_fail_are_named_with_the_reason(tmp_path, monkeypatch
     begun, ended = "".join(f"17_{n} COMPLETED\n" for n in range(3)) + "17_3 CANCELLED\n", "17_5 COMPLETED\n"
     answers = ["", f"{begun}17_4 PENDING\n17_5 RUNNING\n", *[begun + ended] * 100, "it ends"]
     place = tmp_path / "slurm"
-    monkeypatch.setenv("PATH", playing_slurm(place, answers))
+    monkeypatch.setenv("PATH", fake_slurm(place, answers))
     done, failed = JobReturn(status=JobStatus.COMPLETED), JobReturn(status=JobStatus.FAILED)
     results = ("success", done), ("success", failed), ("error", "Traceback (most recent call last):\nOSError: no disk")
     for number, result in enumerate(results):
         (place / "results" / f"17_{number}_0_result.pkl").write_bytes(pickle.dumps(result))
     jobs = jobs_with(tmp_path / "runs", "launcher=slurm", "hydra.launcher.partition=long", "seed=0,1,2,3,4,5")
-    failures = sweeps.run(jobs, None, pickle.dumps, job_that_plays_a_part)
+    assert {(job.run.config["threads"], job.run.config["stop_seconds"]) for job in jobs} == {(1, 60)}
+    failures = sweeps.run(jobs, None, pickle.dumps, fake_job)
     (logs,) = (tmp_path / "runs" / ".jobs").iterdir()
     reasons = ["it ended with an error", "OSError: no disk", "Slurm says CANCELLED"]
     reasons += ["it is gone from Slurm's queue", "Slurm says COMPLETED"]
