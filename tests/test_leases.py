@@ -79,6 +79,15 @@ def foreign(path, **owner):
     path.write_text(json.dumps({"machine": "other-0123abcd", "host": "other", "process": os.getpid()} | owner))
 
 
+def silent(path, seconds_left):
+    """Date a lease as if its owner had given no sign of life for long: it is over after so many seconds."""
+    os.utime(path, (time.time() - leases.SECONDS_OF_SILENCE + seconds_left,) * 2)
+
+
+def no_links(*arguments):
+    raise PermissionError(1, "Operation not permitted")
+
+
 # The lease --------------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +141,17 @@ def test_a_process_that_died_while_it_chose_is_in_nobodys_way(config, tmp_path):
     os.utime(tmp_path / leases.LEASE, (0, 0))
     assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_process_waits_while_another_one_chooses(config, tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    foreign(tmp_path / leases.LEASE)
+    silent(tmp_path / leases.LEASE, 0.5)
+    began = time.monotonic()
+    assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
+    assert time.monotonic() - began > 0.3
 
 
 def test_a_lease_is_dated_anew_while_it_is_held_also_after_an_error_of_the_file_server(config, tmp_path, monkeypatch):
@@ -204,11 +224,6 @@ def test_a_network_file_system_is_recognised_by_its_mount(monkeypatch, lines, ty
 # A machine that dies ----------------------------------------------------------------------------------------------
 
 
-def silent(path, seconds_left):
-    """Date a lease as if its owner had given no sign of life for long: it is over after so many seconds."""
-    os.utime(path, (time.time() - leases.SECONDS_OF_SILENCE + seconds_left,) * 2)
-
-
 def test_a_stack_whose_machine_died_is_taken_over_in_time_with_the_same_end(config, tmp_path, capsys):
     whole, parts = (config | {"results_dir": str(tmp_path / name)} for name in ("whole", "parts"))
     training.run(whole)
@@ -262,13 +277,15 @@ def test_a_process_that_slept_through_its_lease_leaves_the_stack_to_the_other(co
 
 
 def test_a_run_whose_lease_is_lost_when_a_signal_comes_stops_all_the_same(config, tmp_path, monkeypatch):
-    here = config | {"results_dir": str(tmp_path)}
+    """It finds that out when it writes its last checkpoint."""
+    here = config | {"results_dir": str(tmp_path), "training": config["training"] | {"checkpoint_minutes": 5}}
     path, evaluate = lease_of(store.folder_of(here)), Stack.evaluate
 
     def interrupted(stack):
         evaluate(stack)
         if stack.sequences == 30:
             foreign(path)
+            silent(path, 1)
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(Stack, "evaluate", interrupted)
@@ -303,10 +320,6 @@ def test_a_lease_that_two_processes_find_to_be_over_is_taken_over_by_one(config,
         assert len(others) == 1
         assert json.loads(path.read_text())["host"] == "faster"
         assert left_behind(tmp_path) == [path]
-
-
-def no_links(*arguments):
-    raise PermissionError(1, "Operation not permitted")
 
 
 def test_a_lease_is_held_if_the_file_server_makes_a_link_and_its_answer_is_lost(config, tmp_path, monkeypatch):
