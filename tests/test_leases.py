@@ -279,11 +279,12 @@ def test_a_process_that_slept_through_its_lease_leaves_the_stack_to_the_other(co
 def test_a_run_whose_lease_is_lost_when_a_signal_comes_stops_all_the_same(config, tmp_path, monkeypatch):
     """It finds that out when it writes its last checkpoint."""
     here = config | {"results_dir": str(tmp_path), "training": config["training"] | {"checkpoint_minutes": 5}}
-    path, evaluate = lease_of(store.folder_of(here)), Stack.evaluate
+    path, evaluate, times = lease_of(store.folder_of(here)), Stack.evaluate, []
 
     def interrupted(stack):
         evaluate(stack)
-        if stack.sequences == 30:
+        times.append(stack.sequences)
+        if times == [10, 20, 30]:
             foreign(path)
             silent(path, 1)
             signal.raise_signal(signal.SIGTERM)
