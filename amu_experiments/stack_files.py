@@ -168,7 +168,7 @@ def _check_times(trials: pd.DataFrame, stack: Path) -> None:
 
 def _whole(values: pd.Series) -> np.ndarray:
     values = values.to_numpy(float)
-    return (values >= 1) & (values <= LARGEST) & (values % 1 == 0)
+    return (values >= 1) & (values <= LARGEST) & (np.floor(values) == values)
 
 
 # Checkpoint and provenance ----------------------------------------------------------------------------------------
