@@ -13,10 +13,9 @@ try:
     import argparse
     import importlib
     import re
-    import tempfile
     import traceback
     from collections.abc import Callable, Sequence
-    from contextlib import nullcontext, suppress
+    from contextlib import suppress
     from typing import TYPE_CHECKING
 
     from amu_experiments.console import say, unheard
@@ -53,15 +52,12 @@ Keys and their defaults; a task may have other defaults:
 
 {keys}
 
-Flags: -m (sweep), --cfg job, --config-dir DIR (a folder of your own with task/, model/, training/ or experiment/ in
-it), --version, --shell-completion install=bash, --hydra-help.
+Flags: -m (sweep), --shard 3/16 (the third sixteenth of a sweep), --cfg job, --config-dir DIR (a folder of your own with
+task/, model/, training/ or experiment/ in it), --version, --shell-completion install=bash, --hydra-help.
 """
 
 BASES = """\
   FOLDER/base with model=MODEL trains another model under the same protocol: experiment=adding/base model=gru"""
-
-failed: dict[int, list[int]] = {}
-"""For each process that runs a sweep, the numbers of its failed jobs."""
 
 
 def command() -> None:
@@ -135,13 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.help or flags.version:
             say(_help(flags.config_dir) if flags.help else f"amu-run {_version()}")
             return 0
-        from amu_experiments.overrides import forced, load_all
+        from amu_experiments.override_lines import forced
+        from amu_experiments.overrides import load_jobs
 
         if not (flags.hydra_help or flags.shell_completion):
             show = bool(flags.cfg or flags.info)
-            configs = load_all(flags.overrides, flags.multirun, flags.config_dir, show)
+            loaded = load_jobs(flags.overrides, flags.multirun, flags.config_dir, show)
             if flags.multirun:
-                _look_ahead(configs)
+                return _sweep(flags, loaded)
+            if launchers := [line for line in flags.overrides if line.startswith("launcher=")]:
+                raise ConfigurationError(f"{launchers[0]}: starts the jobs of a sweep; add -m")
             flags.overrides = forced(flags.overrides)
         return _hand_over(flags)
     except ConfigurationError as error:
@@ -155,12 +154,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _look_ahead(configs: list[dict]) -> None:
-    """Raise ConfigurationError before any job of a sweep starts, if data, device or RAM do not allow one of them."""
-    from amu_experiments.plan import prepare
+def _sweep(flags: argparse.Namespace, loaded: list[tuple[list[str], dict]]) -> int:
+    """Run the jobs of a sweep, or of a shard, that are not finished; returns the exit status."""
+    from amu_experiments import sweeps
 
-    for config in configs:
-        prepare(config)
+    chosen = sweeps.shard(flags.shard, len(loaded))
+    jobs = sweeps.unfinished((number, *loaded[number]) for number in chosen)
+    if len(jobs) < len(chosen):
+        say(f"{len(chosen) - len(jobs)} of {len(chosen)} jobs are finished already.")
+    if not jobs:
+        return 0
+    failures = sweeps.run(jobs, flags.config_dir, _job, job_alone)
+    if failures:
+        _complain(f"amu-run: {len(failures)} of {len(jobs)} jobs failed:")
+        for job in jobs:
+            if job.number in failures:
+                _complain(f"  {job}: {failures[job.number]}")
+    return 1 if failures else 0
+
+
+def job_alone(lines: list[str], log: str) -> None:
+    """A job of a sweep in a process of its own, which writes into a log. Its parent passes signals on."""
+    os.setsid()  # or else the terminal sends each signal, too, and a second one makes a job end without a checkpoint
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(file, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+    _run_as_program("amu-run", lambda: main(lines))
 
 
 def _job(composed: DictConfig) -> None:
@@ -197,10 +217,7 @@ def _job(composed: DictConfig) -> None:
         _complain(text.rstrip())
         if not sweeping:
             raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
-        # Hydra continues with the other jobs. In another process only an error can report the failure.
-        if os.getpid() not in failed:
-            raise CompactHydraException(f"amu-run: job {context.job.num} of the sweep failed (error above)") from None
-        failed[os.getpid()].append(context.job.num)
+        raise CompactHydraException(f"amu-run: job {context.job.num} of the sweep failed (error above)") from None
 
 
 def _complain(text: str) -> None:
@@ -220,22 +237,13 @@ def _hand_over(flags: argparse.Namespace) -> int:
     from hydra.version import setbase
 
     from amu_experiments.conf_files import conf_dir
-    from amu_experiments.overrides import quote
 
     setbase("1.3")
-    here = failed[os.getpid()] = []
-    with tempfile.TemporaryDirectory(prefix="amu-run-") if flags.multirun else nullcontext() as notes:
-        if flags.multirun:
-            # Hydra writes files about the sweep into this folder. They are deleted, because the store has all runs.
-            flags.overrides.insert(0, f"hydra.sweep.dir={quote(notes)}")
-        try:
-            _run_hydra(flags, get_args_parser(), _job, str(conf_dir()), "config")
-        except SystemExit as end:
-            return int(end.code or 0)
-    if here:
-        jobs = ", ".join(f"[{number}]" for number in here)
-        _complain(f"amu-run: not every job of the sweep succeeded: {jobs} failed (errors above)")
-    return 1 if here else 0
+    try:
+        _run_hydra(flags, get_args_parser(), _job, str(conf_dir()), "config")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -249,6 +257,7 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = _Parser("amu-run", parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
     parser.add_argument("--version", action="store_true")
+    parser.add_argument("--shard")
     flags = parser.parse_intermixed_args(arguments)
     try:
         os.getcwd()
@@ -266,6 +275,8 @@ def _flags(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("resolve", "package"):
         if getattr(flags, name) and not flags.cfg:
             raise ConfigurationError(f"--{name}: works only with --cfg")
+    if flags.shard and not flags.multirun:
+        raise ConfigurationError("--shard: works only with -m")
     asked_by_shell = "COMP_LINE" in os.environ or "COMP_WORDS" in os.environ
     wanted = " ".join(flags.overrides)
     if flags.shell_completion and not (asked_by_shell or re.fullmatch(COMPLETION, wanted)):

@@ -7,7 +7,7 @@ import yaml
 
 from amu_experiments.options import ConfigurationError
 
-GROUPS = ("task", "model", "training", "experiment")
+GROUPS = ("task", "model", "training", "experiment", "launcher")
 
 MOST_VALUES = 100_000
 """Maximum number of values in a yaml file after its anchors are expanded."""

@@ -49,6 +49,7 @@ CONDITION = Rule(
         and math.isfinite(float(value.strip().split()[1]))
     ),
 )
+SIGNAL = one_of("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU")
 
 RULES = {
     "trials": whole(1, 10_000),
@@ -58,6 +59,8 @@ RULES = {
     "instructions": one_of("portable", "native"),
     "threads": optional(whole(1, 1024)),
     "results_dir": TEXT,
+    "processes": optional(whole(1, 1024)),
+    "stop_seconds": Rule(float, "a number from 0.1 to 3600", lambda value: 0.1 <= value <= 3600),
     "training.batch_size": whole(1),
     "training.max_sequences": whole(1),
     "training.evaluate_every": whole(1),
@@ -131,6 +134,8 @@ def check(config: Mapping, reference: Mapping) -> dict:
     }
 
     def rule(key: str, default: Any) -> Rule:
+        if key.startswith("stop_signals["):
+            return SIGNAL
         if key.startswith("task.criteria."):
             return CONDITION
         by_type = OF_A_KIND if key.startswith(("model.", "task.")) else BY_DEFAULT
@@ -266,9 +271,9 @@ def _check_together(config: Mapping) -> None:
 def definition(config: Mapping) -> dict:
     """The part of a configuration that, together with a trial's number, decides the trial's outcome.
 
-    Left out: trials, seed, backend, device, instructions, threads, results_dir and checkpoint_minutes;
-    model.parameters, because it only sets model.units; model.layers if it is 1, as in older runs; and task.path if
-    task.name and task.contents identify the data.
+    Left out: trials, seed, backend, device, instructions, threads, processes, results_dir, stop_signals,
+    stop_seconds and checkpoint_minutes; model.parameters, because it only sets model.units; model.layers if it is 1, as
+    in older runs; and task.path if task.name and task.contents identify the data.
     Raises ValueError if model.units is not known.
     """
     if not isinstance(config["model"]["units"], int):

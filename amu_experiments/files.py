@@ -1,20 +1,25 @@
 """Writes and reads single files: a written file appears whole or not at all, and a file is checked when it is read."""
 
 import errno
-import fcntl
+import hashlib
 import io
 import itertools
 import os
+import platform
 import re
 import stat
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-_PARTIAL = re.compile(r"\..+\.(\d{1,10})\.part")
+_PARTIAL = re.compile(r"\..+\.([\w-]+)\.(\d{1,10})\.part", re.ASCII)
+
+SECONDS_OF_A_WRITE = 3600
+"""A partial file that is older has no owner, on whatever machine it was begun."""
 
 
 class UnusableError(ValueError):
@@ -38,12 +43,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises an OSError that names the file.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = partial_path(path, os.getpid())
     try:
         try:
             with open(partial, "wb") as file:
-                with suppress(OSError):  # a file system without locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -69,30 +72,64 @@ def _sync(folder: Path) -> None:
             raise
 
 
-def remove_partial(folders: Iterable[Path]) -> None:
-    """Remove the partial files that killed processes left in these folders.
+def partial_path(path: Path, process: int) -> Path:
+    """The name of a file while a process of this machine writes it: machine and process are part of the name."""
+    return path.with_name(f".{path.name}.{machine()}.{process}.part")
 
-    A partial file has a process's number in its name. It is in use while that process runs on this machine, or while
-    any process holds the file's lock.
+
+def remove_partial(folders: Iterable[Path]) -> None:
+    """Remove the partial files in these folders whose process is gone from this machine, and old ones.
+
+    A process of another machine cannot be seen, so its partial files stay for SECONDS_OF_A_WRITE.
     """
     for folder in folders:
         for path in folder.glob(".*.part"):
-            number = _PARTIAL.fullmatch(path.name)
-            if not number or _running(int(number[1])) or path.is_symlink() or not path.is_file():
+            named = _PARTIAL.fullmatch(path.name)
+            if not named or path.is_symlink() or not path.is_file():
                 continue
-            with suppress(OSError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+            with suppress(OSError):
+                gone = named[1] == machine() and not is_running(int(named[2]))
+                if gone or server_time(folder) - path.stat().st_mtime > SECONDS_OF_A_WRITE:
+                    path.unlink()
 
 
-def _running(process: int) -> bool:
+@cache
+def machine() -> str:
+    """This machine since it started, as part of a file's name.
+
+    The number of a process is unique only here: two machines may have the same host name, and each container of a
+    machine numbers its own processes.
+    """
+    parts = [platform.node()]
+    with suppress(OSError):  # not on macOS
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    name = re.sub(r"[^a-zA-Z0-9-]", "-", parts[0])[:20]
+    return f"{name}-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:8]}"
+
+
+def is_running(process: int) -> bool:
+    """Whether this machine runs a process with this number. A zombie has ended."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # the process belongs to another user
         return True
-    return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # it ended just now, or there is no /proc, as on macOS
+        return not Path("/proc/self/stat").exists()
+    return state not in "ZX"
+
+
+def server_time(folder: Path) -> float:
+    """The time now, in seconds, by the clock that dates the files in a folder: that of the file server."""
+    path = partial_path(folder / "clock", os.getpid())
+    try:
+        path.touch()
+        return path.stat().st_mtime
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:

@@ -1,21 +1,19 @@
-"""Ctrl-C, SIGTERM and SIGHUP: they stop the command at any time, and training at the end of its step."""
+"""Signals, such as Ctrl-C and SIGTERM: they stop the command at any time, and training at the end of its step."""
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from amu_experiments.console import say
 from amu_experiments.options import format_error
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+"""Signals that stop the command. Schedulers send SIGUSR2 before the time limit of a job."""
 
 SECONDS_TO_END = 0.5
 """After a signal, KeyboardInterrupt is raised at this interval: an import may lose the first one."""
-
-SECONDS_TO_STOP = 1.2
-"""Grace period after a signal; a step of training that needs longer is abandoned."""
 
 
 @contextmanager
@@ -24,7 +22,7 @@ def stop_on_signals() -> Iterator[list[int]]:
 
     After the block a signal ends the process at once: an interpreter that shuts down cannot report an exception.
     """
-    handled, came = _handled(), []
+    handled, came = _handled(SIGNALS), []
 
     def stop(number, frame):
         came.append(number)
@@ -52,8 +50,8 @@ def stop_on_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def postponed_signals() -> Iterator[list[int]]:
-    """Yield a list that gets an entry at the first signal, which does nothing else for SECONDS_TO_STOP.
+def postponed_signals(signals: Iterable[int], seconds: float) -> Iterator[list[int]]:
+    """Yield a list that gets the number of the first of these signals, which does nothing else for some seconds.
 
     A step that takes longer, such as compiling, then gets a KeyboardInterrupt. A second signal acts at once.
     """
@@ -61,13 +59,13 @@ def postponed_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupted  # the calling program handles signals
         return
-    before = _handled()
+    before = _handled(signals)
 
     def note(number, frame):
         interrupted.append(number)
         restore()
         # Repeated, since native code may lose the exception.
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP, SECONDS_TO_END)
+        signal.setitimer(signal.ITIMER_REAL, seconds, SECONDS_TO_END)
 
     def restore():
         for each, handler in before.items():
@@ -96,9 +94,20 @@ def postponed_signals() -> Iterator[list[int]]:
         signal.signal(signal.SIGALRM, alarm)
 
 
-def _handled() -> dict:
+def stop(number: int) -> None:
+    """End as this signal demands, now that training has stopped for it: raises KeyboardInterrupt.
+
+    A handler of the calling program comes first. That of submitit asks Slurm to start the job again, and ends it.
+    """
+    handler = signal.getsignal(number)
+    if callable(handler) and getattr(handler, "__module__", None) != __name__:
+        handler(number, None)
+    raise KeyboardInterrupt
+
+
+def _handled(signals: Iterable[int]) -> dict:
     """The signals and their handlers, except ignored signals: nohup and a shell's & make a process ignore some."""
-    handlers = {each: signal.getsignal(each) for each in SIGNALS}
+    handlers = {each: signal.getsignal(each) for each in signals}
     return {each: handler for each, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 

@@ -128,9 +128,9 @@ def remove(folder: Path) -> None:
     Raises BlockingIOError, and removes nothing, if a process is training one of its stacks.
     """
     with ExitStack() as held:
-        held.enter_context(leases.locked(folder))
+        held.enter_context(leases.exclusive(folder))
         for stack in store.stacks_in(folder):
-            if not held.enter_context(leases.locked(stack, wait=False)):
+            if not held.enter_context(leases.locked(stack, wait=False)) or leases.leased(stack):
                 raise BlockingIOError(11, "is in training, and was not removed", str(stack))
         shutil.rmtree(folder)
     for above in (folder.parent, folder.parent.parent):

@@ -143,10 +143,9 @@ def _learn_in_torch(network, optimizer, task, sequences, batch_size, learned):
 def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """Each sequence's loss and largest absolute output error, both (R, B), from the readout (R, B, T or 1, O).
 
-    The loss of an answer is the squared error summed over outputs; or the cross-entropy between the target
-    probabilities and the softmax; or, for binary_cross_entropy, that between each target and its logistic output,
-    summed over outputs. The loss of a sequence is the mean over its answers. With half_squared_error it is half the
-    squared error, summed over outputs and answers.
+    The loss of an answer is the squared error summed over outputs, the cross-entropy between the target probabilities
+    and the softmax, or the binary cross-entropy summed over outputs. The loss of a sequence is the mean over its
+    answers. With half_squared_error it is half the squared error, summed over outputs and answers.
     """
     answers = lengths_RB if task.answer == "every" else torch.ones_like(lengths_RB)
     counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)

@@ -121,6 +121,8 @@ def run(
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigurationError(f"config_dir={config_dir}: no such folder")
     lines = [*overrides, *(f"{key}={_override_value(value)}" for key, value in keys.items())]
+    if chosen := [line for line in lines if line.startswith("launcher=")]:
+        raise ConfigurationError(f"{chosen[0]}: only amu-run -m starts jobs through a launcher")
     configs = load_all(lines, sweep, None if config_dir is None else str(config_dir))
     _check_instructions(configs[0]["instructions"])
 

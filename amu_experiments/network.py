@@ -121,20 +121,22 @@ class Network(nn.Module):
         given: np.ndarray,
         steps: int,
         squash: str,
-        feedback: Literal["none", "value", "symbol"],
+        feedback: Literal["none", "value", "symbol", "bits"],
         draws: np.ndarray | None = None,
         temperature: float = 1.0,
     ) -> np.ndarray:
         """The answers (R, B, steps, O) of networks that read the inputs given, then their own answers.
 
         given: (R, B, G, I) float32, G of 1 or more. An input after them is the last one given, whose first O numbers
-        are the answer before it: the squashed outputs ("value"), or one symbol drawn from their softmax ("symbol").
-        With "none" the last input given stays. draws: (R, B, steps) float32 from 0 to below 1, a number for each symbol
-        to draw. temperature: the readout is divided by it before the softmax.
+        are the answer before it: the squashed outputs ("value"), one symbol drawn from their softmax ("symbol"), or 0
+        or 1 for each, drawn with their logistic probability ("bits"). With "none" the last input given stays. draws:
+        (R, B, steps) float32 from 0 to below 1, a number for each symbol to draw, or (R, B, steps, O) for bits.
+        temperature: the readout is divided by it before a softmax, or before bits are drawn.
         """
         R, B, _, _ = given.shape
-        if feedback == "symbol" and squash != "softmax":
-            raise ValueError(f"symbols are drawn from a softmax, not from {squash} outputs")
+        needed = {"symbol": "softmax", "bits": "logistic"}.get(feedback, squash)
+        if squash != needed:
+            raise ValueError(f"a {feedback} feedback is drawn from {needed} outputs, not from {squash} ones")
         draws = np.zeros((R, B, steps), np.float32) if draws is None else np.ascontiguousarray(draws, np.float32)
         given = np.ascontiguousarray(given, np.float32)
         scans = self.cell.fused_scans("free run", 1) if self.flat.device.type == "cpu" else None
@@ -151,7 +153,7 @@ class Network(nn.Module):
     @torch.no_grad()
     def _free_run_in_torch(self, given, steps, squash, feedback, draws, temperature):
         (R, B, G, _), device = given.shape, self.flat.device
-        given_RGBI, draws_RBT = (torch.tensor(a, device=device) for a in (given.swapaxes(1, 2), draws))
+        given_RGBI, draws = (torch.tensor(a, device=device) for a in (given.swapaxes(1, 2), draws))
         ones_RB = torch.ones(R, B, dtype=torch.long, device=device)
         state, answers = None, []
         for t in range(steps):
@@ -162,12 +164,14 @@ class Network(nn.Module):
             net_RBO = torch.bmm(y_R1BA[:, 0], self.readout_weight.transpose(1, 2))
             net_RBO = net_RBO if self.readout_bias is None else net_RBO + self.readout_bias.unsqueeze(1)
             if squash == "logistic":
-                net_RBO = net_RBO.sigmoid()
+                net_RBO = (net_RBO / temperature if feedback == "bits" else net_RBO).sigmoid()
             elif squash == "softmax":
                 net_RBO = (net_RBO / temperature).softmax(dim=-1)
             if feedback == "symbol":
-                below_RBO = net_RBO.cumsum(dim=-1)[..., :-1] <= draws_RBT[..., t, None]
+                below_RBO = net_RBO.cumsum(dim=-1)[..., :-1] <= draws[:, :, t, None]
                 net_RBO = torch.nn.functional.one_hot(below_RBO.sum(dim=-1), net_RBO.shape[-1]).to(net_RBO)
+            elif feedback == "bits":
+                net_RBO = (net_RBO > draws[:, :, t]).to(net_RBO)
             answers.append(net_RBO)
         return torch.stack(answers, 2).cpu().numpy()
 

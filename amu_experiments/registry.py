@@ -12,6 +12,7 @@ import pkgutil
 import sys
 import sysconfig
 import traceback
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,7 @@ def find_class(package: str, name: str, base: type, foreign: type | None = None)
     Only the module with the class is imported. Raises ValueError, in one line, if there is no such class or if
     importing its module fails.
     """
-    modules = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    modules = _modules(tuple(importlib.import_module(package).__path__))
     if name in modules:
         found = _subclasses(importlib.import_module(f"{package}.{name}"), base)
         if len(found) == 1:
@@ -44,6 +45,12 @@ def find_class(package: str, name: str, base: type, foreign: type | None = None)
         f"{name!r} is not a {base.__name__.lower()}; choose one of {', '.join([*choices, *added])}, "
         "or write MODULE.CLASS for one of your own"
     )
+
+
+@cache
+def _modules(path: tuple[str, ...]) -> list[str]:
+    """The names of the modules in the folders of a package."""
+    return [module.name for module in pkgutil.iter_modules(path)]
 
 
 def _class_of(name: str, module: str, attribute: str, base: type, foreign: type | None) -> type:

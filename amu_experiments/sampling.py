@@ -18,9 +18,7 @@ from amu_experiments.command_line import Parser, whole
 from amu_experiments.console import say
 from amu_experiments.files import UnusableError, write_bytes
 from amu_experiments.options import ConfigurationError, format_error, one_line
-
-SERIES, TEXTS = 4, 10
-"""Sequences if --count is not given."""
+from amu_experiments.tasks.task import Task
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", nargs="+", metavar="RUN", help="a folder, or key=value ... as for amu-run")
     parser.add_argument("--trial", type=int, help="the trial (default: the one with the median validation loss)")
     parser.add_argument("--seed", type=whole(0), default=0, help="of everything that is random (default: %(default)s)")
-    parser.add_argument("--count", type=whole(1), help="sequences (default: 4, or 10 texts)")
+    parser.add_argument("--count", type=whole(1), help="sequences (default: the task's own number)")
     parser.add_argument("--length", type=whole(1), help="steps of each (default: as many as the task's own)")
     parser.add_argument(
         "--primed", action="store_true", help="begin with a part of test sequences, and keep their rest beside it"
@@ -63,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature",
         type=_temperature,
         default=1.0,
-        help="of the softmax that symbols are drawn from: below 1, likely symbols become more likely",
+        help="of the probabilities with which symbols or keys are drawn: below 1, likely ones become more likely",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("results/report/samples"), help="folder for samples (default: %(default)s)"
@@ -129,13 +127,12 @@ def sample_run(config: Mapping, folder: Path, options: argparse.Namespace) -> Sa
     if task.feedback is None:
         raise ConfigurationError(f"{folder.parent.parent.name}: the task has nothing to continue")
     texts = task.feedback == "symbol"
-    count = options.count or (TEXTS if texts else SERIES)
+    count = options.count or task.shown
     length, prime, truth = options.length or task.longest_generated(), None, None
     rng = np.random.default_rng(options.seed)
-    # Without feedback all that a network says is fixed, and there is a target for it.
-    if options.primed or task.feedback == "none":
+    if options.primed or task.fixed:
         sequences = task.test()
-        chosen = rng.permutation(len(sequences))[:count]
+        chosen = np.sort(rng.permutation(len(sequences))[:count])
         prime, (truth,) = task.continuation(sequences.take(np.s_[:, chosen]))
         count = len(chosen)
     else:
@@ -153,8 +150,13 @@ def sample_run(config: Mapping, folder: Path, options: argparse.Namespace) -> Sa
         temperature=options.temperature,
         media=task.media,
         texts=[(text, task.first_wrong(text)) for text in written],
-        series={name: None if values is None else values[..., 0] for name, values in known.items()},
+        series={name: None if values is None else _answers(values, task) for name, values in known.items()},
     )
+
+
+def _answers(values: np.ndarray, task: Task) -> np.ndarray:
+    """Of inputs or answers (count, steps, _): all O outputs of moves and notes, otherwise the first, (count, steps)."""
+    return values[..., : task.output_size] if {"svg", "mid"} & set(task.media) else values[..., 0]
 
 
 def _trial(folder: Path, asked: int | None) -> int:

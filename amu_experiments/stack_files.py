@@ -86,8 +86,11 @@ def read_stack(stack: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         _check_times(trials, stack)
         if os.path.lexists(stack / "weights.npz"):
             read_stack_weights(stack)
-    whole = {"trial": np.int64, "sequences": np.int64}
-    return trials.astype(whole | {"parameters": np.int64}), history.astype(whole)
+    for table, names in ((trials, ("trial", "sequences", "parameters")), (history, ("trial", "sequences"))):
+        for name in names:
+            if table[name].dtype != np.int64:
+                table[name] = table[name].astype(np.int64)
+    return trials, history
 
 
 def read_stack_weights(stack: Path) -> dict[int, np.ndarray]:
@@ -163,9 +166,9 @@ def _check_times(trials: pd.DataFrame, stack: Path) -> None:
             raise UnusableError(stack, f"trials.csv: {name} must be times within the sequences of the trial")
 
 
-def _whole(values: pd.Series) -> pd.Series:
-    values = values.astype(float)
-    return values.between(1, LARGEST) & (values % 1 == 0)
+def _whole(values: pd.Series) -> np.ndarray:
+    values = values.to_numpy(float)
+    return (values >= 1) & (values <= LARGEST) & (np.floor(values) == values)
 
 
 # Checkpoint and provenance ----------------------------------------------------------------------------------------

@@ -70,12 +70,13 @@ def finished_trials(folder: Path) -> set[int]:
     return {trial for stack in finished_stacks(folder, left_out=[]) for trial in trials_of(stack)}
 
 
-def missing_stacks(folder: Path, wanted: Iterable[int]) -> list[list[int]]:
+def missing_stacks(folder: Path, wanted: Iterable[int], finished: set[int] | None = None) -> list[list[int]]:
     """The requested trials that are not finished, in stacks of consecutive numbers.
 
-    An interrupted stack keeps its trials, so that training can resume from its checkpoint.
+    An interrupted stack keeps its trials, so that training can resume from its checkpoint. finished: the result of
+    `finished_trials`, if it is known.
     """
-    missing = set(wanted) - finished_trials(folder)
+    missing = set(wanted) - (finished_trials(folder) if finished is None else finished)
     interrupted, fresh = [], []
     for stack in stacks_in(folder, "checkpoint.pt"):
         trials = trials_of(stack)

@@ -6,19 +6,21 @@ an uninterrupted run.
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
 from amu_experiments import files, leases, numerics, stack_files, store
 from amu_experiments.console import Progress, alert, say
-from amu_experiments.interrupts import postponed_signals
+from amu_experiments.interrupts import postponed_signals, stop
 from amu_experiments.options import ConfigurationError
 from amu_experiments.plan import Run, prepare
 from amu_experiments.stack import Stack
@@ -41,6 +43,9 @@ def run(config: dict) -> store.Result:
         say(f"All {requested} requested trials already exist: nothing to train.")
     elif missing < requested:
         say(f"{requested - missing} of {requested} trials already exist; training {missing}.")
+    if missing and (system := leases.network_type(run.folder)):
+        place, minutes = run.config["results_dir"], leases.SECONDS_OF_SILENCE // 60
+        say(f"{place} is on a network file system ({system}): if a machine dies, its trials wait {minutes} minutes.")
     try:
         return train_missing(run)
     except OSError:
@@ -61,38 +66,48 @@ def train_missing(run: Run) -> store.Result:
             for line in lease.set_aside:
                 alert(f"Damaged: {line}")
             if lease.trials:
-                train_stack(replace(run, trials=lease.trials))
+                try:
+                    train_stack(replace(run, trials=lease.trials), lease)
+                except leases.LeaseLostError as lost:
+                    say(f"Another process took over {lost}: this one did not renew its lease in time.")
                 continue
         if not lease.elsewhere:
             return store.read_result(run.folder)
-        say(f"Another process is training {lease.elsewhere[0].name}; waiting for it.")
+        who = leases.holder(lease.elsewhere[0])
+        say(f"{who[0].upper()}{who[1:]} is training {lease.elsewhere[0].name}; waiting for it.")
         leases.wait_for(lease.elsewhere[0])
 
 
-def train_stack(run: Run) -> None:
+def train_stack(run: Run, lease: leases.Lease) -> None:
     """Train the leased trials of a run as one stack, from its checkpoint if it has one, and write the results.
 
-    Raises OSError if a checkpoint cannot be written: without checkpoints, a failure would cost all the work.
+    Raises OSError if a checkpoint cannot be written: without checkpoints, a failure would cost all the work. Raises
+    LeaseLostError if another process has taken over the stack.
     """
     path = stack_files.stack_folder(run.folder, run.trials)
-    with postponed_signals() as interrupted:
+    signals = [signal.Signals[f"SIG{name}"] for name in run.config["stop_signals"]]
+    with postponed_signals(signals, run.config["stop_seconds"]) as interrupted:
         stack = resumed(run, path)
         made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
         layers = run.config["model"].get("layers", 1)
         if layers > 1 and run.config["backend"] == "auto" and run.config["device"] == "cpu":
             say(f"model.layers={layers}: the training step runs in torch; the layers themselves are compiled.")
-        train(stack, path, interrupted)
+        train(stack, path, interrupted, lease)
     if stack.active:
-        stack_files.write_checkpoint(path, stack.dump())
-        say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
+        with suppress(leases.LeaseLostError):  # the new owner goes on from an earlier checkpoint
+            write_checkpoint(stack, path, lease)
+            say(f"Stopped at {stack.sequences:,} sequences; run the same command to resume.")
     if interrupted:
-        raise KeyboardInterrupt
+        stop(interrupted[0])
 
 
-def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
-    """Train until every trial has ended, and write the results; return earlier if `interrupted` gets an entry."""
-    every, saved = 60 * stack.training["checkpoint_minutes"], time.monotonic()
+def train(stack: Stack, path: Path, interrupted: list[int], lease: leases.Lease) -> None:
+    """Train until every trial has ended, and write the results; return earlier if `interrupted` gets an entry.
+
+    The first checkpoint follows the first evaluation: a scheduler may end the process before checkpoint_minutes.
+    """
+    every, saved, first = 60 * stack.training["checkpoint_minutes"], time.monotonic(), True
     title = f"{path.parents[2].name} {path.parents[1].name}"
     progress = Progress(title, len(stack.trials), stack.maximum, stack.sequences, stack.training["stop"])
     stretch = FIRST_STRETCH
@@ -105,11 +120,18 @@ def train(stack: Stack, path: Path, interrupted: list[int]) -> None:
             if stack.evaluation_is_due():
                 stack.evaluate()
                 progress.report(stack.sequences, stack.solved)
+                saved, first = -math.inf if first else saved, False
             if stack.active and time.monotonic() - saved > every:
-                stack_files.write_checkpoint(path, stack.dump())
+                write_checkpoint(stack, path, lease)
                 saved = time.monotonic()
     if not stack.active:
+        lease.verify()
         stack_files.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
+
+
+def write_checkpoint(stack: Stack, path: Path, lease: leases.Lease) -> None:
+    lease.verify()
+    stack_files.write_checkpoint(path, stack.dump())
 
 
 def resumed(run: Run, path: Path) -> Stack:

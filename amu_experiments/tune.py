@@ -26,7 +26,8 @@ from amu_experiments.conf_files import choices, conf_dir, description
 from amu_experiments.console import say, unheard
 from amu_experiments.files import UnusableError
 from amu_experiments.options import ConfigurationError, format_error, format_value, one_line
-from amu_experiments.overrides import Composer, parse, quoted
+from amu_experiments.override_lines import parse, quoted
+from amu_experiments.overrides import Composer
 
 MACHINE = ("backend", "device", "instructions")
 """Keys that decide nothing but how a run is computed; they are no part of a protocol, and neither are PLACES."""

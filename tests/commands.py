@@ -109,16 +109,17 @@ def run_with_small_files(*arguments: str) -> int:
     return main(arguments)
 
 
-def train(config: dict) -> None:
+def train(*configs: dict) -> None:
     """As the command does, without the time it takes to understand what is asked for; tells which stacks it trains."""
     train_stack = training.train_stack
 
-    def told(run):
+    def told(run, lease):
         print(f"trains {run.trials}")
-        train_stack(run)
+        train_stack(run, lease)
 
     training.train_stack = told
-    training.run(config)
+    for config in configs:
+        training.run(config)
 
 
 def train_and_be_killed(config: dict, calls: int) -> None:
@@ -152,17 +153,44 @@ def kill_before(calls: int) -> None:
         setattr(os, name, counted(getattr(os, name)))
 
 
-def train_slowly(config: dict) -> None:
+def train_slowly(config: dict, seconds: float = 60) -> None:
     """Train with a step that takes a minute, as one may in which something is compiled."""
     evaluate = Stack.evaluate
 
     def dawdle(self):
         print("evaluates")
-        time.sleep(60)
+        time.sleep(seconds)
         evaluate(self)
 
     Stack.evaluate = dawdle
     sys.exit(interruptible(config))
+
+
+def train_under_a_scheduler(config: dict) -> None:
+    """Train in a program with a handler of its own for SIGUSR2, as submitit's, which starts a job again."""
+
+    def start_again(number, frame):
+        print("starts again")
+        sys.exit(7)
+
+    signal.signal(signal.SIGUSR2, start_again)
+    train(config)
+
+
+def fake_job(lines: list[str], log: str) -> None:
+    """A job of a sweep that does what its seed says. It writes its arguments into its log first."""
+    log, words = Path(log), iter(("first signal", "second signal", "further signal"))
+    signal.signal(signal.SIGTERM, lambda number, frame: log.write_text(next(words)))
+    log.write_text(" ".join(lines))
+    match lines[-2].removeprefix("seed="):
+        case "0" | "1":  # ends only if the other one runs at the same time
+            wait_until(lambda: all((log.parent / name).exists() for name in ("0.log", "1.log")))
+        case "2":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "3":
+            sys.exit(3)
+        case "4":  # goes on at the first signal
+            wait_until(lambda: log.read_text() == "second signal")
 
 
 def interruptible(config: dict) -> int:

@@ -17,6 +17,14 @@ def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the long form of tests of faults and endurance")
 
 
+def pytest_collection_modifyitems(config, items):
+    """A test marked long_only takes minutes however little it does; without --long it is not selected."""
+    left_out = [item for item in items if item.get_closest_marker("long_only") and not config.getoption("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_sessionstart(session):
     if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
         return  # this process runs no test: it gives them to others

@@ -11,6 +11,7 @@ import pytest
 
 import amu_experiments.cells
 import amu_experiments.tasks
+from amu_experiments import sweeps
 from amu_experiments.analysis import report
 from amu_experiments.cli import main
 from amu_experiments.conf_files import choices
@@ -42,7 +43,11 @@ def trained(monkeypatch):
             raise errors[config["seed"]]
         return SimpleNamespace(folder=config["results_dir"])
 
-    for name, function in (("training.run", run), ("plan.prepare", dict), ("analysis.tables.run_table", str)):
+    def prepared(config):
+        return SimpleNamespace(config=config, folder=Path("nowhere"), trials=[config["seed"]])
+
+    monkeypatch.setattr(sweeps, "prepare", prepared)
+    for name, function in (("training.run", run), ("analysis.tables.run_table", str)):
         module, _, function_name = name.rpartition(".")
         stand_in = ModuleType(f"amu_experiments.{module}")
         setattr(stand_in, function_name, function)
@@ -52,7 +57,10 @@ def trained(monkeypatch):
 
 # Mistakes ---------------------------------------------------------------------------------------------------
 
-TOP = "a run has trials, seed, backend, device, instructions, threads, results_dir, training, model, task"
+TOP = (
+    "a run has trials, seed, backend, device, instructions, threads, processes, results_dir, stop_signals, "
+    "stop_seconds, training, model, task"
+)
 TASKS = "amu-run --help lists them"
 
 WRONG = {
@@ -585,7 +593,8 @@ def test_a_job_that_fails_stops_no_other(trained, capsys):
     err = capsys.readouterr().err
     assert "amu-run: no data here\n" in err
     assert "RuntimeError: a fault" in err
-    assert "amu-run: not every job of the sweep succeeded: [0], [2] failed (errors above)\n" in err
+    failed = [f"  [{number}] task=adding seed={seed}: error above" for number, seed in ((0, 13), (2, 14))]
+    assert err.splitlines()[-3:] == ["amu-run: 2 of 4 jobs failed:", *failed]
     assert "HYDRA_FULL_ERROR" not in err
 
 

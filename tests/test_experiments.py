@@ -24,7 +24,7 @@ LEAST = (
 )
 
 MOST = {"T": 30, "p": 30, "q": 30, "free_steps": 10}
-MOST |= {"strings": 5, "train_size": 4, "validation_size": 4, "test_size": 4}
+MOST |= {"letters": 5, "pieces": 10, "samples": 3, "strings": 5, "train_size": 4, "validation_size": 4, "test_size": 4}
 """Of what makes the sequences of a task long or its sets large."""
 
 

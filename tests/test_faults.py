@@ -33,6 +33,7 @@ from commands import (
     train,
     train_and_be_killed,
     train_slowly,
+    train_under_a_scheduler,
     wait_until,
 )
 
@@ -211,6 +212,42 @@ def test_a_run_stops_in_the_middle_of_a_long_step(endless, tmp_path, number_of_s
         command.signal(number_of_signal)
         assert command.end() == 130
     assert "run the same command to resume from the last checkpoint" in command.told
+
+
+def test_a_run_with_time_to_stop_ends_a_long_step_and_writes_its_checkpoint(endless, tmp_path):
+    here = endless | {"results_dir": str(tmp_path), "stop_seconds": 100.0}
+    command = Command(tmp_path / "out", train_slowly, here, 3)
+    wait_until(lambda: "evaluates" in command.told)
+    command.signal(signal.SIGUSR2)
+    assert command.end() == 130
+    assert "Stopped at 10 sequences; run the same command to resume." in command.told
+    assert checkpoints(tmp_path)
+
+
+def test_a_run_stops_at_the_signals_that_are_configured(endless, tmp_path):
+    here = endless | {"results_dir": str(tmp_path), "stop_signals": ["USR1"]}
+    command = Command(tmp_path / "out", interruptible, here)
+    wait_until(lambda: checkpoints(tmp_path))
+    command.signal(signal.SIGUSR1)
+    assert command.end() == 130
+    assert "run the same command to resume." in command.told
+
+
+def test_a_signal_reaches_the_program_around_a_run_after_the_checkpoint(endless, tmp_path):
+    command = Command(tmp_path / "out", train_under_a_scheduler, endless | {"results_dir": str(tmp_path)})
+    wait_until(lambda: checkpoints(tmp_path))
+    command.signal(signal.SIGUSR2)
+    assert command.end() == 7
+    assert [line.partition(" at ")[0] for line in command.told.splitlines()[-2:]] == ["Stopped", "starts again"]
+
+
+def test_the_first_checkpoint_follows_the_first_evaluation(endless, tmp_path):
+    training = endless["training"] | {"checkpoint_minutes": 5}
+    command = Command(tmp_path / "out", train, endless | {"results_dir": str(tmp_path), "training": training})
+    wait_until(lambda: checkpoints(tmp_path) or command.ended)
+    command.signal(signal.SIGKILL)
+    command.end()
+    assert checkpoints(tmp_path)
 
 
 @pytest.mark.parametrize("number_of_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

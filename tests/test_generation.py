@@ -40,7 +40,13 @@ def uniform(*shape):
     return np.random.default_rng(0).random(shape, np.float32)
 
 
-FEEDBACKS = [("none", "linear"), ("value", "linear"), ("value", "logistic"), ("symbol", "softmax")]
+FEEDBACKS = [
+    ("none", "linear"),
+    ("value", "linear"),
+    ("value", "logistic"),
+    ("symbol", "softmax"),
+    ("bits", "logistic"),
+]
 
 # The loop ---------------------------------------------------------------------------------------------------
 
@@ -48,7 +54,7 @@ FEEDBACKS = [("none", "linear"), ("value", "linear"), ("value", "logistic"), ("s
 @pytest.mark.parametrize("kind", [AMU, LSTM])
 @pytest.mark.parametrize(("feedback", "squash"), FEEDBACKS)
 def test_a_compiled_free_run_equals_torch(kind, feedback, squash):
-    given, draws = uniform(2, 3, 5, 4), uniform(2, 3, 100)
+    given, draws = uniform(2, 3, 5, 4), uniform(2, 3, 100, *[3] * (feedback == "bits"))
     answers = [
         network_of(kind, 2, 4, 3, backend=backend).free_run(given, 100, squash, feedback, draws)
         for backend in ("fused", "torch")

@@ -10,9 +10,9 @@ ORDER = (
     *("options", "registry", "console", "interrupts"),
     *("config", "conf_files", "numerics", "command_line"),
     *("scans", "cells", "tasks"),
-    *("overrides", "network", "learning"),
+    *("override_lines", "overrides", "network", "learning"),
     *("files", "stack_files", "store", "leases", "selection"),
-    *("plan", "stack", "training", "trained"),
+    *("plan", "sweeps", "stack", "training", "trained"),
     *("analysis", "studies", "library", "exports", "inventory", "sampling", "tune", "cli"),
 )
 """From the bottom to the top."""

@@ -1,5 +1,6 @@
 """amu-run --list and --remove; versions of all commands, and what names the project."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -101,8 +102,23 @@ def test_a_run_in_training_is_not_removed(runs, capsys):
     with leases.locked(stack):
         assert ask("--remove", "--yes", "model=gru", runs=runs) == 1
     assert capsys.readouterr().err == f"amu-run: {stack}: is in training, and was not removed\n"
+    (stack / leases.LEASE).write_text('{"machine": "another", "host": "node7", "process": 3}')
+    assert ask("--remove", "--yes", "model=gru", runs=runs) == 1
+    (stack / leases.LEASE).unlink()
     assert len(read_results(runs)) == 3
     assert ask("--remove", "--yes", "model=gru", runs=runs) == 0
+
+
+def test_no_process_begins_to_train_in_a_run_that_is_being_removed(runs, monkeypatch):
+    remove, leased = shutil.rmtree, []
+
+    def watched(folder):
+        leased.append(leases.leased(folder))
+        remove(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    assert ask("--remove", "--yes", "model=gru", runs=runs) == 0
+    assert leased == [True]
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path, capsys):

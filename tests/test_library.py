@@ -131,6 +131,7 @@ def test_mistakes_stop_a_run_before_it_starts(folder):
         (("task=adding", "model=lstmm"), "did you mean lstm"),
         (("task=adding", "model=lstm,gru"), "several values"),
         (("task=adding", "model.unitz=3"), "did you mean"),
+        (("task=adding", "launcher=local"), "launcher=local: only amu-run -m starts jobs through a launcher"),
     ):
         with pytest.raises(ConfigurationError, match=words):
             run(*wrong)

@@ -10,6 +10,7 @@ import pytest
 from handmade import write
 
 from amu_experiments.analysis.report import write_report
+from amu_experiments.files import partial_path
 from amu_experiments.store import read_results
 from amu_experiments.studies.export import main
 
@@ -91,7 +92,7 @@ def test_what_a_killed_export_left_is_removed_by_the_next(runs, tmp_path):
     export(runs, tmp_path / "small")
     for folder in (tmp_path / "small").glob("*/*/*"):
         for place in (folder, folder / "trials-0-2"):
-            (place / f".config.yaml.{gone.pid}.part").touch()
+            partial_path(place / "config.yaml", gone.pid).touch()
     export(runs, tmp_path / "small")
     assert not list((tmp_path / "small").rglob("*.part"))
 

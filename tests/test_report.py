@@ -14,6 +14,7 @@ from handmade import MADE, write
 
 from amu_experiments.analysis import report
 from amu_experiments.analysis.report import main, write_report
+from amu_experiments.files import partial_path
 
 
 @pytest.fixture
@@ -286,8 +287,9 @@ def test_texts_of_any_kind_stop_no_figure_and_lead_no_file_astray(tmp_path):
 def test_what_a_killed_report_left_is_removed_by_the_next(store, tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    left = [tmp_path / "out" / place / f".x.csv.{gone.pid}.part" for place in (".", "tables", "figures")]
-    others = [tmp_path / "out" / name for name in ("tables/.x.part", "mine.part", f"notes/.x.{gone.pid}.part")]
+    left = [partial_path(tmp_path / "out" / place / "x.csv", gone.pid) for place in (".", "tables", "figures")]
+    others = [tmp_path / "out" / name for name in ("tables/.x.part", "mine.part")]
+    others.append(partial_path(tmp_path / "out" / "notes" / "x", gone.pid))
     for path in (*left, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -15,6 +15,7 @@ from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.report import write_report
 from amu_experiments.analysis.sample_figures import of_comparison, quarter_period
 from amu_experiments.analysis.samples import Sample
+from amu_experiments.tasks.pen import letter_moves
 
 
 def sample_of(result, **changes):
@@ -42,18 +43,24 @@ def keep(out, sample):
 
 def test_the_page_has_figures_and_sounds_of_samples(tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "report"
-    results = [write(runs, model, [300, 400]) for model in ("lstm", "gru")]
+    results = [write(runs, model, [300, 400]) for model in ("lstm", "gru", "rnn", "amu")]
     results = [replace(result, identity=result.folder.name) for result in results]
     keep(out, sample_of(results[0]))
     texts = [("BTBTXSETE", None), ("BTBTXSEPE", 7)]
     keep(out, sample_of(results[1], texts=texts, series={}, media=("txt",)))
+    letters = np.stack([letter_moves("i")] * 2)
+    strokes = {"prime": np.zeros((2, 1, 4)), "generated": letters * [[[1]], [[3]]], "truth": letters}
+    keep(out, sample_of(results[2], series=strokes, media=("svg", "png")))
+    frames = {"prime": np.zeros((1, 1, 88)), "generated": np.eye(88)[None, :9], "truth": None}
+    keep(out, sample_of(results[3], series=frames, media=("mid", "png")))
     (out / "samples" / "nonsense").mkdir()
     (out / "samples" / "nonsense" / "sample.json").write_text("{")
     lines = write_report(runs, out)
     assert [line for line in lines if "nonsense" in line and line.startswith("Left out")]
     names = {path.stem.rpartition("-")[2] for path in (out / "figures").glob("*.png")}
-    assert {"run", "texts"} <= names
+    assert {"run", "texts", "letters", "roll"} <= names
     page = (out / "index.html").read_text()
+    assert "1 of 2 right" in page
     assert "BTBTXSE[P]E" in page.replace("%5B", "[").replace("%5D", "]")
     (sound,) = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,([^"]*)"', page)
     with wave.open(io.BytesIO(base64.b64decode(sound))) as played:

@@ -5,6 +5,7 @@ import json
 import shlex
 import wave
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from amu_experiments import store
 from amu_experiments.analysis.samples import marked, read_samples
 from amu_experiments.cli import main as run
 from amu_experiments.sampling import main
+from amu_experiments.tasks.pen import letter_moves
 
 SHORT = (
     "training.max_sequences=40",
@@ -33,8 +35,16 @@ def runs(tmp_path_factory):
         "series": [*SERIES, "model=lstm", *SHORT, f"results_dir={folder}"],
         "texts": ["task=embedded_reber", "task.strings=8", "model=lstm", *SHORT, f"results_dir={folder}"],
         "adding": ["task=adding", "task.T=5", "model=lstm", *SHORT, f"results_dir={folder}"],
+        "strokes": [
+            "task=pen",
+            "task.letters=3",
+            "training.batch_size=1",
+            "model=lstm",
+            *SHORT,
+            f"results_dir={folder}",
+        ],
     }
-    assert [run(command) for command in commands.values()] == [0, 0, 0]
+    assert [run(command) for command in commands.values()] == [0, 0, 0, 0]
     return commands
 
 
@@ -101,6 +111,23 @@ def test_primed_texts_begin_as_the_grammar_does(runs, tmp_path):
     assert {text[:2] for text, _ in made(tmp_path).texts} <= {"BT", "BP"}
 
 
+def test_letters_are_drawn_beside_those_that_were_learned(runs, tmp_path, capsys):
+    assert main([*runs["strokes"], "--out", str(tmp_path)]) == 0
+    sample = made(tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == f"sample.svg, sample.png in {tmp_path / sample.name}"
+    assert {name: values.shape for name, values in sample.series.items()} == {
+        "prime": (3, 1, 4),
+        "generated": (3, 22, 4),
+        "truth": (3, 22, 4),
+    }
+    np.testing.assert_allclose(sample.series["truth"][1, :13], letter_moves("b")[:13], rtol=1e-6)
+    with Image.open(tmp_path / sample.name / "sample.png") as image:
+        assert image.width > 500
+    drawing = ElementTree.parse(tmp_path / sample.name / "sample.svg").getroot()
+    assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(drawing.findall(".//{*}path[@d]")) >= 6
+
+
 def test_another_trial_says_something_else(runs, tmp_path):
     for trial in (0, 1):
         assert main([*runs["series"], "--trial", str(trial), "--out", str(tmp_path / str(trial))]) == 0
@@ -154,6 +181,9 @@ def test_a_sample_that_is_damaged_is_left_out(runs, tmp_path):
     (path,) = tmp_path.glob("*/sample.json")
     sound = json.loads(path.read_text())
     damaged = [{}, [], sound | {"series": {}}, sound | {"model": "gru"}, sound | {"extra": 1}, sound | {"texts": 3}]
+    damaged += [sound | {"media": ["svg"]}, sound | {"media": ["txt"]}, sound | {"media": 3}]
+    damaged += [sound | {"series": sound["series"] | {name: None}} for name in ("prime", "generated")]
+    damaged += [sound | {"series": sound["series"] | {"generated": sound["series"]["generated"][:2]}}]
     for content in damaged:
         path.write_text(json.dumps(content))
         left_out = []

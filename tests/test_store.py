@@ -1,6 +1,5 @@
 """The folder of results: which trials are missing, who trains them, and every file verified before it is used."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -151,10 +150,12 @@ def test_nobody_else_goes_on_from_the_checkpoint_of_a_stack_in_training(folder):
 def test_what_killed_processes_left_is_removed_and_what_is_in_use_is_not(folder):
     finished, idle = finish(folder, [0]), interrupt(folder, [2])
     (finished / "checkpoint.pt").touch()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
     for place in (folder, finished, idle):
-        (place / ".x.123.part").touch()
+        files.partial_path(place / "x", gone.pid).touch()
     with leases.acquire(folder, CONFIG, [4]):
-        (folder / "trials-4-4" / ".x.123.part").touch()
+        files.partial_path(folder / "trials-4-4" / "x", os.getpid()).touch()
         leased(folder, [0])
         assert [path.parent.name for path in folder.rglob(".*.part")] == ["trials-4-4"]
     assert not (finished / "checkpoint.pt").exists()
@@ -174,21 +175,24 @@ def test_a_stack_is_unfinished_until_its_trials_are_finished_in_whatever_stack(f
     assert [path.name for path in store.unfinished(tmp_path)] == ["trials-7-8", f"trials-9-{10**30}"]
 
 
-def test_partial_files_of_processes_that_are_gone_are_removed_and_no_others(tmp_path):
+def test_partial_files_of_processes_that_are_gone_and_old_ones_are_removed_and_no_others(tmp_path, monkeypatch):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    names = [f".a.csv.{gone.pid}.part", f".b.csv.{os.getpid()}.part", f".c.csv.{gone.pid}.part", ".part", "d.part"]
-    names += [f".e.csv.{gone.pid}.part2", ".f.csv.word.part", f".g.{10**40}.part"]
-    for name in names:
-        (tmp_path / name).touch()
-    (tmp_path / f".h.{gone.pid}.part").symlink_to(tmp_path / "d.part")
-    (tmp_path / f".i.{gone.pid}.part").mkdir()
-    with open(tmp_path / names[2]) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # by a process of another machine
-        files.remove_partial([tmp_path, tmp_path / "nowhere", tmp_path / "d.part"])
-    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], f".h.{gone.pid}.part", f".i.{gone.pid}.part"}
-    files.remove_partial([tmp_path])
-    assert not (tmp_path / names[2]).exists()
+    here = [files.partial_path(tmp_path / "a.csv", process) for process in (gone.pid, os.getpid(), 10**9)]
+    monkeypatch.setattr(files, "machine", lambda: "other-0123abcd")
+    there = [files.partial_path(tmp_path / name, gone.pid) for name in ("young", "old", "link", "folder")]
+    monkeypatch.undo()
+    earlier = [tmp_path / f".{name}.csv.{gone.pid}.part" for name in ("young", "old")]  # by a release without machines
+    others = [tmp_path / name for name in (".part", "d.part", f"{here[0].name}2", ".f.csv.word.part")]
+    for path in (*here, *there[:2], *earlier, *others):
+        path.touch()
+    there[2].symlink_to(tmp_path / "d.part")
+    there[3].mkdir()
+    for path in (there[1], there[3], earlier[1], *others):
+        os.utime(path, (0, 0))
+    files.remove_partial([tmp_path, tmp_path / "nowhere", tmp_path / "d.part"])
+    kept = [here[1], there[0], there[2], there[3], earlier[0], *others]
+    assert set(tmp_path.iterdir()) == set(kept)
 
 
 # Files --------------------------------------------------------------------------------------------------------------

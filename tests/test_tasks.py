@@ -131,7 +131,7 @@ def test_every_variant_has_its_criteria_and_stops_at_one(name, changes, names):
         (
             "adding",
             {"problem": "addng"},
-            "task.problem: 'addng' is not a task; choose one of adding, copy_memory, embedded_reber",
+            "task.problem: 'addng' is not a task; choose one of adding, chorales, copy_memory",
         ),
         ("adding", {"problem": "task"}, "task.problem: 'task' is not a task"),
         ("adding", {"problem": "series_files"}, "task.problem: 'series_files' is not a task"),

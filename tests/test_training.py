@@ -86,7 +86,7 @@ def test_only_missing_trials_are_trained(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         training,
         "train_stack",
-        lambda run: trained.append(run.trials) or original(run),
+        lambda run, lease: trained.append(run.trials) or original(run, lease),
     )
     capsys.readouterr()
     again = run(tmp_path, "trials=2")

@@ -1,12 +1,15 @@
-"""Files that show or play a sample: text, PNG and WAV."""
+"""Files that show or play a sample: text, PNG, SVG, MIDI and WAV."""
 
 import io
 import wave
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from amu_experiments.analysis.picture import WIDTH, house_style
+from amu_experiments.analysis.handwriting import draw_letters, lines_of
+from amu_experiments.analysis.music import draw_roll, midi
+from amu_experiments.analysis.picture import WIDTH, house_style, small_svg
 from amu_experiments.analysis.samples import Sample
 
 RATE = 8000
@@ -18,7 +21,7 @@ SECONDS = 2
 
 def files_of(sample: Sample) -> dict[str, bytes]:
     """The contents of each file of a sample, by its name."""
-    write = {"txt": _text, "png": _png, "wav": wav}
+    write = {"txt": _text, "png": _png, "svg": _svg, "mid": _midi, "wav": wav}
     return {f"sample.{medium}": write[medium](sample) for medium in sample.media}
 
 
@@ -27,25 +30,65 @@ def _text(sample: Sample) -> bytes:
 
 
 def _png(sample: Sample) -> bytes:
+    with house_style():
+        file = io.BytesIO()
+        _figure(sample).savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _svg(sample: Sample) -> bytes:
+    with house_style(), matplotlib.rc_context({"svg.hashsalt": sample.name}):
+        file = io.StringIO()
+        _figure(sample).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return small_svg(file.getvalue()).encode()
+
+
+def _figure(sample: Sample) -> Figure:
+    return {"series": _series, "strokes": _sheet, "notes": _rolls}[sample.kind](sample)
+
+
+def _series(sample: Sample) -> Figure:
     """Each sequence in a panel: its prime, what the network said, and the truth."""
     prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
-    with house_style():
-        figure = Figure(figsize=(WIDTH, 1.4 * len(generated) + 0.7), layout="constrained")
-        panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
-        for row, panel in enumerate(panels):
-            draw_series(panel, prime[row], generated[row], None if truth is None else truth[row])
-        panels[-1].set_xlabel("step")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    figure = Figure(figsize=(WIDTH, 1.4 * len(generated) + 0.7), layout="constrained")
+    panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
+    for row, panel in enumerate(panels):
+        draw_series(panel, prime[row], generated[row], None if truth is None else truth[row])
+    panels[-1].set_xlabel("step")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _rolls(sample: Sample) -> Figure:
+    """Each piece in a panel."""
+    prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
+    figure = Figure(figsize=(WIDTH, 2.2 * len(generated) + 0.7), layout="constrained")
+    panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
+    for row, panel in enumerate(panels):
+        draw_roll(panel, prime[row], generated[row], None if truth is None else truth[row])
+    panels[-1].set_xlabel("quarter")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _midi(sample: Sample) -> bytes:
+    """The first piece, after what was given of it."""
+    return midi(np.concatenate([sample.series["prime"][0, 1:], sample.series["generated"][0]]))
+
+
+def _sheet(sample: Sample) -> Figure:
+    """All letters, line by line."""
+    generated = sample.series["generated"]
+    figure = Figure(figsize=(WIDTH, 0.37 * lines_of(len(generated)) + 0.1), layout="constrained")
+    draw_letters(figure.subplots(), generated, sample.series["truth"])
+    return figure
 
 
 def draw_series(panel, prime: np.ndarray, generated: np.ndarray, truth: np.ndarray | None) -> None:
     """Draw a series into a matplotlib panel; step 0 is the first step that the network said."""
     steps = np.arange(len(generated))
     if truth is not None:
-        panel.plot(steps[: len(truth)], truth, color="0.6", linewidth=3, label="target")
+        panel.plot(steps[: len(truth)], truth[: len(steps)], color="0.6", linewidth=3, label="target")
     if len(prime) > 1:
         panel.plot(np.arange(1 - len(prime), 1) - 1, prime, color="0.6", linestyle=(0, (2, 1)), label="given")
     shown = np.where(np.isfinite(generated), generated, np.nan)

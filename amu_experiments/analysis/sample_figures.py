@@ -7,7 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.handwriting import draw_letters, lines_of
 from amu_experiments.analysis.media import draw_series, wav
+from amu_experiments.analysis.music import draw_roll
 from amu_experiments.analysis.picture import WIDTH, Picture, house_style, literal
 from amu_experiments.analysis.samples import Sample
 from amu_experiments.analysis.styles import Style
@@ -26,10 +28,23 @@ SCORES = {
     "test_right_last_but_one": "right last but one",
     "test_excess_nats": "nats above the\nsource's entropy",
     "test_length_distance": "distance of\nlengths",
+    "test_letters_right": "share of letters right",
+    "test_pen_distance": "distance of the pen,\nin capitals",
+    "test_right_chords": "share of chords\nthat Bach has",
+    "test_keys_error": "error of the mean\nnumber of keys",
 }
-"""Test metrics of sampled strings, in words."""
+"""Test metrics of strings, letters and music that networks write, in words."""
 
-PERFECT = {"test_grammatical": 1, "test_right_last_but_one": 1, "test_excess_nats": 0, "test_length_distance": 0}
+PERFECT = {
+    "test_grammatical": 1,
+    "test_right_last_but_one": 1,
+    "test_excess_nats": 0,
+    "test_length_distance": 0,
+    "test_letters_right": 1,
+    "test_pen_distance": 0,
+    "test_right_chords": 0.98,  # of the test pieces
+    "test_keys_error": 0,
+}
 """The scores of the source itself."""
 
 
@@ -57,8 +72,10 @@ def sample_pictures(comparison: Comparison, styles: list[Style], samples: list[S
     own = of_comparison(comparison, samples)
     with house_style():
         made = [
-            _free_run_picture(comparison, [(row, sample) for row, sample in own if sample.series]),
-            _texts_picture(comparison, [(row, sample) for row, sample in own if sample.texts]),
+            _free_run_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "series"]),
+            _texts_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "texts"]),
+            _letters_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "strokes"]),
+            _rolls_picture(comparison, [(row, sample) for row, sample in own if sample.kind == "notes"]),
             _scores_picture(comparison, styles),
         ]
     return [picture for picture in made if picture is not None]
@@ -105,6 +122,45 @@ def _free_run_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> 
     return Picture(f"{comparison.name}-free-run", caption, figure)
 
 
+def _letters_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Picture | None:
+    """A sheet of letters of each sample."""
+    if not own:
+        return None
+    heights = [0.37 * lines_of(len(sample.series["generated"])) + 0.3 for _, sample in own]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    panels = figure.subplots(len(own), squeeze=False, height_ratios=heights)[:, 0]
+    for (row, sample), panel in zip(own, panels, strict=True):
+        generated, title = sample.series["generated"], f"{comparison.labels[row]}, trial {sample.trial}"
+        right = draw_letters(panel, generated, sample.series["truth"])
+        title += "" if right is None else f": {right} of {len(generated)} right"
+        panel.set_title(literal(title), fontsize=9, loc="left")
+    caption = (
+        f"{comparison.name}: letters that a trial of each model wrote, reading its own moves of the pen. The letters "
+        "that it learned are grey. A letter is coloured if a point is a tenth of a capital's height or more from its "
+        "place, or the pen is lifted or set down wrongly."
+    )
+    return Picture(f"{comparison.name}-letters", caption, figure)
+
+
+def _rolls_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Picture | None:
+    """A piano roll of the first piece of each sample."""
+    if not own:
+        return None
+    figure = Figure(figsize=(WIDTH, 1.9 * len(own) + 0.7), layout="constrained")
+    panels = figure.subplots(len(own), squeeze=False)[:, 0]
+    for (row, sample), panel in zip(own, panels, strict=True):
+        prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
+        draw_roll(panel, prime[0], generated[0], None if truth is None else truth[0])
+        panel.set_title(literal(f"{comparison.labels[row]}, trial {sample.trial}"), fontsize=9, loc="left")
+    panels[-1].set_xlabel("quarter")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    caption = (
+        f"{comparison.name}: a piece that a trial of each model composed, reading the keys that it drew, as a piano "
+        "roll. Where a part of a test piece was given before, the rest of that piece is grey."
+    )
+    return Picture(f"{comparison.name}-piano-roll", caption, figure)
+
+
 def quarter_period(series: np.ndarray) -> int:
     """A quarter of the period of the strongest oscillation, in steps; 1 or more, and less than half of the series."""
     finite = np.nan_to_num(series, posinf=0, neginf=0)
@@ -142,7 +198,7 @@ def _texts_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Pic
 
 
 def _scores_picture(comparison: Comparison, styles: list[Style]) -> Picture | None:
-    """Scores of sampled strings, a point for each trial, beside the score of the source itself."""
+    """Scores of what networks wrote, a point for each trial, beside the score of the source itself."""
     names = [name for name in SCORES if all(name in result.trials for result in comparison.results)]
     if not names:
         return None
@@ -158,7 +214,7 @@ def _scores_picture(comparison: Comparison, styles: list[Style]) -> Picture | No
     panels[0].set_yticks(range(len(comparison.labels)), [literal(label[:40]) for label in comparison.labels])
     panels[0].set_ylim(len(styles) - 0.5, -0.5)
     caption = (
-        f"{comparison.name}: strings sampled from each trial's network, against the source (grey line); a point is a "
+        f"{comparison.name}: what each trial's network wrote, against the source (grey line); a point is a "
         "trial, a black bar the median."
     )
     return Picture(f"{comparison.name}-scores", caption, figure)

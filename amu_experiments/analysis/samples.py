@@ -11,14 +11,18 @@ from amu_experiments.files import UnusableError, read_bytes
 MOST_NUMBERS = 10**7
 """Maximum number of values of a series that are read."""
 
+COLUMNS = {"strokes": 4, "notes": 88}
+"""Values of a step; one step of a series is one value."""
+
 
 @dataclass(frozen=True)
 class Sample:
     """Sequences of one trial of a run.
 
-    media: the kinds of files that show them: "txt", "png", "wav".
+    media: the kinds of files that show them, as in a task.
     texts: each with the place of its first wrong symbol, or None if all are right.
-    series: prime (count, G), generated (count, steps) and truth, of the same shape, or None; empty for texts.
+    series: prime (count, G), generated (count, steps) and truth, as long as it is known, or None; empty for texts.
+        With a further axis for moves of a pen (dx, dy, drawn, last), and for notes (1 for each key that sounds).
     """
 
     task: str
@@ -39,15 +43,27 @@ class Sample:
         parts += ["primed"] * self.primed + [f"temperature-{self.temperature:g}"] * (self.temperature != 1)
         return "-".join(parts)
 
+    @property
+    def kind(self) -> str:
+        """What is sampled: "texts", "series", "strokes" of a pen, or "notes"."""
+        kinds = {"txt": "texts", "svg": "strokes", "mid": "notes"}
+        return next((kind for medium, kind in kinds.items() if medium in self.media), "series")
+
     def marked_texts(self) -> list[str]:
         return [marked(*text) for text in self.texts]
 
     def as_json(self) -> dict:
         series = {
-            name: None if values is None else [[float(f"{v:.7g}") for v in row] for row in values]
+            name: None if values is None else np.vectorize(_short, otypes=[object])(values).tolist()
             for name, values in self.series.items()
         }
         return asdict(self) | {"series": series}
+
+
+def _short(value: float) -> float | int:
+    """Seven digits; a whole number without a point."""
+    short = float(f"{value:.7g}")
+    return int(short) if short.is_integer() else short
 
 
 def marked(text: str, wrong: int | None) -> str:
@@ -74,10 +90,15 @@ def _read(path: Path) -> Sample:
         }
         texts = [(str(text), None if wrong is None else int(wrong)) for text, wrong in known["texts"]]
         made = Sample(**known | {"series": series, "texts": texts, "media": tuple(known["media"])})
-        sound = known.keys() == {each.name for each in fields(Sample)} and all(map(_sound, series.values()))
-        sound = (
-            sound and made.name == path.parent.name and (bool(texts) or {"prime", "generated", "truth"} <= set(series))
-        )
+        sound = known.keys() == {each.name for each in fields(Sample)} and made.name == path.parent.name
+        if made.kind == "texts":
+            sound = sound and bool(texts)
+        else:
+            columns = (COLUMNS[made.kind],) if made.kind in COLUMNS else ()
+            known_to_all = series["prime"] is not None and series["generated"] is not None
+            sound = sound and known_to_all and series.keys() == {"prime", "generated", "truth"}
+            sound = sound and all(_sound(values, columns) for values in series.values())
+            sound = sound and len({len(values) for values in series.values() if values is not None}) == 1
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
@@ -85,5 +106,5 @@ def _read(path: Path) -> Sample:
     return made
 
 
-def _sound(values: np.ndarray | None) -> bool:
-    return values is None or (values.ndim == 2 and 0 < values.size <= MOST_NUMBERS)
+def _sound(values: np.ndarray | None, columns: tuple[int, ...]) -> bool:
+    return values is None or (values.shape[2:] == columns and values.ndim >= 2 and 0 < values.size <= MOST_NUMBERS)

@@ -12,7 +12,7 @@ from amu_experiments.scans.recurrence import Recurrence
 from amu_experiments.scans.vectorised import namespace
 from amu_experiments.scans.vectors import I64, Variable
 
-FEEDBACKS = {"none": 0, "value": 1, "symbol": 2}
+FEEDBACKS = {"none": 0, "value": 1, "symbol": 2, "bits": 3}
 
 FREE_RUN = ("parameters", "P", "given", "n", "G", "steps", "O", "A", "squash", "feedback", "temperature", "draws",
             "answers")  # fmt: skip
@@ -24,7 +24,8 @@ def free_run_driver(module: ir.Module, recurrence: Recurrence) -> None:
 
     From step G on, an input is the last one given, whose first O numbers are replaced by the answer before it, unless
     nothing is fed back. An answer is the squashed readout, or if a symbol is fed back, the symbol that draws (R, n,
-    steps), numbers from 0 to below 1, select from the softmax; temperature (1,): of the softmax.
+    steps), numbers from 0 to below 1, select from the softmax. With bits, draws (R, n, steps, O) select 0 or 1 for each
+    output. The readout is divided by temperature (1,) before a softmax, or before bits are drawn.
     """
     code, r = SequenceDriver(module, "free_run", FREE_RUN), recurrence
     a, scan, known = code.given, Scan(code, recurrence), namespace(code, functions)
@@ -50,6 +51,9 @@ def free_run_driver(module: ir.Module, recurrence: Recurrence) -> None:
             for s in code.loop(r.state):
                 states[s] = states[s + r.state]
             code.do(readout, p, y, out, total, a.A, a.O, a.P)
+            with code.when(a.feedback == 3):
+                for o in code.loop(a.O):
+                    out[o] = out[o] / code.floats(a.temperature)[0]
             with code.when(a.squash == 1):
                 for o in code.loop(a.O):
                     out[o] = code.f32(1.0) / (code.f32(1.0) + exp(-out[o]))
@@ -57,6 +61,10 @@ def free_run_driver(module: ir.Module, recurrence: Recurrence) -> None:
                 _softmax(code, out, exp, code.floats(a.temperature)[0])
             with code.when(a.feedback == 2):
                 _select(code, out, code.floats(a.draws, job * a.steps)[t])
+            with code.when(a.feedback == 3):
+                each = code.floats(a.draws, (job * a.steps + t) * a.O)
+                for o in code.loop(a.O):
+                    out[o] = code.where(out[o] > each[o], code.f32(1.0), code.f32(0.0))
             answer = code.floats(a.answers, (job * a.steps + t) * a.O)
             for o in code.loop(a.O):
                 answer[o] = out[o]

@@ -25,7 +25,7 @@ def loss_of_answer(code: Code, functions: dict, net, target, loss, squash, scale
     def largest(a, b):
         return where(b > a, b, a)
 
-    with code.builder.if_else((loss == 1).ir) as (cross_entropy, of_each_output):
+    with code.builder.if_else((loss == 1).ir) as (cross_entropy, other):
         with cross_entropy:
             top = Variable(code, net[0])
             for o in code.loop(1, outputs):
@@ -41,11 +41,13 @@ def loss_of_answer(code: Code, functions: dict, net, target, loss, squash, scale
                 value.value = value.value + target[o] * (log_total - net[o])
                 worst.value = largest(worst.value, functions["abs"](error))
                 dnet[o] = scale * error
-        with of_each_output, code.builder.if_else((loss == 3).ir) as (binary_cross_entropy, squared_error):
+        with other, code.builder.if_else((loss == 3).ir) as (binary_cross_entropy, squared_error):
             with binary_cross_entropy:
                 for o in code.loop(outputs):
-                    small = exp(-functions["abs"](net[o]))  # cannot overflow
-                    value.value = value.value + largest(net[o], f32(0.0)) - net[o] * target[o] + log(f32(1.0) + small)
+                    # ln(1 + e^net) - target net, and e^net may be more than a float32.
+                    over = largest(net[o], f32(0.0).spread())
+                    softplus = over + functions["log1p"](exp(-functions["abs"](net[o])))
+                    value.value = value.value + softplus - target[o] * net[o]
                     error = f32(1.0) / (f32(1.0) + exp(-net[o])) - target[o]
                     worst.value = largest(worst.value, functions["abs"](error))
                     dnet[o] = scale * error

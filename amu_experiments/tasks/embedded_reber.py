@@ -82,6 +82,7 @@ class EmbeddedReber(Task):
     answer = "every"
     metrics = ("wrong_positions", "wrong_positions_rc", "train_wrong_positions", "illegal_choices", "strings_right")
     given_steps = 2
+    shown = 10
     media = ("txt",)
 
     def __init__(

@@ -129,9 +129,10 @@ class Task:
     answer: str = "last"
     """Steps at which the readout is compared with the targets: a sequence's own "last" step, or "every" step."""
     loss: str = "squared_error"
-    """"squared_error" (summed over the outputs) or "cross_entropy" (softmax against target probabilities), averaged
-    over the answered steps; or "half_squared_error", half the squared error summed over outputs and answered steps, to
-    which the learning rates of Hochreiter & Schmidhuber 1997 refer. All are averaged over the sequences of a batch."""
+    """"squared_error" (summed over the outputs), "cross_entropy" (softmax against target probabilities) or
+    "binary_cross_entropy" (logistic outputs against targets of 0 to 1, summed), averaged over the answered steps; or
+    "half_squared_error", half the squared error summed over outputs and answered steps, to which the learning rates of
+    Hochreiter & Schmidhuber 1997 refer. All are averaged over the sequences of a batch."""
     classes: Sequence[str] | None = None
     """The names of the classes, in the order of the outputs; None for other tasks."""
     squash: str = "linear"
@@ -152,13 +153,19 @@ class Task:
     steps: int | None = None
     """Time steps of the longest sequence, roughly; None if unknown before drawing. With the sizes above, it gives the
     estimate of the RAM that a run needs."""
-    feedback: Literal["none", "value", "symbol"] | None = None
+    feedback: Literal["none", "value", "symbol", "bits"] | None = None
     """What a network reads when it goes on by itself: its outputs ("value"), a symbol drawn from their softmax
-    ("symbol"), or inputs that do not depend on its outputs ("none"). None: the task has nothing to continue."""
+    ("symbol"), 0 or 1 for each logistic output, drawn with that probability of a 1 ("bits"), or inputs that do not
+    depend on its outputs ("none"). None: the task has nothing to continue."""
     given_steps: int = 1
     """Steps of a true sequence that a network reads before it goes on by itself."""
+    fixed: bool = False
+    """Whether the first input fixes what a network has to say by itself. Test sequences then have the true answers."""
+    shown: int = 4
+    """Sequences that amu-sample writes unless a number is given."""
     media: tuple[str, ...] = ()
-    """Files that show what a network says by itself: "txt", "png", "wav"."""
+    """Files that show what a network says by itself: "txt" (texts); "svg" (moves of a pen), "mid" (notes) or neither
+    (a series); and "png" and "wav" of these."""
     generated_metrics: tuple[str, ...] = ()
     """Names of the metrics of `measure_generated`, which belong to the test."""
     threads: int = 1
@@ -225,7 +232,7 @@ class Task:
             network: with parameters of R trials.
             rng: a generator for each trial.
             prime: inputs (R, count, G, I) that are read first; None: those of `start`.
-            temperature: of the softmax from which symbols are drawn. Values are not drawn and do not depend on it.
+            temperature: of the probabilities with which symbols or bits are drawn. Values do not depend on it.
 
         Raises:
             ConfigurationError: the task cannot be continued.
@@ -235,8 +242,10 @@ class Task:
         if prime is None:
             prime = np.stack([self.start(each, count) for each in rng])
         before = prime.shape[2] - 1
-        shape = (count, before + length)
-        draws = np.stack([each.random(shape, np.float32) for each in rng]) if self.feedback == "symbol" else None
+        shape, draws = (count, before + length), None
+        if self.feedback in ("symbol", "bits"):
+            shape += (self.output_size,) if self.feedback == "bits" else ()
+            draws = np.stack([each.random(shape, np.float32) for each in rng])
         return network.free_run(prime, before + length, self.squash, self.feedback, draws, temperature)[:, :, before:]
 
     def longest_generated(self) -> int:

@@ -40,6 +40,7 @@ class Waveform(Task):
     output_size = 1
     answer = "every"
     feedback = "none"
+    fixed = True
     metrics = ("nmse", "mse")
     media = ("png", "wav")
     generated_metrics = ("continued_nmse",)
