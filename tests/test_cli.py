@@ -392,7 +392,7 @@ SIZES = ("task.test_size", "task.validation_size")
 DATA = "@univariate true\n@equalLength false\n@classLabel true a b\n@data\n"
 
 UNFIT = {
-    "model=amu model.output_in_product=false model.neurons_per_unit=1": "neurons_per_unit=1: must be 2 or more",
+    "model=amu model.writers=tanh model.neurons_per_unit=1": "neurons_per_unit=1: must be 2 or more",
     "task=time_series task.name=null": "give exactly one of them",
     "results_dir=file": "results_dir=file: file is a file; give a folder",
     "results_dir=file/inside": "results_dir=file/inside: file is a file; give a folder",
