@@ -132,7 +132,7 @@ def test_the_table_of_claims_has_a_column_for_each_case(judged):
     heads = re.findall(
         r"<th scope=\"col\"[^>]*>([^<]*)", html.partition('id="table-claims"')[2].partition("</thead>")[0]
     )
-    assert heads == ["claim", "statement [A]", "abstract (Adam)", "tframe (Adam)"]
+    assert heads == ["claim [A]", "abstract (Adam)", "tframe (Adam)"]
     assert "Memory: Undecided under every case." in read.text
     assert "2 neurons a unit, output neuron not a factor of the product" in read.text
     assert {f"claim-{name}" for name in ("separation", "memory", "generation")} <= {
