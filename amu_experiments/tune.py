@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--first", type=whole(1), help="of them, quasi-random ones at the start (12)")
     parser.add_argument("--trials", type=whole(1), help="trials of each configuration (3)")
-    parser.add_argument("--finalists", type=whole(1), help="best configurations, which get more trials (4)")
+    parser.add_argument("--finalists", type=whole(1), help="best configurations, which get more trials (8)")
     parser.add_argument("--final-trials", type=whole(1), help="trials of each of these, --trials included (12)")
     parser.add_argument("--seed", type=whole(0), help="seed of the first trial of tuning (10000)")
     return parser
