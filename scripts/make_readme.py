@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from amu_experiments.analysis.claims import GENERATION, Generated
 from amu_experiments.analysis.headings import paper_experiments, titled
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import sequences_text
@@ -38,7 +39,7 @@ def main() -> None:
 
 def rewritten(readme: str) -> str:
     """The README with a new text in every marked part."""
-    for part in (claims, experiments, historical, speed):
+    for part in (claims, experiments, generation, historical, speed):
         begin, end = f"<!-- {part.__name__} -->", f"<!-- end of {part.__name__} -->"
         written = f"{begin}\n{part()}{end}"
         readme = re.sub(f"{begin}\n.*?{end}", lambda _, text=written: text, readme, flags=re.S)
@@ -84,6 +85,29 @@ def experiments() -> str:
     return markdown(pd.DataFrame(rows), caption)
 
 
+def generation() -> str:
+    """A row for each experiment in which networks generate: the median of the metric that the claim rests on."""
+    titles, rows = {experiment.name: experiment.title for experiment in paper_experiments()}, []
+    for experiment in GENERATION:
+        models = models_of(plan(), experiment.name)
+        found = generated_rows(experiment)
+        if len(found) == len(models):
+            sizes = [row["parameters"] for row in found.values()]
+            row = {
+                "problem": titles[experiment.name],
+                "metric": experiment.metric,
+                "parameters": f"{min(sizes):,} to {max(sizes):,}",
+            }
+            rows.append(row | {model_names()[name]: f"{found[name]['median']:.3g}" for name in models})
+    if not rows:
+        return "These experiments have no results yet.\n"
+    caption = (
+        "Each cell: the median of the trials' metric on test data. For grammatical and letters_right, higher is "
+        f"better; for the others, lower. All metrics, intervals and p-values are on [the page]({PAGE})."
+    )
+    return markdown(pd.DataFrame(rows).fillna(""), caption)
+
+
 def historical() -> str:
     """The LSTM of 1997 and its published means, compared in words."""
     table = pd.read_csv(PAPER / "tables" / "lstm97-published.csv")
@@ -122,7 +146,10 @@ def speed() -> str:
 
 def settings() -> Iterator[tuple[str, str, list[str]]]:
     """The problem, the experiment and the overrides of each row in the table of experiments."""
+    generating = {experiment.name for experiment in GENERATION}
     for experiment in paper_experiments():
+        if experiment.name in generating:
+            continue
         for sizes in [{"T": lag} for lag in LAGS.get(experiment.name, [])] or [{}]:
             overrides = [f"task.{key}={value}" for key, value in sizes.items()]
             yield titled(experiment.title, sizes), experiment.name, overrides
@@ -183,6 +210,17 @@ def solved_row(config: dict) -> pd.Series:
 
 def accuracy_row(config: dict) -> pd.Series:
     return the_row("metrics", config, "metric", "test_accuracy")
+
+
+def generated_rows(experiment: Generated) -> dict[str, pd.Series]:
+    """The rows of an experiment in which networks generate, by the names of its models; {} without results."""
+    rows, found = tables("metrics"), {}
+    rows = rows[rows["metric"].eq(f"test_{experiment.metric}")]
+    for name in models_of(plan(), experiment.name) if len(rows) else ():
+        own = rows[rows["identity"].eq(identity(config_of(f"{experiment.name}/{name}")))]
+        if len(own) == 1:
+            found[name] = own.iloc[0]
+    return found
 
 
 def the_row(kind: str, config: dict, column: str, value: str) -> pd.Series:

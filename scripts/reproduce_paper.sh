@@ -2,8 +2,8 @@
 # Makes results/paper and the results in README.md without using old results: runs, mechanism, speed, report. Needs amu-run in the
 # PATH (pip install -e .).
 #
-#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 2 hours on 2 cores
-#   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: up to 2 hours more
+#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 3 hours on 2 cores
+#   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: up to 5 hours more
 #   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick: under 10 minutes
 #
 # Ctrl-C stops it at any time. The same command continues from there and trains nothing twice. One run starts for each
@@ -14,6 +14,9 @@ cd "$(dirname "$0")/.."
 
 # The experiments that test the claims run first and the shortest run last, so that the processors finish together.
 claimed=(embedded_reber embedded_reber_legal two_sequence_3c two_sequence_3a)
+generating=(fitzhugh_nagumo mso8 mso5 mso2 pen embedded_reber_sampled mackey_glass waveform_1000 waveform_500
+  waveform_250 waveform_100)
+if python -c "import music21" 2>/dev/null; then generating+=(chorales); fi
 experiments=(long_lag_2c copy_memory temporal_order_6b temporal_order_6a two_sequence_3b adding multiplication
   japanese_vowels arrow_head gun_point basic_motions italy_power_demand)
 lags=(two_sequence_3c:1000 two_sequence_3a:1000 two_sequence_3c:500 two_sequence_3a:500 two_sequence_3c:200
@@ -48,7 +51,7 @@ main() {
     finish
 
     part "Tuning"
-    for experiment in "${claimed[@]}" "${experiments[@]}"; do
+    for experiment in "${claimed[@]}" "${generating[@]}" "${experiments[@]}"; do
       start "tune-$experiment" python -m amu_experiments.studies.tuning "$experiment" --threads 1
     done
     finish
@@ -67,6 +70,7 @@ main() {
   for pair in "${lags[@]}"; do
     compare "${pair%:*}" "$(at_lag "${pair%:*}" "${pair#*:}")" "task.T=${pair#*:}"
   done
+  compare_all "${generating[@]}"
   compare_all "${experiments[@]}"
   finish
 
@@ -76,6 +80,13 @@ main() {
     longest two_sequence_3a
     finish
   fi
+
+  part "Samples: strings, free runs, a WAV, a sheet of letters, a chorale"
+  rm -rf "$paper/samples"
+  for experiment in embedded_reber_sampled waveform_500 pen; do sample "$experiment/amu"; done
+  for experiment in mso2 mso8 fitzhugh_nagumo mackey_glass; do sample "$experiment/amu" --primed --count 2; done
+  if [[ " ${generating[*]} " == *" chorales "* ]]; then sample chorales/amu --count 1; fi
+  finish
 
   part "Mechanism"
   start mechanism python scripts/measure_mechanism.py --results-dir "$runs" --out "$paper/mechanism" "${mechanism[@]}"
@@ -129,6 +140,11 @@ compare() { # EXPERIMENT MODELS [KEY=VALUE]...: these models, one after another
   local choices=$(printf ",$1/%s" $2)
   local name=$(tr ' ' - <<<"$1 ${*:3}")
   start "${name%-}" amu-run -m "experiment=${choices:1}" "${@:3}" "${few[@]}" "${small[@]}" "${place[@]}"
+}
+
+sample() { # EXPERIMENT OPTIONS...: what its median network says by itself
+  local out=$paper/samples
+  start "sample-$(tr / - <<<"$1")" amu-sample "experiment=$1" "${small[@]}" "${place[@]}" --out "$out" "${@:2}"
 }
 
 historical() { # TRIALS TASK: all settings for that task, one after another

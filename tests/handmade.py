@@ -50,12 +50,15 @@ def write(
     model=(),
     training=(),
     first: int = 0,
+    tested=(),
+    parameters: int = 42,
 ) -> Result:
     """Write a result and read it back. Each trial is given as it ended:
 
     a number: sequences after which it met st2 (and st1 100 earlier); None: it met neither in all the
-    sequences there were; "diverged": it did so after 300. `identity` is what the result returned calls itself, for
-    tests that match by it; its folder has the name that belongs to the configuration.
+    sequences there were; "diverged": it did so after 300. `tested` has more metrics of the test, each with a value for
+    each trial. `identity` is what the result returned calls itself, for tests that match by it; its folder has the name
+    that belongs to the configuration.
     """
     training = TRAINING | dict(training)
     config = {
@@ -74,7 +77,7 @@ def write(
                 "status": status,
                 "sequences": seen,
                 "seconds": seen / 100,
-                "parameters": 42,
+                "parameters": parameters,
                 "st1_sequences": max(1, end - 100) if status == "solved" else None,
                 "st2_sequences": end if status == "solved" else None,
             }
@@ -89,6 +92,9 @@ def write(
         if status != "diverged":
             row = {"trial": trial, "sequences": seen, "seconds": seen / 100, "train_loss": 0.1}
             history.append(row | {"gradient_norm": 1.0} | {key: trials[-1][key] for key in METRICS})
+    for metric, values in dict(tested).items():
+        for row, value in zip(trials, values, strict=True):
+            row[f"test_{metric}"] = value
     folder = folder_of(config | {"results_dir": root})
     stack = folder / f"trials-{first}-{first + len(ends) - 1}"
     stack.mkdir(parents=True)
@@ -96,7 +102,8 @@ def write(
     (stack / "provenance.json").write_text(json.dumps(made))
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     pd.DataFrame(history, columns=HISTORY).to_csv(stack / "history.csv", index=False)
-    pd.DataFrame(trials, columns=TRIALS).to_csv(stack / "trials.csv", index=False)
+    columns = [*TRIALS, *(f"test_{metric}" for metric in dict(tested))]
+    pd.DataFrame(trials, columns=columns).to_csv(stack / "trials.csv", index=False)
     return replace(read_result(folder), identity=identity)
 
 

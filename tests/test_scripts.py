@@ -15,8 +15,18 @@ SCRIPT = (ROOT / "scripts" / "reproduce_paper.sh").read_text()
 
 def test_every_experiment_of_the_plan_is_run():
     lists = {name: set(words.split()) for name, words in re.findall(r"^(\w+)=\(([^()]*?)\)$", SCRIPT, re.M | re.S)}
-    assert lists["claimed"] | lists["experiments"] == set(PLAN["experiments"])
+    music = set(re.search(r"import music21.*; then generating\+=\((\w+)\)", SCRIPT).groups())
+    assert lists["claimed"] | lists["generating"] | music | lists["experiments"] == set(PLAN["experiments"])
     assert {pair.partition(":")[0] for pair in lists["lags"]} <= set(PLAN["experiments"])
+
+
+def test_samples_are_those_of_experiments_with_that_model():
+    """A WAV, a sheet of letters, a chorale and ten strings are among them."""
+    loops = re.findall(r"for experiment in ([\w ]+); do sample \"\$experiment(/\w+)\"", SCRIPT)
+    names = [f"{experiment}{model}" for words, model in loops for experiment in words.split()]
+    names += re.findall(r"sample (\w+/\w+)", SCRIPT)
+    assert {"waveform_500/amu", "pen/amu", "chorales/amu", "embedded_reber_sampled/amu"} <= set(names)
+    assert set(names) <= set(experiments())
 
 
 def test_every_run_of_1997_is_made_once():

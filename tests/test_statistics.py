@@ -109,6 +109,14 @@ def test_mann_whitney_goes_by_ranks():
     assert statistics.mann_whitney(np.ones(3), np.ones(4)) == 1
 
 
+def test_a_group_is_larger_if_it_is_in_more_pairs():
+    """Of the nine pairs of the first two groups, five are greater and four smaller; their medians say the opposite."""
+    one, other = np.array([1, 4, np.inf]), np.array([0, 5, 6])
+    assert statistics.larger(one, other)
+    assert not statistics.larger(other, one)
+    assert not statistics.larger(one, one)
+
+
 def test_median_with_diverged_trials():
     assert statistics.median(np.array([1, 2, 3, np.inf, np.inf])) == (3, 1, np.inf)
     assert statistics.median(np.array([-np.inf, 0.9, 0.9])).value == 0.9

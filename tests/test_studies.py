@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from amu_experiments.analysis import claims
 from amu_experiments.cells.amu import AMU
 from amu_experiments.conf_files import conf_dir, experiments, named_readings
 from amu_experiments.overrides import load, load_all
@@ -19,6 +20,12 @@ from amu_experiments.studies import export, longest, mechanism, readings, shippe
 
 PLAN = tuning.tuning_plan(conf_dir())
 PAPER = Path(__file__).parents[1] / "results" / "paper"
+
+READINGS = {
+    name: {tuning.leaf(key): value for key, value in options.items()} for name, options in named_readings().items()
+}
+SHIPPED = READINGS[pd.read_csv(PAPER / "readings_shipped.csv")["reading"].iloc[0]] | {"gradient": "truncated"}
+"""Options of the AMU in its reading that tuning chose."""
 
 
 # Selection --------------------------------------------------------------------------------------------------------
@@ -107,6 +114,10 @@ def test_among_the_best_few_more_trials_choose():
 def test_every_model_gets_the_same_number_of_configurations_and_at_least_twelve():
     assert {len(tuning.first_points(model["axes"], PLAN["first"])) for model in PLAN["models"].values()} == {12}
     assert 12 <= PLAN["configurations"] <= PLAN["most"]
+    searches = [PLAN | experiment.get("search", {}) for experiment in PLAN["experiments"].values()]
+    assert all(each.keys() == PLAN.keys() for each in searches)
+    assert all(each["first"] <= each["configurations"] <= each["most"] for each in searches)
+    assert all(each["trials"] <= each["final_trials"] for each in searches)
 
 
 def test_all_models_are_tried_with_the_same_learning_rates_and_limits_of_the_gradient():
@@ -118,7 +129,7 @@ def test_all_models_are_tried_with_the_same_learning_rates_and_limits_of_the_gra
 
 def test_a_model_has_the_options_of_its_reading_and_every_rival_is_tuned_where_claims_are_tested():
     """Claims are tested with each of some readings: truncated, with the full gradient, and with its memory emitted."""
-    claimed = [name for name, experiment in PLAN["experiments"].items() if "models" in experiment]
+    claimed = [name for name, experiment in PLAN["experiments"].items() if "trainings" in experiment]
     assert claimed == ["embedded_reber", "embedded_reber_legal", "two_sequence_3a", "two_sequence_3c"]
     for name in claimed:
         models = tuning.models_of(PLAN, name)
@@ -130,6 +141,21 @@ def test_a_model_has_the_options_of_its_reading_and_every_rival_is_tuned_where_c
         rivals = {"lstm", "gru", "rnn", "lstm97", "lem", "janet"}
         assert rivals | {f"{rival}_sgd" for rival in rivals} <= set(models)
     assert list(tuning.models_of(PLAN, "adding")) == PLAN["everywhere"]
+
+
+def test_networks_generate_with_the_unit_in_its_shipped_reading_and_that_of_the_reimplementation():
+    """And with its common rivals. All are trained by Adam, and have the same numbers of configurations and trials."""
+    for experiment in claims.GENERATION:
+        models = tuning.models_of(PLAN, experiment.name)
+        common = ["amu", "amu_tframe", "lstm", "gru", "rnn", "lem", "cornn"]
+        assert list(models) == common + ["clockwork"] * experiment.name.startswith("waveform")
+        configs = [load(f"experiment={experiment.name}/{name}") for name in models]
+        assert experiment.settings.items() <= configs[0]["task"].items()
+        assert {config["training"]["stop"] for config in configs} == {None}
+        assert {config["model"]["parameters"] for config in configs} >= {experiment.parameters} - {None}
+        assert all(config["model"]["parameters"] and not config["model"]["units"] for config in configs)
+        assert configs[0]["model"].items() >= SHIPPED.items()
+        assert configs[1]["model"].items() >= READINGS["tframe"].items()
 
 
 def test_a_reading_that_nobody_has_named_stops_the_study(plan):
@@ -292,6 +318,15 @@ def test_a_model_is_tuned_once_for_every_training(tmp_path, plan):
     assert 0.1 in tried["training.learning_rate"].to_list()
 
 
+def test_an_experiment_may_have_a_smaller_search_for_all_its_models(tmp_path, plan):
+    settings = yaml.safe_load((plan / "tuning.yaml").read_text())
+    settings["experiments"]["short"] = {"search": {"trials": 1, "configurations": 1, "most": 1, "final_trials": 2}}
+    (plan / "tuning.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    run(tmp_path, plan)
+    tables = [pd.read_csv(tmp_path / f"out/short-{model}.csv") for model in ("amu", "rnn")]
+    assert [(len(table), *table[["trials", "final_trials"]].iloc[0]) for table in tables] == [(1, 1, 2)] * 2
+
+
 def test_untuned_experiments_say_so_and_leave_the_defaults(tmp_path, plan):
     run(tmp_path, plan, "--defaults")
     assert "not tuned" in (plan / "experiment/short/rnn.yaml").read_text()
@@ -353,11 +388,25 @@ def test_the_reading_that_solves_most_final_trials_is_shipped(tmp_path, finals, 
     assert table["share"].iloc[0] == pytest.approx(sum(finals[first][:3]) / 45)
 
 
+def test_an_experiment_without_all_readings_has_no_part_in_the_choice(tmp_path):
+    """It has no table either."""
+    models = {
+        name: {"title": name, "reading": name, "options": {}, "settings": {"model.gradient": "truncated"}}
+        for name in ("abstract", "tframe")
+    }
+    plan = {"models": models, "experiments": {"all": {}, "some": {"models": ["tframe"]}}}
+    for name, solved in (("abstract", 9), ("tframe", 8)):
+        pd.DataFrame([SHORT | {"final_solved": solved}]).to_csv(tmp_path / f"all-{name}.csv", index=False)
+    table = shipped.candidates(plan, tmp_path)
+    assert table["all"].tolist() == ["9/15, n.r.", "8/15, n.r."]
+    assert table["share"].tolist() == [0.6, 8 / 15]
+
+
 def test_the_model_and_the_layer_are_by_default_the_reading_that_the_rule_chose():
     """By the committed results of tuning, and with the truncated gradient, which is the paper's algorithm."""
     first = shipped.candidates(PLAN, PAPER / "tuning")["reading"].iloc[0]
     assert pd.read_csv(PAPER / "readings_shipped.csv")["reading"].iloc[0] == first
-    wanted = {tuning.leaf(key): value for key, value in named_readings()[first].items()} | {"gradient": "truncated"}
+    wanted = READINGS[first] | {"gradient": "truncated"}
     arguments = inspect.signature(AMU.__init__).parameters.values()
     defaults = {argument.name: argument.default for argument in arguments}
     assert load("task=adding", "model=amu")["model"].items() >= wanted.items() <= defaults.items()
@@ -365,7 +414,7 @@ def test_the_model_and_the_layer_are_by_default_the_reading_that_the_rule_chose(
 
 @pytest.mark.parametrize("reading", ["abstract", "tframe"])
 def test_a_model_is_the_reading_of_its_name(reading):
-    wanted = {tuning.leaf(key): value for key, value in named_readings()[reading].items()} | {"gradient": "truncated"}
+    wanted = READINGS[reading] | {"gradient": "truncated"}
     assert load("task=adding", f"model=amu_{reading}")["model"].items() >= wanted.items()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from amu_experiments import conf_files
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.comparison import Comparison, leaf
+from amu_experiments.analysis.comparison import Comparison, final_values, leaf
 from amu_experiments.analysis.text import listing, sequences_text
 from amu_experiments.selection import flat
 
@@ -21,6 +21,9 @@ MIN_TRIALS = 10
 
 OPTIMIZERS = {"adam": "Adam", "sgd": "gradient descent", "rmsprop": "RMSprop"}
 """The trainings in words, in the order of every list of cases."""
+
+OLDER = {"samples": 0}
+"""Task settings that older rows lack, with the values that they had."""
 
 PHRASES = {
     "output_in_product": {
@@ -102,6 +105,10 @@ class Row(NamedTuple):
         return len(self.comparison.results[self.number].trials)
 
     @property
+    def parameters(self) -> int:
+        return int(self.comparison.results[self.number].trials["parameters"].iloc[0])
+
+    @property
     def model(self) -> dict:
         """The options of the model; an AMU's have the defaults of `Reading` where the row lacks them."""
         model = self.comparison.results[self.number].config["model"]
@@ -125,6 +132,10 @@ class Row(NamedTuple):
 
     def times(self) -> tuple[np.ndarray, np.ndarray]:
         return self.comparison.times(self.number, self.comparison.stop)
+
+    def finals(self, metric: str) -> np.ndarray:
+        """A metric on test data after training, (trials,); infinitely bad for a trial that diverged."""
+        return final_values(self.comparison.results[self.number], f"test_{metric}")
 
     def text(self) -> str:
         """The row's label with its solved trials and its Kaplan-Meier median."""
@@ -169,7 +180,8 @@ def fitting(comparisons: list[Comparison], experiments: Iterable[Mapping]) -> li
     return [
         comparison
         for comparison in comparisons
-        if comparison.criteria and any(settings.items() <= flat(comparison.task).items() for settings in experiments)
+        if comparison.criteria
+        and any(settings.items() <= (OLDER | flat(comparison.task)).items() for settings in experiments)
     ]
 
 

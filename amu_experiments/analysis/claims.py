@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.cases import MIN_TRIALS, Case, Row, find_cases, fitting, reading_of, rows_of
-from amu_experiments.analysis.comparison import TUNED, Comparison
+from amu_experiments.analysis.cases import MIN_TRIALS, OLDER, Case, Row, find_cases, fitting, reading_of, rows_of
+from amu_experiments.analysis.comparison import TUNED, Comparison, higher_is_better
 from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
 from amu_experiments.analysis.statistics import CONFIDENCE
 from amu_experiments.analysis.verdicts import Claim, Evidence, Finding, Test, decide
@@ -32,17 +32,55 @@ LAG_RANGE = 5
 
 RIVALS = ("lstm", "gru", "rnn")
 
-GENERATION = tuple({"problem": "embedded_reber", "targets": targets} for targets in ("next", "legal"))
+SIZED = 2**0.5
+"""Models of a size have fewer or more parameters than that size by this factor at most."""
+
+GRAMMAR = tuple({"problem": "embedded_reber", "targets": targets, "samples": 0} for targets in ("next", "legal"))
 CLASSIFICATION = tuple(
     {"problem": "two_sequence", "variant": variant, "T": 100, "N": 3} for variant in ("noise_free", "noisy_target")
 )
-EXPERIMENTS = (*GENERATION, *CLASSIFICATION)
+EXPERIMENTS = (*GRAMMAR, *CLASSIFICATION)
 """Task settings on which the claims about learning are tested.
 
 The targets of the grammar are the next symbol, as in Hochreiter & Schmidhuber 1997, or all legal next symbols, as in
 the reimplementation WilliamRo/tframe, which labels its check of the criteria "AMU, 2018". It is not known which targets
 the paper used.
 """
+
+
+class Generated(NamedTuple):
+    """An experiment in which networks generate sequences, and how it is judged.
+
+    Args:
+        name: the experiment in conf/tuning.yaml.
+        settings: those of its task by which its runs are found.
+        metric: the one that is tested, on test data.
+        parameters: the size of its models, if experiments differ in nothing else.
+    """
+
+    name: str
+    settings: dict
+    metric: str
+    parameters: int | None = None
+
+
+# The metrics were chosen before these experiments were run. They judge what a network generates by itself. A chorale
+# has no true continuation, so its metric is the likelihood.
+GENERATION = (
+    Generated("embedded_reber_sampled", {"problem": "embedded_reber", "samples": 1000}, "grammatical"),
+    *(
+        Generated(f"mso{n}", {"problem": "oscillators", "sines": n, "T": 399, "free_steps": 300}, "free_nrmse")
+        for n in (2, 5, 8)
+    ),
+    Generated("fitzhugh_nagumo", {"problem": "fitzhugh_nagumo", "T": 1000, "free_steps": 900}, "free_nrmse"),
+    Generated("mackey_glass", {"problem": "mackey_glass", "tau": 17, "T": 300, "free_steps": 84}, "last_nrmse"),
+    *(
+        Generated(f"waveform_{n}", {"problem": "waveform", "form": "sines", "T": 320}, "nmse", parameters=n)
+        for n in (100, 250, 500, 1000)
+    ),
+    Generated("pen", {"problem": "pen", "letters": 52}, "letters_right"),
+    Generated("chorales", {"problem": "chorales", "pieces": 364}, "nats_per_frame"),
+)
 
 
 class Results(NamedTuple):
@@ -64,7 +102,10 @@ def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> 
         generation: f"{better} generation.",
         classification: f"{better} classification.",
     }
-    results, cases = Results(comparisons, mechanism), find_cases(comparisons, EXPERIMENTS)
+    results, cases = (
+        Results(comparisons, mechanism),
+        find_cases(comparisons, [*EXPERIMENTS, *(each.settings for each in GENERATION)]),
+    )
     return [
         Claim(
             id=claim.__name__,
@@ -234,13 +275,29 @@ def convergence(results: Results, case: Case) -> Evidence:
 
 
 def generation(results: Results, case: Case) -> Evidence:
-    """The AMU against LSTM, GRU and RNN on the embedded Reber grammar, with each kind of targets.
+    """The AMU against LSTM, GRU and RNN on the embedded Reber grammar, and on tasks that networks continue alone.
 
-    Parameter counts are matched. Log-rank tests compare sequences to the stop criterion. A finding supports the claim
-    if the AMU is ahead of all three. It contradicts the claim if the AMU is behind at least one of them, so the
-    strongest rival decides. Each test needs Holm-corrected p < 0.05.
+    Parameter counts are matched. Each experiment is one finding. On the grammar, with each kind of targets, log-rank
+    tests compare sequences to the stop criterion. On each other experiment, Mann-Whitney tests compare one metric of
+    the trials on test data, chosen before the experiments were run: the grammatical share of sampled Reber strings; the
+    normalised error (NRMSE) of the free run of two, five and eight oscillators and of FitzHugh-Nagumo, and its last
+    step, the 84th, for Mackey-Glass; the normalised squared error of a waveform, with 100, 250, 500 and 1,000
+    parameters; the share of letters drawn right; the nats per frame of chorales. A diverged trial has the worst rank. A
+    finding supports the claim if the AMU is ahead of all three. It contradicts the claim if the AMU is behind at least
+    one of them, so the strongest rival decides. Each test needs Holm-corrected p < 0.05. The grammar is needed; any
+    other experiment without runs in a case is named and left out, and the verdict is partial.
     """
-    return _against_rivals(results, case, GENERATION)
+    evidence, absent = _against_rivals(results, case, GRAMMAR), []
+    for experiment in GENERATION:
+        row = _experiment(results, experiment.settings, case, RIVALS, experiment.parameters)
+        if isinstance(row, Finding) or experiment.metric not in _test_metrics(row):
+            absent.append(experiment.name)
+            continue
+        evidence.rests_on.append(f"{row.comparison.name}-metrics")
+        evidence.tests += [_duel(experiment, row, rival) for rival in _others(row, RIVALS, experiment.parameters)]
+    if absent:
+        evidence.findings.append(Finding(f"left out: {_lacking(', '.join(absent), RIVALS, case)}", "missing", False))
+    return evidence
 
 
 def classification(results: Results, case: Case) -> Evidence:
@@ -274,6 +331,19 @@ def _race(of: str, row: Row, other: Row) -> Test:
     """The log-rank test of two rows on sequences to the stop criterion."""
     groups = (*row.times(), *other.times())
     return Test(of, f"{row.text()} against {other.text()}", statistics.logrank(*groups), statistics.faster(*groups))
+
+
+def _duel(experiment: Generated, row: Row, other: Row) -> Test:
+    """The Mann-Whitney test of two rows on the metric of an experiment."""
+    metric = experiment.metric
+    ours, theirs = row.finals(metric), other.finals(metric)
+    ahead = statistics.larger(ours, theirs) if higher_is_better(metric) else statistics.larger(theirs, ours)
+    text = f"median {np.median(ours):.3g} ({row.label}) against {np.median(theirs):.3g} ({other.label})"
+    return Test(f"{experiment.name}, {metric}", text, statistics.mann_whitney(ours, theirs), ahead)
+
+
+def _test_metrics(row: Row) -> list[str]:
+    return [metric.removeprefix("test_") for metric in row.comparison.test_metrics]
 
 
 def _share_finding(row: Row) -> Finding:
@@ -316,25 +386,31 @@ def _other_forms(row: Row) -> list[str]:
 # Which rows -----------------------------------------------------------------------------------------------------
 
 
-def _rows(results: Results, settings: dict, case: Case) -> list[Row]:
+def _rows(results: Results, settings: dict, case: Case, parameters: int | None = None) -> list[Row]:
     """The AMU's rows of a case in comparisons with these task settings; rows with most trials come first."""
     rows = [row for each in fitting(results.comparisons, [settings]) for row in rows_of(each) if row.case == case]
-    return sorted(rows, key=lambda row: -row.trials)
+    return sorted(_of_size(rows, parameters), key=lambda row: -row.trials)
 
 
-def _others(row: Row, cells: Iterable[str]) -> list[Row]:
+def _others(row: Row, cells: Iterable[str], parameters: int | None = None) -> list[Row]:
     """For each of these cells, the row with most trials in the row's comparison, trained by the same optimizer."""
-    return [other for cell in cells for other in rows_of(row.comparison, cell, row.optimizer)[:1]]
+    return [other for cell in cells for other in _of_size(rows_of(row.comparison, cell, row.optimizer), parameters)[:1]]
 
 
-def _experiment(results: Results, settings: dict, case: Case, rivals: tuple[str, ...] = ()) -> Row | Finding:
+def _of_size(rows: list[Row], parameters: int | None) -> list[Row]:
+    """The rows with about this number of parameters; None: any."""
+    return [row for row in rows if parameters is None or 1 / SIZED < row.parameters / parameters < SIZED]
+
+
+def _experiment(
+    results: Results, settings: dict, case: Case, rivals: tuple[str, ...] = (), parameters: int | None = None
+) -> Row | Finding:
     """The AMU's row of an experiment with these rivals, or a finding that names the missing runs."""
-    for row in _rows(results, settings, case):
-        others = _others(row, rivals)
+    for row in _rows(results, settings, case, parameters):
+        others = _others(row, rivals, parameters)
         if len(others) == len(rivals) and all(other.trials >= MIN_TRIALS for other in others):
             return row
-    cells = ", ".join(["amu", *rivals])
-    return _missing(settings, f"each of {cells}, trained by {case.training}")
+    return Finding(_lacking(_in_words(settings), rivals, case), "missing")
 
 
 def _pair(results: Results, settings: dict, case: Case, key: str, value: str) -> tuple[Row, Row] | Finding:
@@ -356,5 +432,15 @@ def _alike(row: Row, other: Row, key: str) -> bool:
 
 
 def _missing(settings: dict, rows: str) -> Finding:
-    words = " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in settings.items())
-    return Finding(f"{words}: {MIN_TRIALS} trials or more of {rows}", "missing")
+    return Finding(f"{_in_words(settings)}: {MIN_TRIALS} trials or more of {rows}", "missing")
+
+
+def _lacking(experiments: str, rivals: Iterable[str], case: Case) -> str:
+    """The runs that are missing of experiments in which the AMU has these rivals."""
+    cells = ", ".join(["amu", *rivals])
+    return f"{experiments}: {MIN_TRIALS} trials or more of each of {cells}, trained by {case.training}"
+
+
+def _in_words(settings: dict) -> str:
+    known = {key: value for key, value in settings.items() if value != OLDER.get(key)}
+    return " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in known.items())

@@ -108,6 +108,12 @@ def mann_whitney(values: np.ndarray, others: np.ndarray) -> float:
     return float(scipy.stats.mannwhitneyu(values, others, alternative="two-sided").pvalue)
 
 
+def larger(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the first group's metrics are the larger ones, by the Mann-Whitney statistic; false if neither's are."""
+    statistic = scipy.stats.mannwhitneyu(values, others, alternative="two-sided").statistic
+    return bool(statistic > len(values) * len(others) / 2)
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Adjusts p-values (m,) for m tests, so that the chance of any false positive stays the same (Holm 1979).
 

@@ -3,7 +3,7 @@
 A finding supports the claim, contradicts it or leaves it undecided, by the same threshold in both directions. A finding
 without its runs is missing. The claim is supported if more than half of its findings support it and none contradicts
 it. It is contradicted if more than half contradict it and none supports it. Otherwise, and if any finding is missing,
-it is undecided.
+it is undecided. A rule may name findings that are left out if they are missing; the verdict is then partial.
 
 Each claim is judged in every case, that is for every reading of the unit with every training that the results have.
 """
@@ -26,17 +26,21 @@ VERDICTS = ("supported", "contradicted", "undecided")
 
 RULE = (
     "A claim is supported (contradicted) if more than half of its findings support (contradict) it, none says the "
-    "opposite and none is missing. Otherwise it is undecided. All tests of a claim, in all cases, share one Holm "
-    "correction."
+    "opposite and none is missing. Otherwise it is undecided. A verdict is partial if missing findings are left out, "
+    "as some rules say. All tests of a claim, in all cases, share one Holm correction."
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece of evidence; `says` is "supported", "contradicted", "undecided" or "missing"."""
+    """One piece of evidence; `says` is "supported", "contradicted", "undecided" or "missing".
+
+    needed: whether the claim is undecided if the finding is missing; otherwise the finding is then left out.
+    """
 
     text: str
     says: str
+    needed: bool = True
 
 
 class Test(NamedTuple):
@@ -75,18 +79,36 @@ class Verdict:
         return sum(finding.says == says for finding in self.findings)
 
     @property
+    def judged(self) -> list[Finding]:
+        """The findings that the rule counts: all but missing ones that it leaves out."""
+        return [finding for finding in self.findings if finding.needed or finding.says != "missing"]
+
+    @property
     def verdict(self) -> str:
+        lacking = sum(finding.says == "missing" for finding in self.judged)
         for verdict, opposite in (VERDICTS[:2], VERDICTS[1::-1]):
-            if self.count(verdict) > len(self.findings) / 2 and not self.count(opposite) + self.count("missing"):
+            if self.count(verdict) > len(self.judged) / 2 and not self.count(opposite) + lacking:
                 return verdict
         return "undecided"
 
     @property
+    def words(self) -> str:
+        """The verdict, and whether it is partial: "supported (partial)"."""
+        return in_words(self.verdict, self.count("missing"))
+
+    @property
     def would_change(self) -> str:
         """What would change the verdict."""
-        missing = self.count("missing")
-        if missing:
-            return f"{missing} of its {len(self.findings)} findings have no runs; with these runs, the rule decides."
+        lacking = sum(finding.says == "missing" for finding in self.judged)
+        if lacking:
+            return f"{lacking} of its {len(self.judged)} findings have no runs; with these runs, the rule decides."
+        if self.count("missing"):
+            return f"Runs of the experiments that are left out add findings. {self._would_change}"
+        return self._would_change
+
+    @property
+    def _would_change(self) -> str:
+        """The same, if nothing is missing."""
         supports, contradicts = self.count("supported"), self.count("contradicted")
         if supports and contradicts:
             return (
@@ -94,13 +116,13 @@ class Verdict:
                 "every finding of one side changes."
             )
         if self.verdict == "undecided":
-            wanted = len(self.findings) // 2 + 1 - max(supports, contradicts)
+            wanted = len(self.judged) // 2 + 1 - max(supports, contradicts)
             return (
-                f"Too few findings are decided: {wanted} more of {len(self.findings)} would be enough if they agreed. "
+                f"Too few findings are decided: {wanted} more of {len(self.judged)} would be enough if they agreed. "
                 "More trials may decide them."
             )
         other = VERDICTS[1 - VERDICTS.index(self.verdict)]
-        spare = self.count(self.verdict) - len(self.findings) // 2
+        spare = self.count(self.verdict) - len(self.judged) // 2
         return (
             f"It would become undecided if one finding became {other}, or if {spare} became undecided. It would become "
             f"{other} if more than half of the findings became {other} and none stayed {self.verdict}."
@@ -125,15 +147,23 @@ class Claim:
     def sentence(self) -> str:
         """The verdicts in one sentence: "Holds under tframe (Adam); fails under abstract (Adam)."."""
         if len(self.verdicts) == 1:
-            return f"{self.verdicts[0].verdict.capitalize()}."
+            return f"{self.verdicts[0].words.capitalize()}."
         parts = []
         for word, words in zip(VERDICTS, ("holds", "fails", "undecided"), strict=True):
             names = [verdict.case.name for verdict in self.verdicts if verdict.verdict == word]
             if len(names) == len(self.verdicts):
-                return f"{words.capitalize()} under every case."
-            if names:
+                parts.append(f"{words} under every case")
+            elif names:
                 parts.append(f"{words} under {listing(names)}")
+        partial = [verdict.case.name for verdict in self.verdicts if verdict.words != verdict.verdict]
+        if partial:
+            parts.append(f"partial under {listing(partial) if len(partial) < len(self.verdicts) else 'every case'}")
         return _sentence(parts)
+
+
+def in_words(verdict: str, missing: int) -> str:
+    """A verdict from its word and its number of missing findings. One that is decided without them is partial."""
+    return f"{verdict} (partial)" if missing and verdict != "undecided" else verdict
 
 
 def decide(cases: Sequence[Case], evidence: Sequence[Evidence]) -> list[Verdict]:
@@ -198,6 +228,8 @@ def verdicts_table(claims: list[Claim]) -> pd.DataFrame:
 
 def verdicts_by_case(verdicts: pd.DataFrame) -> pd.DataFrame:
     """The table of verdicts for readers: a row for each claim, and a column with the verdicts under each case."""
+    shown = verdicts[["verdict", "findings_missing"]].itertuples(index=False)
+    verdicts = verdicts.assign(verdict=[in_words(*each) for each in shown])
     by_case = verdicts[["claim", "statement"]].drop_duplicates()
     for names, rows in verdicts.groupby(["reading", "training"], sort=False):
         by_case = by_case.merge(rows[["claim", "verdict"]].rename(columns={"verdict": case_name(*names)}), on="claim")

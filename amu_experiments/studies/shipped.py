@@ -3,8 +3,8 @@
     python -m amu_experiments.studies.shipped
 
 The candidates are the readings that tuning.yaml tunes in full. The rule: of the candidates with the truncated gradient,
-the one that solves the largest share of its final tuning trials, in the mean over the experiments that test the paper's
-claims and over their trainings. If shares are equal, the candidate with the smaller mean of median / budget; a median
+the one that solves the largest share of its final tuning trials, in the mean over the experiments that have all of them
+and over their trainings. If shares are equal, the candidate with the smaller mean of median / budget; a median
 that is not reached counts as 1. Test data and the trials of reports play no part.
 
 Reads tuning/<experiment>-<model>.csv in --out; writes readings_shipped.csv, a row for each candidate, the best first,
@@ -49,12 +49,14 @@ def candidates(plan: Mapping, tables: Path) -> pd.DataFrame:
     tables: the folder of the tables of tuning.py. Raises SystemExit if one is missing.
     """
     rows: dict[str, dict] = {}
+    readings = set(truncated(plan["models"]).values())
     for experiment in plan["experiments"]:
-        for name, model in models_of(plan, experiment).items():
-            if "reading" in model and model["settings"] == model["options"] | TRUNCATED:
-                final = best_final(tables / f"{experiment}-{name}.csv")
-                column = experiment + (f" {model['training']}" if "training" in model else "")
-                rows.setdefault(model["reading"], {})[column] = final
+        models = models_of(plan, experiment)
+        own = truncated(models)
+        for name, reading in own.items() if set(own.values()) == readings else ():
+            training = models[name].get("training")
+            column = f"{experiment} {training}" if training else experiment
+            rows.setdefault(reading, {})[column] = best_final(tables / f"{experiment}-{name}.csv")
     found = []
     for reading, finals in rows.items():
         # Fractions: rounding must not decide between equal shares.
@@ -64,6 +66,14 @@ def candidates(plan: Mapping, tables: Path) -> pd.DataFrame:
         means = {"share": float(sum(shares) / len(shares)), "median / budget": sum(times) / len(times)}
         found.append({"reading": reading} | words | means)
     return pd.DataFrame(found).sort_values(["share", "median / budget"], ascending=[False, True], kind="stable")
+
+
+def truncated(models: Mapping[str, Mapping]) -> dict[str, str]:
+    """The reading of each model that is a reading with the truncated gradient, by the model's name."""
+    found = {name: model for name, model in models.items() if "reading" in model}
+    return {
+        name: model["reading"] for name, model in found.items() if model["settings"] == model["options"] | TRUNCATED
+    }
 
 
 def best_final(path: Path) -> dict[str, float]:

@@ -120,7 +120,11 @@ def models_of(plan: dict, experiment: str) -> dict[str, dict]:
 
 
 def tune(plan: dict, experiment: str, options: Options) -> None:
-    """Tune all models of an experiment; write the choices and all configurations."""
+    """Tune all models of an experiment; write the choices and all configurations.
+
+    An experiment may have numbers of its own in place of the plan's (search: {trials: 2, most: 12}).
+    """
+    plan = plan | plan["experiments"][experiment].get("search", {})
     searches = {model: Search(plan, experiment, model, options) for model in models_of(plan, experiment)}
     count = max(plan["configurations"], *(len(search.tried) for search in searches.values()))
     while True:
