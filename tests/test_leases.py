@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,23 @@ def test_a_process_that_died_while_it_chose_a_stack_blocks_no_other(config, tmp_
     os.utime(tmp_path / leases.LEASE, (0, 0))
     assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
     assert left_behind(tmp_path) == []
+
+
+def test_a_stack_that_ends_while_another_process_looks_for_work_is_not_trained_again(config, tmp_path, monkeypatch):
+    read = store.finished_stacks
+    with ExitStack() as training_it:
+        lease = training_it.enter_context(leases.acquire(tmp_path, config, [0, 1]))
+
+        def ends_after_the_look(*arguments, **options):
+            found = read(*arguments, **options)
+            if not found:
+                training.train_stack(Run(config, tmp_path, lease.trials), lease)
+                training_it.close()
+            return found
+
+        monkeypatch.setattr(store, "finished_stacks", ends_after_the_look)
+        assert acquired(tmp_path, config, [0, 1])[0] == []
+    assert acquired(tmp_path, config, [0, 1]) == ([], [])
 
 
 @pytest.mark.parametrize("links", [True, False])
