@@ -93,8 +93,10 @@ def acquire(folder: Path, config: dict, wanted: Iterable[int]) -> Iterator[Lease
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         with exclusive(folder):
+            # In this order: a stack that ends between the two is in both, and nobody trains it again.
+            running = _running(folder)
             damaged, finished = _repair(folder, config)
-            running = _clean(folder)
+            _clean(folder, running)
             missing = set(wanted) - finished
             elsewhere = [stack for stack in running if any(trial in trials_of(stack) for trial in missing)]
             free_trials = {trial for trial in missing if not any(trial in trials_of(stack) for stack in running)}
@@ -322,16 +324,21 @@ def _repair(folder: Path, config: dict) -> tuple[list[str], set[int]]:
     return lines, finished
 
 
-def _clean(folder: Path) -> list[Path]:
-    """Remove what killed processes left, and return the stacks in training."""
+def _running(folder: Path) -> list[Path]:
+    """The stacks in training. Removes expired leases."""
     running = []
-    stacks = store.stacks_in(folder)
-    files.remove_partial([folder, *stacks])
-    for stack in stacks:
+    for stack in store.stacks_in(folder):
         with locked(stack, wait=False) as mine:
             if not mine or not _freed(stack / LEASE):
                 running.append(stack)
-            elif (stack / "trials.csv").exists():
-                with suppress(OSError):  # there is none, or it cannot be deleted, and does no harm
-                    (stack / "checkpoint.pt").unlink()
     return running
+
+
+def _clean(folder: Path, running: Iterable[Path]) -> None:
+    """Remove what killed processes left in the folder and in stacks that are not in training."""
+    stacks = store.stacks_in(folder)
+    files.remove_partial([folder, *stacks])
+    for stack in set(stacks).difference(running):
+        if (stack / "trials.csv").exists():
+            with suppress(OSError):  # there is none, or it cannot be deleted, and does no harm
+                (stack / "checkpoint.pt").unlink()

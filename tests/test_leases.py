@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def test_a_lease_of_another_machine_holds_until_it_has_been_silent_for_too_long(
 
 def test_a_lease_of_this_machine_ends_with_its_process(config, tmp_path):
     ended = subprocess.Popen(["true"])
-    wait_until(lambda: not files.is_running(ended.pid))  # it has ended, but nobody has asked for its status
+    wait_until(lambda: not files.is_running(ended.pid))  # a zombie: its parent has not waited for it yet
     for number, (process, free) in enumerate(((ended.pid, True), (os.getpid(), False))):
         folder = tmp_path / str(number)
         foreign(lease_of(folder), machine=files.machine(), process=process)
@@ -134,13 +135,30 @@ def test_a_lease_that_cannot_be_read_holds_until_it_is_old(config, tmp_path, tex
     assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
 
 
-def test_a_process_that_died_while_it_chose_is_in_nobodys_way(config, tmp_path):
+def test_a_process_that_died_while_it_chose_a_stack_blocks_no_other(config, tmp_path):
     foreign(tmp_path / leases.LEASE, machine=files.machine(), process=10**9)
     assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
     foreign(tmp_path / leases.LEASE)
     os.utime(tmp_path / leases.LEASE, (0, 0))
     assert acquired(tmp_path, config, [0, 1]) == ([0, 1], [])
     assert left_behind(tmp_path) == []
+
+
+def test_a_stack_that_ends_while_another_process_looks_for_work_is_not_trained_again(config, tmp_path, monkeypatch):
+    read = store.finished_stacks
+    with ExitStack() as training_it:
+        lease = training_it.enter_context(leases.acquire(tmp_path, config, [0, 1]))
+
+        def ends_after_the_look(*arguments, **options):
+            found = read(*arguments, **options)
+            if not found:
+                training.train_stack(Run(config, tmp_path, lease.trials), lease)
+                training_it.close()
+            return found
+
+        monkeypatch.setattr(store, "finished_stacks", ends_after_the_look)
+        assert acquired(tmp_path, config, [0, 1])[0] == []
+    assert acquired(tmp_path, config, [0, 1]) == ([], [])
 
 
 @pytest.mark.parametrize("links", [True, False])

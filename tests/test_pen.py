@@ -20,7 +20,7 @@ I = [
     [0.48, 0.95, 1, 0],
     [-0.48, -1.43, 1, 0],
 ]
-"""The first moves of the letter i: a dot, and the begin of its stroke."""
+"""The first moves of the letter i: a dot, and the beginning of its stroke."""
 
 
 def test_the_letter_i():

@@ -2,6 +2,7 @@
 
 import io
 import wave
+from collections.abc import Callable
 
 import matplotlib
 import numpy as np
@@ -44,29 +45,21 @@ def _svg(sample: Sample) -> bytes:
 
 
 def _figure(sample: Sample) -> Figure:
-    return {"series": _series, "strokes": _sheet, "notes": _rolls}[sample.kind](sample)
+    if sample.kind == "strokes":
+        return _sheet(sample)
+    if sample.kind == "notes":
+        return _panels(sample, draw_roll, 2.2, "quarter")
+    return _panels(sample, draw_series, 1.4, "step")
 
 
-def _series(sample: Sample) -> Figure:
-    """Each sequence in a panel: its prime, what the network said, and the truth."""
+def _panels(sample: Sample, draw: Callable, height: float, step: str) -> Figure:
+    """Each sequence in a panel of this height: its prime, what the network said, and the truth."""
     prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
-    figure = Figure(figsize=(WIDTH, 1.4 * len(generated) + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height * len(generated) + 0.7), layout="constrained")
     panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
     for row, panel in enumerate(panels):
-        draw_series(panel, prime[row], generated[row], None if truth is None else truth[row])
-    panels[-1].set_xlabel("step")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
-
-
-def _rolls(sample: Sample) -> Figure:
-    """Each piece in a panel."""
-    prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
-    figure = Figure(figsize=(WIDTH, 2.2 * len(generated) + 0.7), layout="constrained")
-    panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
-    for row, panel in enumerate(panels):
-        draw_roll(panel, prime[row], generated[row], None if truth is None else truth[row])
-    panels[-1].set_xlabel("quarter")
+        draw(panel, prime[row], generated[row], None if truth is None else truth[row])
+    panels[-1].set_xlabel(step)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 

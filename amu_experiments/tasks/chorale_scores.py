@@ -32,7 +32,7 @@ SHARE = 0.2
 
 @dataclass(frozen=True)
 class Piece:
-    """The frames (T, 88) of a piece, 1 for each key that sounds at the begin of a quarter.
+    """The frames (T, 88) of a piece, 1 for each key that sounds at the beginning of a quarter.
 
     name: of its file, such as bwv269. alike: whether it has a near-duplicate among the pieces that were read.
     """

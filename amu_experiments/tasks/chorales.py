@@ -23,9 +23,9 @@ LEAST = 1e-7
 class Chorales(Task):
     """Pieces of J. S. Bach in exactly four parts, from music21, in a grid of quarter notes with 88 keys.
 
-    A key is 1 in a frame if its note sounds at the begin of that quarter, struck or held. The network reads the frames
-    one by one, first a frame of silence, and answers with the probability of each key in the next frame. The first
-    quarters of BWV 269, in numbers of MIDI (60 is the middle C):
+    A key is 1 in a frame if its note sounds at the beginning of that quarter, struck or held. The network reads the
+    frames one by one, first a frame of silence, and answers with the probability of each key in the next frame. The
+    first quarters of BWV 269, in numbers of MIDI (60 is the middle C):
 
         read    -             43 59 62 67   55 59 62 67   52 60 64 67
         answer  43 59 62 67   55 59 62 67   52 60 64 67   54 57 62 74
