@@ -141,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _sweep(flags, loaded)
             if launchers := [line for line in flags.overrides if line.startswith("launcher=")]:
                 raise ConfigurationError(f"{launchers[0]}: starts the jobs of a sweep; add -m")
+            if not show:
+                return _train(loaded[0][1])
             flags.overrides = forced(flags.overrides)
         return _hand_over(flags)
     except ConfigurationError as error:
@@ -164,7 +166,7 @@ def _sweep(flags: argparse.Namespace, loaded: list[tuple[list[str], dict]]) -> i
         say(f"{len(chosen) - len(jobs)} of {len(chosen)} jobs are finished already.")
     if not jobs:
         return 0
-    failures = sweeps.run(jobs, flags.config_dir, _job, job_alone)
+    failures = sweeps.run(jobs, flags.config_dir, _train, job_alone, _job)
     if failures:
         _complain(f"amu-run: {len(failures)} of {len(jobs)} jobs failed:")
         for job in jobs:
@@ -184,23 +186,31 @@ def job_alone(lines: list[str], log: str) -> None:
 
 
 def _job(composed: DictConfig) -> None:
-    """The job that Hydra runs, once or for each combination of a sweep, maybe in another process."""
+    """A job of a sweep that a launcher of Hydra starts, maybe on another machine."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
-    from hydra.types import RunMode
 
     from amu_experiments.config import check, plain
     from amu_experiments.overrides import Composer, check_by_class
 
     context = HydraConfig.get()
-    sweeping = context.mode == RunMode.MULTIRUN
-    if sweeping:
-        overrides = [line.lstrip("+") for line in context.overrides.task if not line.startswith("~")]
-        say(f"[{context.job.num}] {' '.join(overrides)}")
+    overrides = [line.lstrip("+") for line in context.overrides.task if not line.startswith("~")]
+    say(f"[{context.job.num}] {' '.join(overrides)}")
     try:
         choices, config = context.runtime.choices, plain(composed)
         reference = Composer().reference(choices["task"], choices.get("model"), config)
         (config,) = check_by_class([(check(config, reference), reference)])
+    except Exception as error:
+        status = _report(error)
+    else:
+        status = _train(config)
+    if status:
+        raise CompactHydraException(f"amu-run: job {context.job.num} of the sweep failed (error above)")
+
+
+def _train(config: dict) -> int:
+    """Train a run, and print its table or its error; returns the exit status."""
+    try:
         from amu_experiments.training import run
 
         result = run(config)
@@ -211,13 +221,15 @@ def _job(composed: DictConfig) -> None:
         if unheard:
             raise unheard.pop()
     except Exception as error:
-        if not sweeping and not _expected(error):
-            raise
-        text = f"amu-run: {format_error(error)}" if _expected(error) else traceback.format_exc()
-        _complain(text.rstrip())
-        if not sweeping:
-            raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
-        raise CompactHydraException(f"amu-run: job {context.job.num} of the sweep failed (error above)") from None
+        return _report(error)
+    return 0
+
+
+def _report(error: Exception) -> int:
+    """Print an error, in one line or with its traceback; returns the exit status."""
+    text = f"amu-run: {format_error(error)}" if _expected(error) else "".join(traceback.format_exception(error))
+    _complain(text.rstrip())
+    return 2 if isinstance(error, ConfigurationError) else 1
 
 
 def _complain(text: str) -> None:
@@ -232,7 +244,7 @@ def _expected(error: Exception) -> bool:
 
 
 def _hand_over(flags: argparse.Namespace) -> int:
-    """Let Hydra run the command, as hydra.main does; returns the exit status."""
+    """Let Hydra show what a flag of its own asks for, as hydra.main does; returns the exit status."""
     from hydra._internal.utils import _run_hydra, get_args_parser
     from hydra.version import setbase
 

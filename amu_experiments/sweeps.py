@@ -98,12 +98,17 @@ def unfinished(jobs: Iterable[tuple[int, list[str], dict]]) -> list[Job]:
 
 
 def run(
-    jobs: Sequence[Job], config_dir: str | None, task: TaskFunction, alone: Callable[[list[str], str], None]
+    jobs: Sequence[Job],
+    config_dir: str | None,
+    train: Callable[[dict], int],
+    alone: Callable[[list[str], str], None],
+    task: TaskFunction,
 ) -> dict[int, str]:
     """Run jobs as their overrides choose; returns the number of each failed job with the reason.
 
-    task: called by Hydra with the configuration of a job, in this process or in another.
+    train: called in this process with the configuration of a job; returns its exit status.
     alone: called in a new process of this machine with the arguments of a job and the path of its log.
+    task: called by a launcher of Hydra with the configuration of a job, maybe on another machine.
 
     Raises ConfigurationError if the jobs do not agree on a launcher.
     """
@@ -115,8 +120,7 @@ def run(
         with _logs_below(jobs) as (folder, failures):
             failures |= _in_processes(jobs, processes, folder, config_dir, alone)
     elif set(choices[0]) <= {"launcher=local"}:
-        with tempfile.TemporaryDirectory(prefix="amu-run-") as folder, _launcher(config_dir, [], folder, task) as basic:
-            failures = _through(basic, jobs)
+        failures = _one_by_one(jobs, train)
     else:
         with _logs_below(jobs) as (folder, failures), _launcher(config_dir, choices[0], str(folder), task) as chosen:
             slurm = type(chosen).__name__ == "SlurmLauncher"
@@ -186,6 +190,15 @@ class _Progress:
         if text != self.text and (last or time.monotonic() - self.told > SECONDS_BETWEEN_LINES):
             self.text, self.told = text, time.monotonic()
             say(f"{self.jobs} jobs: {text}")
+
+
+def _one_by_one(jobs: Sequence[Job], train: Callable[[dict], int]) -> dict[int, str]:
+    failures = {}
+    for job in jobs:
+        say(str(job))
+        if train(job.run.config):
+            failures[job.number] = "error above"
+    return failures
 
 
 # Processes of this machine ----------------------------------------------------------------------------------------

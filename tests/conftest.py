@@ -2,6 +2,7 @@
 
 import os
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -37,18 +38,22 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_composer():
-    """A Composer for all commands without a folder of their own: conf/ stays the same, and is composed once.
+    """One Composer for all commands with the same yaml files, which are composed once.
 
     In a job of Hydra, whose folders are those of its command, there is a new one each time.
     """
-    new, shared = overrides.Composer, overrides.Composer()
+    new, shared = overrides.Composer, {}
 
     def composer(config_dir=None):
-        return new(config_dir) if config_dir or GlobalHydra.instance().is_initialized() else shared
+        if GlobalHydra.instance().is_initialized():
+            return new(config_dir)
+        own = sorted(file for file in Path(config_dir).rglob("*.yaml") if file.is_file()) if config_dir else []
+        key = (config_dir and Path(config_dir).resolve(), *((file, file.read_bytes()) for file in own))
+        return shared.setdefault(key, new(config_dir))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overrides, "Composer", composer)
-        yield shared
+        yield composer()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from commands import slowness
 
 import amu_experiments.cells
 import amu_experiments.tasks
@@ -561,16 +562,15 @@ def test_ctrl_c(trained, capsys):
     assert [config["seed"] for config in trained] == [15, 1, 15]
 
 
-def test_without_room_for_notes_a_run_goes_on_and_a_sweep_says_so_in_a_line(trained, monkeypatch, capsys):
+def test_a_run_and_a_sweep_need_no_temporary_folder(trained, monkeypatch):
     def nowhere(**_):
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", nowhere)
+    for name in ("TemporaryDirectory", "mkdtemp"):
+        monkeypatch.setattr(tempfile, name, nowhere)
     assert main(["task=adding"]) == 0
-    assert len(trained) == 1
-    assert main(["-m", "task=adding", "seed=1,2"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    assert len(trained) == 1
+    assert main(["-m", "task=adding", "seed=1,2"]) == 0
+    assert len(trained) == 3
 
 
 def test_a_sweep_runs_every_combination(trained, folder, tmp_path_factory, monkeypatch, capsys):
@@ -596,6 +596,19 @@ def test_a_job_that_fails_stops_no_other(trained, capsys):
     failed = [f"  [{number}] task=adding seed={seed}: error above" for number, seed in ((0, 13), (2, 14))]
     assert err.splitlines()[-3:] == ["amu-run: 2 of 4 jobs failed:", *failed]
     assert "HYDRA_FULL_ERROR" not in err
+
+
+def test_a_launcher_of_hydra_gives_its_jobs_the_same_configurations(trained, capsys):
+    sweep = ["-m", "task=time_series", "model=amu,lstm", "seed=3,13", "results_dir=a b", "task.criteria.x.loss='< 1'"]
+    assert main(sweep) == 1
+    told = capsys.readouterr()
+    assert main([*sweep, "hydra/launcher=basic"]) == 1
+    assert trained[:4] == trained[4:]
+    again = capsys.readouterr()
+    one, other = ([line for line in each.out.splitlines() if line.startswith("[")] for each in (told, again))
+    assert one == other
+    assert len(one) == 4
+    assert again.err.count("amu-run: no data here\n") == told.err.count("amu-run: no data here\n") == 2
 
 
 # Files of one's own -----------------------------------------------------------------------------------------
@@ -631,14 +644,12 @@ class Echo(Task):
 """Of which only the arguments matter here."""
 
 
-@pytest.fixture
-def own(tmp_path_factory, monkeypatch):
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory):
     """A folder with a task, a model and an experiment of a user's own, and wrong ones."""
     folder = tmp_path_factory.mktemp("own")
-    for package in (amu_experiments.cells, amu_experiments.tasks):
-        code = folder / package.__name__.rpartition(".")[2]
-        code.mkdir()
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(code)])
+    for name in ("cells", "tasks"):
+        (folder / name).mkdir()
     (folder / "cells" / "leaky.py").write_text(LEAKY)
     (folder / "tasks" / "echo.py").write_text(ECHO)
     files = {
@@ -700,7 +711,15 @@ def own(tmp_path_factory, monkeypatch):
         file.write_text(text)
     (folder / "task" / "latin.yaml").write_bytes("# @package _global_\n# Größe\n".encode("latin-1"))
     (folder / "task" / "folder.yaml").mkdir()
-    yield f"--config-dir={folder}"
+    return folder
+
+
+@pytest.fixture
+def own(own_files, monkeypatch):
+    for package in (amu_experiments.cells, amu_experiments.tasks):
+        code = own_files / package.__name__.rpartition(".")[2]
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(code)])
+    yield f"--config-dir={own_files}"
     for name in ("amu_experiments.cells.leaky", "amu_experiments.tasks.echo"):
         sys.modules.pop(name, None)
 
@@ -807,7 +826,7 @@ def test_ctrl_c_while_modules_are_imported(door, seconds, folder):
     arguments = ["task=adding"] if door == "command" else []
     with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=-1, stderr=-1, text=True) as process:
         process.stdout.readline()
-        time.sleep(seconds)
+        time.sleep(seconds * slowness())
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130

@@ -58,8 +58,8 @@ def colours_of_legend(figure) -> set[str]:
 
 def colours_of_png(path) -> set[str]:
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    return {f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in np.unique(pixels, axis=0).tolist()}
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.uint32), -1, 0)
+    return {f"#{colour:06x}" for colour in np.unique(red << 16 | green << 8 | blue).tolist()}
 
 
 def test_share_solved_steps_up_at_each_solved_trial_and_ends_where_the_last_was_watched(comparison):

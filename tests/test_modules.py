@@ -1,6 +1,5 @@
 """Classes of torch modules as cells: the same protocol, data and readout as for the cells of the package."""
 
-import logging
 import math
 import shlex
 import sys
@@ -189,14 +188,13 @@ def test_runs_are_trained_and_resumed_like_any_other(tmp_path, capsys):
     pd.testing.assert_frame_equal(first, results["leaky", None].trials)
 
 
-def test_a_class_in_a_file_of_the_user_and_in_a_sweep(tmp_path, capsys, monkeypatch):
-    # Hydra's logger may still hold a stream that an earlier test in this process has closed.
-    monkeypatch.setattr(logging, "raiseExceptions", False)
+def test_a_class_in_a_file_of_the_user_and_in_a_sweep(tmp_path, capsys):
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "leaky.yaml").write_text("cell: own_modules.Leaky\nleak: 0.5\n")
     sizes = ["training.max_sequences=20", "training.evaluate_every=20", "trials=1", "task.T=10"]
     assert main(["--config-dir", "conf", "task=adding", "model=leaky", "model.leak=0.75", *sizes]) == 0
-    assert main(["-m", "task=adding", "model.cell=own_modules.Leaky,torch.nn.RNNCell", *sizes]) == 0
+    sweep = ["-m", "task=adding", "model.cell=own_modules.Leaky,torch.nn.RNNCell", *sizes]
+    assert main([*sweep, "hydra/launcher=basic"]) == 0
     assert "~" not in capsys.readouterr().err
     models = sorted(result.model for result in store.read_results(tmp_path / "results" / "runs"))
     assert models == ["leaky", "leaky", "rnn_cell"]

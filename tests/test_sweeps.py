@@ -112,7 +112,7 @@ def jobs_with(results_dir, *overrides):
 def test_processes_share_the_jobs_and_a_job_that_dies_is_named(tmp_path, capsys, monkeypatch):
     jobs = jobs_with(tmp_path, "launcher=local", "processes=2", "seed=0,1,2,3")
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    failures = sweeps.run(jobs, "mine", None, fake_job)
+    failures = sweeps.run(jobs, "mine", None, fake_job, None)
     (logs,) = (tmp_path / ".jobs").iterdir()
     assert failures == {2: f"ended with signal 9, {logs}/2.log", 3: f"ended with status 3, {logs}/3.log"}
     told = capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_a_signal_stops_the_jobs_and_a_second_one_stops_them_at_once(tmp_path, m
     sender.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            sweeps.run(jobs, None, None, fake_job)
+            sweeps.run(jobs, None, None, fake_job, None)
     finally:
         sender.join()
         signal.signal(signal.SIGTERM, before)
@@ -186,7 +186,7 @@ def test_jobs_of_slurm_that_fail_are_named_with_the_reason(tmp_path, monkeypatch
         (place / "results" / f"17_{number}_0_result.pkl").write_bytes(pickle.dumps(result))
     jobs = jobs_with(tmp_path / "runs", "launcher=slurm", "hydra.launcher.partition=long", "seed=0,1,2,3,4,5")
     assert {(job.run.config["threads"], job.run.config["stop_seconds"]) for job in jobs} == {(1, 60)}
-    failures = sweeps.run(jobs, None, pickle.dumps, fake_job)
+    failures = sweeps.run(jobs, None, None, fake_job, pickle.dumps)
     (logs,) = (tmp_path / "runs" / ".jobs").iterdir()
     reasons = ["it ended with an error", "OSError: no disk", "Slurm says CANCELLED"]
     reasons += ["it is gone from Slurm's queue", "Slurm says COMPLETED"]

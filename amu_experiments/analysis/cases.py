@@ -140,7 +140,7 @@ class Row(NamedTuple):
     def text(self) -> str:
         """The row's label with its solved trials and its Kaplan-Meier median."""
         times, solved = self.times()
-        middle = sequences_text(statistics.median_time(times, solved).value)
+        middle = sequences_text(float(statistics.median_times(times, solved)))
         return f"{self.label} {solved.sum()}/{len(solved)}, median {middle}"
 
 

@@ -224,7 +224,7 @@ def run_table(result: Result) -> str:
     met = []
     for criterion in criteria(result):
         times, solved = times_to(result, criterion, budget(result))
-        median = statistics.median_time(times, solved).value
+        median = float(statistics.median_times(times, solved))
         range_met = (
             f"{sequences_text(times[solved].min())} to {sequences_text(times[solved].max())}" if solved.any() else "-"
         )
