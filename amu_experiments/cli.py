@@ -15,12 +15,11 @@ try:
     import re
     import traceback
     from collections.abc import Callable, Sequence
-    from contextlib import suppress
     from typing import TYPE_CHECKING
 
-    from amu_experiments.console import say, unheard
+    from amu_experiments.console import complain, failed, say, unheard
     from amu_experiments.interrupts import stop_on_signals
-    from amu_experiments.options import ConfigurationError, format_error, format_value, one_line
+    from amu_experiments.options import ConfigurationError, format_error, format_value
 except KeyboardInterrupt:
     os.write(2, b"interrupted\n")
     os._exit(130)
@@ -97,11 +96,11 @@ def _run_as_program(name: str, main: Callable[[], int]) -> None:
         # A module that is being imported may turn KeyboardInterrupt into another error.
         if not (stopped or isinstance(error, KeyboardInterrupt)):
             raise
-        _complain(f"{name}: interrupted")
+        complain(f"{name}: interrupted")
         status = 130
     say("", end="")
     if unheard:
-        _complain(f"{name}: {format_error(unheard.pop())}")
+        complain(f"{name}: {format_error(unheard.pop())}")
         status = status or 1
     if status == 130:
         # Exit at once, even if a thread is still compiling.
@@ -145,15 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _train(loaded[0][1])
             flags.overrides = forced(flags.overrides)
         return _hand_over(flags)
-    except ConfigurationError as error:
-        _complain(f"amu-run: {one_line(str(error))}")
-        return 2
-    except OSError as error:
-        _complain(f"amu-run: {format_error(error)}")
-        return 1
-    except KeyboardInterrupt:
-        _complain("amu-run: interrupted")
-        return 130
+    except (ConfigurationError, OSError, KeyboardInterrupt) as error:
+        return failed("amu-run", error)
 
 
 def _sweep(flags: argparse.Namespace, loaded: list[tuple[list[str], dict]]) -> int:
@@ -168,10 +160,10 @@ def _sweep(flags: argparse.Namespace, loaded: list[tuple[list[str], dict]]) -> i
         return 0
     failures = sweeps.run(jobs, flags.config_dir, _train, job_alone, _job)
     if failures:
-        _complain(f"amu-run: {len(failures)} of {len(jobs)} jobs failed:")
+        complain(f"amu-run: {len(failures)} of {len(jobs)} jobs failed:")
         for job in jobs:
             if job.number in failures:
-                _complain(f"  {job}: {failures[job.number]}")
+                complain(f"  {job}: {failures[job.number]}")
     return 1 if failures else 0
 
 
@@ -227,14 +219,10 @@ def _train(config: dict) -> int:
 
 def _report(error: Exception) -> int:
     """Print an error, in one line or with its traceback; returns the exit status."""
-    text = f"amu-run: {format_error(error)}" if _expected(error) else "".join(traceback.format_exception(error))
-    _complain(text.rstrip())
-    return 2 if isinstance(error, ConfigurationError) else 1
-
-
-def _complain(text: str) -> None:
-    with suppress(OSError):  # the process that reads the stream has ended
-        print(text, file=sys.stderr, flush=True)
+    if _expected(error):
+        return failed("amu-run", error)
+    complain("".join(traceback.format_exception(error)).rstrip())
+    return 1
 
 
 def _expected(error: Exception) -> bool:

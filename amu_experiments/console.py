@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
+from amu_experiments.options import ConfigurationError, format_error
+
 SECONDS_BETWEEN_LINES = 30
 
 LOGGER = "amu_experiments"
@@ -51,6 +53,28 @@ def note(text: str) -> None:
     if not _logged(text):
         with suppress(OSError):
             print(text, file=sys.stderr, flush=True)
+
+
+def complain(text: str) -> None:
+    """Print an error of a command on standard error, if a process still reads it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def failed(command: str, error: BaseException, hint: str = "") -> int:
+    """Print the line for the error that ends a command. Exit status: 2 for a wrong command, 130 if interrupted, else 1.
+
+    hint: what a user can do after an interruption.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        # A library may turn a KeyboardInterrupt into an error of its own, when its clean-up fails.
+        if isinstance(cause, KeyboardInterrupt):
+            complain(f"{command}: interrupted{hint}")
+            return 130
+        cause = cause.__cause__ or cause.__context__
+    complain(f"{command}: {format_error(error)}")
+    return 2 if isinstance(error, ConfigurationError) else 1
 
 
 def _logged(text: str, urgent: bool = False) -> bool:

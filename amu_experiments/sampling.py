@@ -5,7 +5,6 @@ RUN is the folder of a run, RESULTS/TASK/MODEL/IDENTITY, or the overrides of the
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from amu_experiments import numerics, store
 from amu_experiments.analysis.media import files_of
 from amu_experiments.analysis.samples import Sample
 from amu_experiments.command_line import Parser, whole
-from amu_experiments.console import say
+from amu_experiments.console import failed, say
 from amu_experiments.files import UnusableError, write_bytes
-from amu_experiments.options import ConfigurationError, format_error, one_line
+from amu_experiments.options import ConfigurationError
 from amu_experiments.tasks.task import Task
 
 
@@ -32,15 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, data in files.items():
             write_bytes(place / name, data)
         write_bytes(place / "sample.json", json.dumps(sample.as_json()).encode() + b"\n")
-    except ConfigurationError as error:
-        print(f"amu-sample: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except (UnusableError, OSError) as error:
-        print(f"amu-sample: {format_error(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("amu-sample: interrupted", file=sys.stderr)
-        return 130
+    except (ConfigurationError, UnusableError, OSError, KeyboardInterrupt) as error:
+        return failed("amu-sample", error)
     for text in sample.marked_texts():
         say(text)
     say(f"{', '.join(files)} in {place}")

@@ -13,7 +13,6 @@ validation data, and trials that no experiment has. A stopped command continues 
 import argparse
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +22,9 @@ from typing import Any
 from amu_experiments import files
 from amu_experiments.command_line import Parser, whole
 from amu_experiments.conf_files import choices, conf_dir, description
-from amu_experiments.console import say, unheard
+from amu_experiments.console import failed, say, unheard
 from amu_experiments.files import UnusableError
-from amu_experiments.options import ConfigurationError, format_error, format_value, one_line
+from amu_experiments.options import ConfigurationError, format_value
 from amu_experiments.override_lines import parse, quoted
 from amu_experiments.overrides import Composer
 
@@ -59,18 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
     try:
         tune_models(options)
-    except ConfigurationError as error:
-        print(f"amu-tune: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except (UnusableError, OSError, MemoryError) as error:
-        print(f"amu-tune: {format_error(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("amu-tune: interrupted; the same command continues", file=sys.stderr)
-        return 130
-    if unheard:
-        print(f"amu-tune: {format_error(unheard.pop())}", file=sys.stderr)
-        return 1
+        if unheard:
+            raise unheard.pop()
+    except (ConfigurationError, UnusableError, OSError, MemoryError, KeyboardInterrupt) as error:
+        return failed("amu-tune", error, "; the same command continues")
     return 0
 
 

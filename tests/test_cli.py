@@ -819,6 +819,21 @@ def test_anchors_that_stand_for_too_much_take_no_time(folder, capsys):
     assert "laughs.yaml: its anchors stand for more than 100,000 values\n" in capsys.readouterr().err
 
 
+def test_ctrl_c_that_a_library_turns_into_another_error(monkeypatch, capsys):
+    def load(*_):
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise AttributeError("no flags")  # as in the clean-up of omegaconf
+        except AttributeError as error:
+            raise ConfigurationError(str(error)) from None
+
+    monkeypatch.setattr("amu_experiments.overrides.load_jobs", load)
+    assert main(["task=adding"]) == 130
+    assert capsys.readouterr().err == "amu-run: interrupted\n"
+
+
 @pytest.mark.parametrize("door", ["command", "report"])
 @pytest.mark.parametrize("seconds", [0.06, 0.12, 0.2])
 def test_ctrl_c_while_modules_are_imported(door, seconds, folder):

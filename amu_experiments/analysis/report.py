@@ -36,7 +36,7 @@ from amu_experiments.analysis.text import markdown, printable
 from amu_experiments.analysis.verdicts import claims_tables
 from amu_experiments.command_line import Parser
 from amu_experiments.conf_files import conf_dir
-from amu_experiments.console import say, unheard
+from amu_experiments.console import complain, failed, say, unheard
 from amu_experiments.files import UnusableError, remove_partial, write_text
 from amu_experiments.options import ConfigurationError, format_error, one_line
 from amu_experiments.selection import select
@@ -89,20 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             reference=options.reference,
             where=options.where,
         )
-    except KeyboardInterrupt:
-        print("amu-report: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        return failed("amu-report", error)
     except ReportError as error:
-        print("\n".join(map(one_line, f"amu-report: {error}".splitlines())), file=sys.stderr)
+        complain("\n".join(map(one_line, f"amu-report: {error}".splitlines())))
         return 1
     except OSError as error:
-        print(f"amu-report: {format_error(error) if error.filename else f'{options.out}: {error}'}", file=sys.stderr)
+        complain(f"amu-report: {format_error(error) if error.filename else f'{options.out}: {error}'}")
         return 1
     say("\n".join(lines))
-    if unheard:
-        print(f"amu-report: {format_error(unheard.pop())}", file=sys.stderr)
-        return 1
-    return 0
+    return failed("amu-report", unheard.pop()) if unheard else 0
 
 
 def write_report(
