@@ -150,7 +150,7 @@ WRONG = {
     "task=long_lag task.variant=2c task.trigger_probability=1": "must be a number between 0 and 1",
     "task=adding results_dir=": "results_dir=: must be text that is not empty",
     "task=adding trials=~": "trials=~: must be a whole number from 1",
-    "experiment=adding/amv": "amu-run --help lists them (did you mean adding/amu?)",
+    "experiment=adding/lstn": "amu-run --help lists them (did you mean adding/lstm?)",
     "-m task=adding seed=range(0,3),x": "seed=range(0,3),x: not understood; sweep over single values",
     "-m task=adding model.units=2,0": "model.units=0: must be a whole number from 1",
 }
@@ -265,7 +265,7 @@ WRONG |= {
     "-m task=adding seed=nonsense(1)": f"seed=nonsense(1): {UNREADABLE}",
     "-m task=adding model=amu,lstn": "model=lstn: no such model",
     "-m task=adding model=glob([a*,zz*],exclude=*)": "the sweep is empty",
-    "-m task=adding experiment=adding/amu,none": "experiment=none: no such experiment",
+    "-m task=adding experiment=adding/lstm,none": "experiment=none: no such experiment",
     "-m task=adding model.units=1,2 model.units=3": "model.units is given twice",
     "-m task=adding training={batch_size:1},{batch_size:0}": "training.batch_size=0: must be",
     "-m task=adding training.stop=solved,erc": "training.stop=erc: must be one of solved, or null",
@@ -480,7 +480,7 @@ def test_help_names_every_choice_and_every_key(capsys):
         assert f"\n{group}=\n" in text
         for name in choices(group):
             assert f"\n  {name} " in text
-    assert "\n  adding/  amu, amu_full, gru, lstm, lstm97, rnn\n" in text
+    assert "\n  adding/  amu_tframe, amu_tframe_full, gru, lstm, lstm97, rnn\n" in text
     config = load("task=adding")
     for key in ["trials", "seed", "backend", "device", "threads", "results_dir", *config["training"]]:
         assert f"{key}: " in text

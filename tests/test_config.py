@@ -251,11 +251,11 @@ ALTERNATIVES = {
     "training.clip_norm": ["null", 2, 0.5],
     "model.units": [1, 4, 6],
     "model.neurons_per_unit": [2, 4],
-    "model.gradient": ["truncated"],
+    "model.gradient": ["full"],
     "model.output": ["linear", "memory"],
-    "model.output_in_product": ["false"],
+    "model.output_in_product": ["true"],
     "model.memory_seen_by": ["all"],
-    "model.writers": ["gated"],
+    "model.writers": ["tanh"],
     "model.initial_range": [2, 3.5],
     "task.variant": ["noisy_input", "noisy_target"],
     "task.T": [101, 1000],
@@ -375,8 +375,9 @@ def test_one_word_chooses_the_training_of_1997(composer, task):
 
 
 def test_a_training_is_overridden_by_an_experiment_and_by_the_command_line(composer):
-    tuned = composer.load(["experiment=two_sequence_3c/amu", "training=sgd", "task.squash=linear"])
-    assert (tuned["training"]["optimizer"], tuned["training"]["learning_rate"]) == ("sgd", 0.001)
+    rate = composer.load(["experiment=two_sequence_3b/lstm"])["training"]["learning_rate"]
+    tuned = composer.load(["experiment=two_sequence_3b/lstm", "training=sgd", "task.squash=linear"])
+    assert (tuned["training"]["optimizer"], tuned["training"]["learning_rate"]) == ("sgd", rate)
     assert (tuned["task"]["loss"], tuned["task"]["squash"]) == ("half_squared_error", "linear")
 
 

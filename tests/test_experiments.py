@@ -112,8 +112,8 @@ READING = {"memory_seen_by": "unit", "output_sees": "old", "writers": "tanh"}
 
 def test_stored_runs_are_found_by_a_cell_with_more_options():
     paper = ROOT / "results/paper/runs"
-    run = prepare(load("experiment=two_sequence_3c/amu_tframe", f"results_dir={paper}"))
-    assert READING.items() <= load("experiment=two_sequence_3c/amu_tframe")["model"].items()
+    run = prepare(load("experiment=two_sequence_3b/amu_tframe", f"results_dir={paper}"))
+    assert READING.items() <= load("experiment=two_sequence_3b/amu_tframe")["model"].items()
     assert store.finished_trials(run.folder).issuperset(range(30))
     assert not READING.keys() & store.read_config(run.folder)["model"].keys()
 
