@@ -2,11 +2,9 @@
 
 import copy
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
@@ -14,9 +12,10 @@ from torch.utils.data import DataLoader
 import amu_experiments
 from amu_experiments import AMU, GRU, LSTM, RNN
 from amu_experiments.cells import cell_class
+from amu_experiments.conf_files import choices
+from amu_experiments.overrides import load
 
-MODELS = Path(__file__).parents[1] / "conf" / "model"
-CELLS = sorted({yaml.safe_load(file.read_text())["cell"] for file in MODELS.glob("*.yaml")})
+CELLS = sorted({load("task=adding", f"model={name}")["model"]["cell"] for name in choices("model")})
 SIZES = {"clockwork": 4, "scrn": 5}
 """Numbers of units that these cells allow; 3 for the others."""
 

@@ -195,7 +195,7 @@ def test_a_class_in_a_file_of_the_user_and_in_a_sweep(tmp_path, capsys):
     assert main(["--config-dir", "conf", "task=adding", "model=leaky", "model.leak=0.75", *sizes]) == 0
     sweep = ["-m", "task=adding", "model.cell=own_modules.Leaky,torch.nn.RNNCell", *sizes]
     assert main([*sweep, "hydra/launcher=basic"]) == 0
-    assert "~" not in capsys.readouterr().err
+    assert "~" not in capsys.readouterr().out
     models = sorted(result.model for result in store.read_results(tmp_path / "results" / "runs"))
     assert models == ["leaky", "leaky", "rnn_cell"]
 
