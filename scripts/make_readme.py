@@ -5,9 +5,7 @@
 The function NAME writes the part between the lines <!-- NAME --> and <!-- end of NAME -->.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -28,8 +26,8 @@ ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "results" / "paper"
 PAGE = "results/paper/index.html"
 
-LAGS = {"two_sequence_3a": [100, 1000], "two_sequence_3c": [100, 1000]}
-"""Experiments with several rows in the table, one for each lag T."""
+LAGS = {"two_sequence_3a": [{}, {"T": 1000}], "two_sequence_3c": [{}, {"T": 1000}]}
+"""Experiments with several columns in the tables of readings: the settings that differ."""
 
 
 def main() -> None:
@@ -39,7 +37,7 @@ def main() -> None:
 
 def rewritten(readme: str) -> str:
     """The README with a new text in every marked part."""
-    for part in (claims, experiments, generation, historical, speed):
+    for part in (claims, readings, experiments, generation, historical, speed):
         begin, end = f"<!-- {part.__name__} -->", f"<!-- end of {part.__name__} -->"
         written = f"{begin}\n{part()}{end}"
         readme = re.sub(f"{begin}\n.*?{end}", lambda _, text=written: text, readme, flags=re.S)
@@ -58,11 +56,36 @@ def claims() -> str:
     return Table("", caption, text, text, words=tuple(text)).markdown(marked=True)
 
 
+def readings() -> str:
+    """For each training, the trials solved by the unit in its readings and by its rivals."""
+    titles, parts = {experiment.name: experiment.title for experiment in paper_experiments()}, []
+    columns = [(name, sizes) for name in judged() for sizes in LAGS.get(name, [{}])]
+    for training in plan()["trainings"]:
+        rows: dict[str, dict[str, str]] = {}
+        for experiment, sizes in columns:
+            title = titled(titles[experiment], sizes)
+            for name, model in models_of(plan(), experiment).items():
+                if training == model.get("training", next(iter(plan()["trainings"]))):
+                    row = solved_rows(config_of(f"{experiment}/{name}", *overrides(sizes)))
+                    label = model["title"].removeprefix("the ").removesuffix(f", {training}")
+                    rows.setdefault(label, {})[title] = shown(row.iloc[0]) if len(row) else ""
+        table = pd.DataFrame([{"model": label} | row for label, row in rows.items()])
+        parts.append(markdown(table, f"Training: {training}."))
+    caption = (
+        "Each cell: the trials that met the criterion, of all trials, and the median of the training sequences until "
+        "then (n.r.: not reached); empty: not run. At T = 1000 models have the settings tuned at T = 100. "
+        f"[The page]({PAGE}) has more lags, intervals, and p-values (log-rank tests with Holm's correction).\n"
+    )
+    return "\n".join([*parts, caption])
+
+
 def experiments() -> str:
     """A row for each experiment: the trials solved and the median or, if no model solved any, the accuracy."""
-    rows = []
-    for problem, experiment, overrides in settings():
-        configs = [config_of(f"{experiment}/{model}", *overrides) for model in files_of(experiment)]
+    rows, models = [], plan()["everywhere"]
+    for experiment in paper_experiments():
+        if "models" in plan()["experiments"][experiment.name]:
+            continue
+        configs = [config_of(f"{experiment.name}/{model}") for model in models]
         found = [solved_row(config) for config in configs if config["training"]["stop"]]
         if any(row["solved"] for row in found):
             values = [shown(row) for row in found]
@@ -71,16 +94,14 @@ def experiments() -> str:
             values = [f"{row['median']:.3f}" for row in found]
         sizes = [row["parameters"] for row in found]
         row = {
-            "problem": problem,
+            "problem": experiment.title,
             "parameters": f"{min(sizes):,} to {max(sizes):,}",
             "sequences at most": f"{configs[0]['training']['max_sequences']:,}",
         }
-        rows.append(row | dict(zip(map(model_names().get, common_models()), values, strict=True)))
+        rows.append(row | dict(zip(map(model_names().get, models), values, strict=True)))
     caption = (
-        "Each cell: the trials that met the criterion, of all trials, and the median of the training sequences until "
-        "then (n.r.: not reached). If no model met it, or the problem has none: the median of the trials' accuracy on "
-        f"test data. Rows with T = 1000 have the settings tuned at T = 100. [The page]({PAGE}) has more lags, AMUs "
-        "that emit their memory, intervals, and p-values (log-rank or Mann-Whitney tests with Holm's correction)."
+        "Each cell is as above. If no model met the criterion, or the problem has none: the median of the trials' "
+        f"accuracy on test data. Intervals and p-values are on [the page]({PAGE})."
     )
     return markdown(pd.DataFrame(rows), caption)
 
@@ -144,15 +165,13 @@ def speed() -> str:
 # Sources ----------------------------------------------------------------------------------------------------------
 
 
-def settings() -> Iterator[tuple[str, str, list[str]]]:
-    """The problem, the experiment and the overrides of each row in the table of experiments."""
-    generating = {experiment.name for experiment in GENERATION}
-    for experiment in paper_experiments():
-        if experiment.name in generating:
-            continue
-        for sizes in [{"T": lag} for lag in LAGS.get(experiment.name, [])] or [{}]:
-            overrides = [f"task.{key}={value}" for key, value in sizes.items()]
-            yield titled(experiment.title, sizes), experiment.name, overrides
+def judged() -> list[str]:
+    """The experiments with several readings of the unit, on which the claims rest."""
+    return [name for name, settings in plan()["experiments"].items() if "trainings" in settings]
+
+
+def overrides(sizes: dict[str, int]) -> list[str]:
+    return [f"task.{key}={value}" for key, value in sizes.items()]
 
 
 @cache
@@ -165,39 +184,6 @@ def model_names() -> dict[str, str]:
     return {name: model["title"].removeprefix("the ") for name, model in plan()["models"].items()}
 
 
-def common_models() -> list[str]:
-    """The models that every experiment has."""
-    return plan()["everywhere"]
-
-
-@cache
-def files_of(experiment: str) -> list[str]:
-    """The file of each common model in conf/experiment/<experiment>.
-
-    An experiment with several readings of the unit has a model of the same settings under another name.
-    Raises LookupError if it has none.
-    """
-    settings, found = {}, []
-    for name, model in models_of(plan(), experiment).items():
-        if "training" not in model:
-            settings[name] = model_section(experiment, model)
-    for name in common_models():
-        wanted = model_section(experiment, plan()["models"][name])
-        same = [other for other, section in settings.items() if section == wanted]
-        if not same:
-            raise LookupError(f"{experiment}: no model with the settings of {name}")
-        found.append(name if name in same else same[0])
-    return found
-
-
-def model_section(experiment: str, model: dict) -> dict:
-    """The section `model` of an experiment's configuration for a model of the plan, before anything is tuned."""
-    settings = {"experiment": f"{experiment}/base", "model": model["model"]} | model["settings"]
-    composer = shared_composer()
-    with composer.ready():
-        return composer.load([f"{key}={json.dumps(value)}" for key, value in settings.items()])["model"]
-
-
 def config_of(experiment: str, *overrides: str) -> dict:
     composer = shared_composer()
     with composer.ready():
@@ -205,30 +191,37 @@ def config_of(experiment: str, *overrides: str) -> dict:
 
 
 def solved_row(config: dict) -> pd.Series:
-    return the_row("criteria", config, "criterion", config["training"]["stop"])
+    return the_row(solved_rows(config), config)
+
+
+def solved_rows(config: dict) -> pd.DataFrame:
+    return rows_of("criteria", config, "criterion", config["training"]["stop"])
 
 
 def accuracy_row(config: dict) -> pd.Series:
-    return the_row("metrics", config, "metric", "test_accuracy")
+    return the_row(rows_of("metrics", config, "metric", "test_accuracy"), config)
 
 
 def generated_rows(experiment: Generated) -> dict[str, pd.Series]:
     """The rows of an experiment in which networks generate, by the names of its models; {} without results."""
-    rows, found = tables("metrics"), {}
-    rows = rows[rows["metric"].eq(f"test_{experiment.metric}")]
-    for name in models_of(plan(), experiment.name) if len(rows) else ():
-        own = rows[rows["identity"].eq(identity(config_of(f"{experiment.name}/{name}")))]
+    metric, found = f"test_{experiment.metric}", {}
+    for name in models_of(plan(), experiment.name) if tables("metrics")["metric"].eq(metric).any() else ():
+        own = rows_of("metrics", config_of(f"{experiment.name}/{name}"), "metric", metric)
         if len(own) == 1:
             found[name] = own.iloc[0]
     return found
 
 
-def the_row(kind: str, config: dict, column: str, value: str) -> pd.Series:
-    """The one row of a configuration with this value, in all tables of a kind. Raises LookupError if it is missing."""
+def rows_of(kind: str, config: dict, column: str, value: str) -> pd.DataFrame:
+    """The rows of a configuration with this value, in all tables of a kind."""
     rows = tables(kind)
-    rows = rows[rows["identity"].eq(identity(config)) & rows[column].eq(value)]
+    return rows[rows["identity"].eq(identity(config)) & rows[column].eq(value)]
+
+
+def the_row(rows: pd.DataFrame, config: dict) -> pd.Series:
+    """The one row of a configuration. Raises LookupError if there is another number of rows."""
     if len(rows) != 1:
-        raise LookupError(f"{len(rows)} rows for {value} of {identity(config)} in {PAPER / 'tables'}/*-{kind}.csv")
+        raise LookupError(f"{len(rows)} rows of {identity(config)} in {PAPER / 'tables'}")
     return rows.iloc[0]
 
 

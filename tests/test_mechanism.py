@@ -286,7 +286,7 @@ def test_conflict_of_stored_runs_is_told_trial_by_trial_for_the_gradient_they_le
 def test_only_an_amu_leaves_traces_and_each_ends_with_its_sequence(measured):
     assert set(measured["traces"]["model"]) == {"amu"}
     steps = measured["traces"].groupby(["sequence", "unit"])["step"]
-    assert len(steps) == 3 * 2
+    assert len(steps) == 2 * 2
     assert (steps.count() == steps.max()).all()
     assert steps.max().between(12, 13).all()
 

@@ -32,13 +32,13 @@ from amu_experiments.tasks.task import Sequences, Task
 
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 
-MOST_LAGS = 60
+MOST_LAGS = 30
 """Maximum number of points of a curve over lags."""
 
 MOST_STEPS = 75
 """Maximum number of points of a trace over time."""
 
-MOST_TRACED = 3
+MOST_TRACED = 2
 """Maximum number of sequences of a trial that have traces."""
 
 NUMBERS_AT_ONCE = 2 * 10**7
@@ -100,8 +100,8 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
     Returns a dict of three tables:
         flow: columns task, model, identity, phase (start, trained), flow, lag, trials, and quartiles over trials.
             `flow` is full or truncated: the derivative of the loss, or the error that a truncated gradient sends back
-            (only for a cell that learns by one). The quartiles norm_... are of `error_flow`, the quartiles relative_...
-            of its ratio to that at lag 1 (0 if there is no error at all). A trial's value is the median over sequences.
+            (only for a cell that learns by one). The quartiles relative_... are of the ratio of `error_flow` to that at
+            lag 1 (0 if there is no error at all). A trial's value is the median over sequences.
         trials: columns task, model, identity, phase, flow, trial, quantity, value. The quantities are relative_flow,
             the ratio at the longest lag of the table `flow`, and conflict, over all weights of the cell, of the
             gradient that the cell learns by.
@@ -146,11 +146,10 @@ def _curves(norms_RBL: np.ndarray, lengths_RB: np.ndarray) -> tuple[pd.DataFrame
     longest = int(np.median(lengths_RB)) - 1
     lags = _spread(1, longest, MOST_LAGS)
     columns = {"lag": lags, "trials": len(norms_RBL)}
-    for name, values in (("norm", norms_RBL), ("relative", relative_flow(norms_RBL))):
-        of_trials = np.nanmedian(values[..., lags - 1], axis=1)
-        for quartile, share in QUARTILES.items():
-            # A quartile is the value of a trial: interpolation between a number and infinity is impossible.
-            columns[f"{name}_{quartile}"] = np.quantile(of_trials, share, axis=0, method="inverted_cdf")
+    of_trials = np.nanmedian(relative_flow(norms_RBL)[..., lags - 1], axis=1)
+    for quartile, share in QUARTILES.items():
+        # A quartile is the value of a trial: interpolation between a number and infinity is impossible.
+        columns[f"relative_{quartile}"] = np.quantile(of_trials, share, axis=0, method="inverted_cdf")
     return pd.DataFrame(columns), of_trials[:, -1]
 
 
