@@ -98,7 +98,7 @@ def test_budgets_are_not_mixed_in_a_sweep_and_mixed_tests_are_stated(tmp_path, c
     assert main(report) == 0
     said = capsys.readouterr().out
     name = "two_sequence-noise_free-T100-N3"
-    assert f"{name}: each family of tests mixes budgets, at most 1,000 in lstm (" in said
+    assert f"{name}: each family of tests mixes budgets of sequences: 1,000 in 6 rows; 2,000 in 6 rows; to" in said
     assert '--where "training.max_sequences == 2000"' in said
     for budget in (1000, 2000):
         table = pd.read_csv(out / "tables" / f"{name}-lstm-sweep-{budget}.csv")

@@ -8,6 +8,9 @@ from amu_experiments.analysis.comparison import Comparison
 from amu_experiments.files import UnusableError
 from amu_experiments.store import Result
 
+MOST_LABELS = 4
+"""Maximum number of rows that a line names."""
+
 UNKNOWN = "unknown (version 1, the machine's own instructions)"
 """Numerics of a stack whose provenance does not state them."""
 
@@ -38,10 +41,11 @@ def _different_budgets(comparison: Comparison) -> list[str]:
         rows.setdefault(result.config["training"]["max_sequences"], []).append(label)
     if len(rows) == 1:
         return []
-    groups = "; ".join(f"{most:,} in {', '.join(rows[most])}" for most in sorted(rows))
+    groups = "; ".join(f"{most:,} in {_few(rows[most])}" for most in sorted(rows))
+    usual = max(rows, key=lambda most: (len(rows[most]), most))
     return [
-        f"{comparison.name}: each family of tests mixes budgets, at most {groups} sequences; to report one budget, add "
-        f'--where "training.max_sequences == {max(rows)}"'
+        f"{comparison.name}: each family of tests mixes budgets of sequences: {groups}; to report one budget, add "
+        f'--where "training.max_sequences == {usual}"'
     ]
 
 
@@ -51,8 +55,13 @@ def _different_trials(comparison: Comparison) -> list[str]:
         rows.setdefault(tuple(result.trials["trial"]), []).append(label)
     if len(rows) == 1:
         return []
-    groups = "; ".join(f"{_ranges(trials)} of {', '.join(labels)}" for trials, labels in rows.items())
+    groups = "; ".join(f"{_ranges(trials)} of {_few(labels)}" for trials, labels in rows.items())
     return [f"{comparison.name}: rows have different trials: {groups}"]
+
+
+def _few(labels: list[str]) -> str:
+    """These labels, or their number if there are many."""
+    return ", ".join(labels) if len(labels) <= MOST_LABELS else f"{len(labels)} rows"
 
 
 def _missing_stacks(comparison: Comparison, left_out: list[Path]) -> list[str]:
