@@ -1,6 +1,7 @@
 """Writes and reads single files: a written file appears whole or not at all, and a file is checked when it is read."""
 
 import errno
+import gzip
 import hashlib
 import io
 import itertools
@@ -8,6 +9,7 @@ import os
 import platform
 import re
 import stat
+import zlib
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cache
@@ -176,7 +178,7 @@ def read_table(
     """A CSV file as a table; UnusableError if it breaks a rule below.
 
     Args:
-        path: the file.
+        path: the file; if its name ends in .gz, it is compressed.
         required: columns that it must have.
         texts: columns that must have text in every row.
         owner: the path that an error names; None: `path`.
@@ -185,8 +187,10 @@ def read_table(
     data, name = read_bytes(path, owner), "" if owner is None else f"{path.name} "
     owner = owner or path
     try:
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
         table = pd.read_csv(io.BytesIO(data), dtype=dict.fromkeys(texts, str), low_memory=False)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnusableError(owner, f"{name}cannot be read ({type(error).__name__})") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise UnusableError(owner, f"{name}has rows with more values than it has columns")

@@ -44,7 +44,7 @@ def make(root: Path) -> None:
     (begun / "checkpoint.pt").write_bytes(b"half way")
     for name, table in mechanism(identities).items():
         (out / "mechanism").mkdir(parents=True, exist_ok=True)
-        table.to_csv(out / "mechanism" / f"{name}.csv", index=False)
+        table.to_csv(out / "mechanism" / f"{name}.csv.gz", index=False)
     (out / "tuning").mkdir()
     for path in ("tuning/adding-amu", "tuning/adding-lstm", "reconstruction", "speed"):
         (out / f"{path}.csv").write_text("rate,trials,note\n0.01,3,slow\n0.1,3,fast\n")
@@ -75,7 +75,7 @@ def damage(path: Path, chance: random.Random, files: list[Path]) -> bool:
     sure = False
     if kind == "cut":
         path.write_bytes(before[: chance.randrange(len(before))])
-        sure = path.suffix == ".csv" and not path.read_bytes().endswith(b"\n")
+        sure = path.suffix == ".gz" or path.suffix == ".csv" and not path.read_bytes().endswith(b"\n")
     elif kind == "flip":
         place = chance.randrange(len(before))
         path.write_bytes(before[:place] + bytes([before[place] ^ chance.randrange(1, 256)]) + before[place + 1 :])
@@ -85,7 +85,14 @@ def damage(path: Path, chance: random.Random, files: list[Path]) -> bool:
         sure = sure and path.parent.name != "tuning"
     elif kind == "twice":
         path.write_bytes(before * 2)
-        sure = path.name in ("trials.csv", "history.csv", "provenance.json", "flow.csv", "traces.csv")
+        sure = path.name in (
+            "trials.csv",
+            "history.csv",
+            "provenance.json",
+            "flow.csv.gz",
+            "traces.csv.gz",
+            "trials.csv.gz",
+        )
     elif kind == "row":
         lines = before.splitlines(keepends=True)
         place = chance.randrange(len(lines))
@@ -105,7 +112,7 @@ def damage(path: Path, chance: random.Random, files: list[Path]) -> bool:
     elif kind == "other":
         path.write_bytes(chance.choice([bytes(range(256)), b"\x1f\x8b" + before, b"[" * 9999, b"{}"]))
         sure = True
-    elif path.suffix == ".csv":
+    elif path.suffix in (".csv", ".gz"):
         table = pd.read_csv(path, dtype=str)
         row, column = chance.randrange(len(table)), chance.randrange(len(table.columns))
         value = chance.choice(WRONG)

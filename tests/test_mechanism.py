@@ -259,7 +259,7 @@ def measured(tmp_path_factory):
             )
         )
     main(["--results-dir", str(root / "runs"), "--out", str(root / "out"), "--sequences", "5", "--steps", "20"])
-    return {name: pd.read_csv(root / "out" / f"{name}.csv") for name in ("flow", "trials", "traces")}
+    return {name: pd.read_csv(root / "out" / f"{name}.csv.gz") for name in ("flow", "trials", "traces")}
 
 
 def test_the_flow_of_stored_runs_is_told_for_every_cell_phase_and_lag(measured):

@@ -126,5 +126,5 @@ def test_a_folder_without_measurements_gives_none(comparison, tmp_path):
     assert read_mechanism(tmp_path) == {}
     assert drawn(comparison, {}) == []
     for name, table in tables().items():
-        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        table.to_csv(tmp_path / f"{name}.csv.gz", index=False)
     assert set(read_mechanism(tmp_path)) == {"flow", "trials", "traces"}

@@ -1,5 +1,6 @@
 """The page, from a small store written by hand: that it is whole, asks for nothing else and says what was found."""
 
+import gzip
 import json
 import re
 from html.parser import HTMLParser
@@ -204,8 +205,9 @@ def test_studies_are_shown_where_their_numbers_are(out):
         ("speed.json", b"\xff", "is not a text file"),
         ("speed.json", None, "is a folder"),
         ("tuning/adding-amu.csv", b"", "cannot be read (EmptyDataError)"),
-        ("mechanism/flow.csv", b"", "cannot be read (EmptyDataError)"),
-        ("mechanism/flow.csv", b"lag\n1\n", "has no flow, identity, model"),
+        ("mechanism/flow.csv.gz", b"", "cannot be read (EmptyDataError)"),
+        ("mechanism/flow.csv.gz", b"lag\n1\n", "cannot be read (BadGzipFile)"),
+        ("mechanism/flow.csv.gz", gzip.compress(b"lag\n1\n"), "has no flow, identity, model"),
     ],
 )
 def test_a_study_that_cannot_be_shown_is_named_and_the_others_are_shown(out, name, content, why):

@@ -18,13 +18,13 @@ def read_mechanism(folder: Path, left_out: list[UnusableError | OSError] | None 
     """The tables flow, trials and traces of a folder, by name; an empty dict if the folder has none of them.
 
     Args:
-        folder: the folder of the CSV files.
+        folder: the folder of the compressed CSV files.
         left_out: receives an error for each unusable table; if any is unusable, all are left out.
 
     Raises:
         UnusableError, OSError: a table is unusable, and `left_out` is not given.
     """
-    paths = {name: folder / f"{name}.csv" for name in _COLUMNS}
+    paths = {name: folder / f"{name}.csv.gz" for name in _COLUMNS}
     if not any(map(os.path.lexists, paths.values())):
         return {}
     tables = {}

@@ -3,14 +3,15 @@
     python -m amu_experiments.studies.mechanism
     python -m amu_experiments.studies.mechanism --task two_sequence --task adding --sequences 4
 
-Reads the configuration and the final weights of each run; trains nothing. Writes flow.csv, trials.csv and traces.csv,
-whose columns `measure` explains.
+Reads the configuration and the final weights of each run; trains nothing. Writes flow.csv.gz, trials.csv.gz and
+traces.csv.gz, whose columns `measure` explains; pandas.read_csv opens them.
 
 Every number comes from the recurrence, unrolled step by step under autograd. It is computed in double precision,
 because a gradient that vanishes soon leaves the range of single precision.
 """
 
 import copy
+import gzip
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from amu_experiments.cells.amu import AMU
 from amu_experiments.cells.cell import Cell, State
-from amu_experiments.files import write_text
+from amu_experiments.files import write_bytes
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
 from amu_experiments.store import Result, read_results, read_weights
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in ("flow", "trials", "traces"):
         table = pd.concat([tables[name] for tables in measured], ignore_index=True)
-        write_text(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+        text = table.to_csv(index=False, float_format="%.5g")
+        write_bytes(options.out / f"{name}.csv.gz", gzip.compress(text.encode(), mtime=0))  # no time: same bytes
     print(f"Written to {options.out}")
 
 
