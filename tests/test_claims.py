@@ -8,9 +8,10 @@ from scipy import stats
 
 from amu_experiments import AMU
 from amu_experiments.analysis import comparison
-from amu_experiments.analysis.cases import Case, Reading
+from amu_experiments.analysis.cases import Case
 from amu_experiments.analysis.claims import GENERATION, judge
 from amu_experiments.analysis.comparison import compare, higher_is_better
+from amu_experiments.analysis.reading import Reading
 from amu_experiments.analysis.verdicts import (
     Claim,
     Finding,

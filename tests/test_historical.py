@@ -4,7 +4,7 @@ import pytest
 from handmade import write
 
 from amu_experiments.analysis.comparison import compare
-from amu_experiments.analysis.historical import historical_table
+from amu_experiments.analysis.historical import historical_runs, historical_table
 
 PUBLISHED = [
     {
@@ -38,6 +38,21 @@ def table(tmp_path):
         write(tmp_path, "lstm", [1], identity="4", training=sgd | {"learning_rate": 0.1}),
     ]
     return historical_table(compare(results), PUBLISHED)
+
+
+def test_a_run_with_published_settings_and_a_budget_of_its_own_is_compared_apart(tmp_path):
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1}
+    old = write(tmp_path, "lstm97", [800, 900], identity="1", training=sgd | {"max_sequences": 5000})
+    others = [write(tmp_path, "lstm", [300], training=sgd), write(tmp_path, "gru", [400], training=sgd)]
+    runs = historical_runs([old, *others], PUBLISHED)
+    assert runs == {old.identity}
+    names = {each.name: [result.model for result in each.results] for each in compare([old, *others], apart=runs)}
+    (name,) = (name for name in names if not name.endswith("-as_published"))
+    assert names == {name: ["lstm", "gru"], f"{name}-as_published": ["lstm97"]}
+    alone = compare([old], apart=runs) + compare(
+        [write(tmp_path, "lstm97", [800], identity="1", training=sgd), *others], apart=runs
+    )
+    assert {each.name for each in alone} == {name}
 
 
 def test_every_published_mean_has_its_row(table):

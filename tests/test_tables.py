@@ -482,6 +482,22 @@ def test_names_are_safe_short_and_different(tmp_path):
     assert all(re.fullmatch(r"two_sequence[A-Za-z0-9_.-]{0,140}", name) for name in names)
 
 
+def test_a_label_names_the_reading_of_the_unit_and_leaves_out_what_follows_from_it(tmp_path):
+    readings = {
+        "abstract": {"neurons_per_unit": 2, "output_in_product": False, "units": 6},
+        "tframe": {"neurons_per_unit": 3, "output_in_product": True, "units": 5},
+        "own": {"neurons_per_unit": 4, "output_in_product": True, "units": 5},
+    }
+    results = [write(tmp_path, "amu", [300], model=model | {"output": "neuron"}) for model in readings.values()]
+    results.append(write(tmp_path, "amu", [400], model=readings["tframe"] | {"output": "memory"}))
+    assert set(compare(results)[0].labels) == {
+        "amu (reading=abstract, output=neuron)",
+        "amu (reading=tframe, output=neuron)",
+        "amu (neurons_per_unit=4, output_in_product=True, output=neuron)",
+        "amu (reading=tframe, output=memory)",
+    }
+
+
 def test_settings_of_any_text_make_different_labels_of_one_line(tmp_path):
     results = [write(tmp_path, "amu", [300], identity=str(n), model={"note": a}) for n, a in enumerate(AWKWARD)]
     (comparison,) = compare(results)

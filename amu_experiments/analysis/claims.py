@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.cases import MIN_TRIALS, OLDER, Case, Row, find_cases, fitting, reading_of, rows_of
-from amu_experiments.analysis.comparison import TUNED, Comparison, higher_is_better
+from amu_experiments.analysis.cases import MIN_TRIALS, OLDER, Case, Row, find_cases, fitting, rows_of
+from amu_experiments.analysis.comparison import Comparison, higher_is_better
+from amu_experiments.analysis.labels import ALIKE, TUNED
 from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
+from amu_experiments.analysis.reading import reading_of
 from amu_experiments.analysis.statistics import CONFIDENCE
 from amu_experiments.analysis.verdicts import Claim, Evidence, Finding, Test, decide
 
@@ -32,8 +34,6 @@ LAG_RANGE = 5
 
 RIVALS = ("lstm", "gru", "rnn")
 
-SIZED = 2**0.5
-"""Models of a size have fewer or more parameters than that size by this factor at most."""
 
 GRAMMAR = tuple({"problem": "embedded_reber", "targets": targets, "samples": 0} for targets in ("next", "legal"))
 CLASSIFICATION = tuple(
@@ -399,7 +399,7 @@ def _others(row: Row, cells: Iterable[str], parameters: int | None = None) -> li
 
 def _of_size(rows: list[Row], parameters: int | None) -> list[Row]:
     """The rows with about this number of parameters; None: any."""
-    return [row for row in rows if parameters is None or 1 / SIZED < row.parameters / parameters < SIZED]
+    return [row for row in rows if parameters is None or 1 / ALIKE < row.parameters / parameters < ALIKE]
 
 
 def _experiment(

@@ -1,9 +1,7 @@
 """Comparisons: results with the same task settings, ranked and with labels; their criteria and metrics."""
 
 import functools
-import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -11,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.text import printable, setting_text
+from amu_experiments.analysis.labels import comparison_names, natural, row_labels, settings_of
+from amu_experiments.analysis.text import printable
 from amu_experiments.files import UnusableError
-from amu_experiments.selection import flat
 from amu_experiments.stack_files import are_times
 from amu_experiments.store import Result, common_columns, select_columns
 from amu_experiments.tasks import criteria_of
@@ -24,17 +22,12 @@ CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
 PAPER = {"gradient": "truncated", "output": "neuron"}
 """The AMU of the paper; an AMU with these settings comes before other AMUs in `Comparison.by_model`."""
 
-PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
-"""Settings that change what a number means; if rows differ in one, every label states it."""
-
-TUNED = ("training.learning_rate", "training.clip_norm", "model.initial_range", "model.forget_bias")
-"""Settings that tuning changes; a label states them only if rows would have the same label without them."""
-
 HIGHER_IS_BETTER = ("accuracy", "right", "correct", "grammatical", "followed")
 """Words in the names of metrics for which higher is better; for every other metric, lower is better."""
 
-LONGEST_NAME = 120
-"""Longest name of a comparison in characters; files are named after it."""
+
+AS_PUBLISHED = "as_published"
+"""The end of a name: the comparison has the runs with published settings only."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +134,22 @@ class Comparison:
         return times_to(self.results[row], criterion, self.cap)
 
 
-def compare(results: list[Result], left_out: list[UnusableError | OSError] | None = None) -> list[Comparison]:
+def compare(
+    results: list[Result], left_out: list[UnusableError | OSError] | None = None, apart: Collection[str] = ()
+) -> list[Comparison]:
     """Groups results into comparisons: results with equal task settings are compared.
 
     Rows of a comparison may differ in every other setting. A label states each setting in which rows of its model
-    differ, and each setting of `PROTOCOL` in which any rows differ. It states settings of `TUNED` only if needed.
+    differ, and each setting of `PROTOCOL` in which any rows differ. It states settings of `TUNED` only if needed, and
+    also the number of units if all rows of its model have about the same number of parameters. A named reading of the
+    AMU is stated by its name.
 
     Args:
         results: results from the store.
         left_out: if given, a result without the criteria and metrics of most results of its task is left out, and the
             list receives an error that names it. Otherwise all results of a task must have the same ones.
+        apart: identities of runs as they were published. If none of the other results of a task has the same budget, a
+            comparison of their own has them, whose name ends in `AS_PUBLISHED`.
 
     Returns:
         Comparisons in the natural order of their names (T50 before T100), with ranked rows.
@@ -161,13 +160,30 @@ def compare(results: list[Result], left_out: list[UnusableError | OSError] | Non
     if left_out is not None:
         alike = {task: _with_the_same_columns(group, left_out) for task, group in groups.items()}
         groups = {task: group for task, group in alike.items() if group}
-    names = _names([group[0] for group in groups.values()])
-    comparisons = []
+    names = comparison_names([group[0] for group in groups.values()])
+    divided = []
     for name, group in zip(names, groups.values(), strict=True):
-        unranked = Comparison(name, group, _labels(group))
+        usual, published = _divided(group, apart)
+        divided += [(name, usual), (f"{name}-{AS_PUBLISHED}", published)]
+    comparisons = []
+    for name, group in divided:
+        if not group:
+            continue
+        unranked = Comparison(name, group, row_labels(group))
         rows = sorted(unranked.by_model, key=lambda row: _rank(unranked, row))
         comparisons.append(Comparison(name, [group[row] for row in rows], [unranked.labels[row] for row in rows]))
-    return sorted(comparisons, key=lambda comparison: _natural(comparison.name))
+    return sorted(comparisons, key=lambda comparison: natural(comparison.name))
+
+
+def _divided(results: list[Result], apart: Collection[str]) -> tuple[list[Result], list[Result]]:
+    """The results of a task without and with those that are compared apart, as `compare` describes it."""
+    budgets = {result.config["training"]["max_sequences"] for result in results if result.identity not in apart}
+    published = [
+        result
+        for result in results
+        if result.identity in apart and budgets and result.config["training"]["max_sequences"] not in budgets
+    ]
+    return [result for result in results if result not in published], published
 
 
 def against(comparisons: list[Comparison], name: str) -> list[Comparison]:
@@ -211,11 +227,11 @@ def _row_order(results: list[Result], row: int, label: str) -> tuple:
     """Sort key of a row, as `Comparison.by_model` describes it."""
     cell = results[row].config["model"]["cell"]
     rank = CELLS.index(cell) if cell in CELLS else len(CELLS)
-    own = _settings(results[row])
-    of_cell = [_settings(result) for result in results if result.config["model"]["cell"] == cell]
+    own = settings_of(results[row])
+    of_cell = [settings_of(result) for result in results if result.config["model"]["cell"] == cell]
     differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
     unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
-    return rank, cell, -len(results[row].trials), unlike_paper, differences, _natural(label)
+    return rank, cell, -len(results[row].trials), unlike_paper, differences, natural(label)
 
 
 def _rank(comparison: Comparison, row: int) -> tuple:
@@ -228,79 +244,6 @@ def _rank(comparison: Comparison, row: int) -> tuple:
         median = float(np.median(final_values(comparison.results[row], metric)))
         key.append(-median if higher_is_better(metric) else median)
     return tuple(key)
-
-
-def _settings(result: Result) -> dict[str, object]:
-    return flat({part: result.config[part] for part in ("model", "training")})
-
-
-def _labels(results: list[Result]) -> list[str]:
-    """A label for each result: its model, and the settings that `compare` describes; if needed, the identity."""
-    settings = [_settings(result) for result in results]
-
-    def differs(key: str, row: int) -> bool:
-        alike = [
-            other
-            for result, other in zip(results, settings, strict=True)
-            if key in PROTOCOL or result.model == results[row].model
-        ]
-        return any(other.get(key) != settings[row][key] for other in alike)
-
-    def label(row: int, left_out: Collection[str] = ()) -> str:
-        own = {key: value for key, value in settings[row].items() if key not in left_out and differs(key, row)}
-        stated = ", ".join(f"{printable(leaf(key))}={setting_text(value)}" for key, value in own.items())
-        return f"{results[row].model} ({stated})" if stated else results[row].model
-
-    short = [label(row, left_out=TUNED) for row in range(len(results))]
-    labels = [short[row] if short.count(short[row]) == 1 else label(row) for row in range(len(results))]
-    return [
-        own if labels.count(own) == 1 else f"{own} [{result.task}/{result.identity}]"
-        for own, result in zip(labels, results, strict=True)
-    ]
-
-
-def _names(results: list[Result]) -> list[str]:
-    """A readable name for the task settings of each result: two_sequence-noise_free-T100-N3.
-
-    The name has the task, its variant or form, and its sizes, which are the settings named by one letter (T, N). If
-    several would have the same name, the settings in which they differ are added; a word is added without its key.
-    Files have these names: they consist of letters, digits, dots, underscores and hyphens, have at most `LONGEST_NAME`
-    characters before a hash, and differ even where case is ignored.
-    """
-    names = []
-    for result in results:
-        task = result.config["task"]
-        variants = [str(task[key]) for key in ("variant", "form") if key in task]
-        sizes = [f"{key}{value}" for key, value in task.items() if len(key) == 1]
-        names.append("-".join([result.task, *variants, *sizes]))
-    settings = [flat(result.config["task"]) for result in results]
-    full_names = []
-    for name, own in zip(names, settings, strict=True):
-        others = [other for twin, other in zip(names, settings, strict=True) if twin == name]
-        extra = [
-            value if isinstance(value, str) and value.isidentifier() else f"{leaf(key)}{setting_text(value)}"
-            for key, value in own.items()
-            if any(other.get(key) != value for other in others)
-        ]
-        full_names.append(re.sub(r"[^A-Za-z0-9_.-]", "", "-".join([name, *extra])))
-    counts = Counter(name.lower() for name in full_names)
-    return [
-        name
-        if counts[name.lower()] == 1 and len(name) <= LONGEST_NAME
-        else f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(own).encode(errors='replace')).hexdigest()[:6]}"
-        for name, own in zip(full_names, settings, strict=True)
-    ]
-
-
-def leaf(key: str) -> str:
-    """The last part of a dotted name."""
-    return key.rpartition(".")[2]
-
-
-def _natural(text: str) -> list:
-    """Sort key that puts T50 before T100."""
-    parts = re.split(r"([0-9]+)", text)
-    return [(len(part.lstrip("0")), part.lstrip("0")) if place % 2 else part for place, part in enumerate(parts)]
 
 
 # Criteria and metrics ------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import yaml
 
-from amu_experiments.analysis.comparison import Comparison, leaf
+from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.labels import leaf
 from amu_experiments.analysis.text import setting_text
 from amu_experiments.conf_files import conf_dir, description
 from amu_experiments.selection import flat

@@ -22,6 +22,18 @@ SETTINGS = {"model.cell": "lstm97", "training.optimizer": "sgd"}
 """The LSTM of 1997 with plain gradient descent."""
 
 
+def historical_runs(results: list[Result], published: list[dict]) -> set[str]:
+    """The identities of the results that have a row in `historical_table`."""
+    return {
+        result.identity
+        for entry in published
+        for row in entry["rows"]
+        for settings in row.get("again", [])
+        for result in results
+        if _is_of(result, entry, settings)
+    }
+
+
 def historical_table(comparisons: list[Comparison], published: list[dict]) -> Table | None:
     """A row for each published mean of the LSTM of 1997 and each run with its settings.
 
@@ -71,15 +83,14 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
 
 def _rows_of(entry: dict, comparisons: list[Comparison]) -> Iterator[dict]:
     """The rows of one entry of published.yaml: one for each method, settings, run and criterion."""
-    fitting = [each for each in comparisons if flat(entry["task"]).items() <= flat(each.task).items()]
     for row in entry["rows"]:
         means = {key: value for key, value in row.items() if isinstance(value, int) and key != "params"}
         for settings in row.get("again", []):
             results = [
                 (comparison.name, result)
-                for comparison in fitting
+                for comparison in comparisons
                 for result in comparison.results
-                if (SETTINGS | settings).items() <= flat(result.config).items()
+                if _is_of(result, entry, settings)
             ]
             other = [f"{key}={value}" for key, value in settings.items() if row["again"][0].get(key) != value]
             for name, result in results or [(_problem(entry), None)]:
@@ -93,6 +104,12 @@ def _rows_of(entry: dict, comparisons: list[Comparison]) -> Iterator[dict]:
                         "criterion": criterion,
                         "published_mean": mean,
                     } | _ours(result, criterion, mean, entry.get("weaker"))
+
+
+def _is_of(result: Result, entry: Mapping, settings: Mapping) -> bool:
+    """Whether a result has the task settings of an entry and these settings of a row."""
+    own = flat(result.config["task"]).items(), flat(result.config).items()
+    return flat(entry["task"]).items() <= own[0] and (SETTINGS | settings).items() <= own[1]
 
 
 def _ours(result: Result | None, criterion: str, published: float, weaker: str | None) -> dict:

@@ -30,12 +30,16 @@ NARROW = 28
 
 @dataclass(frozen=True)
 class Section:
-    """A comparison with its tables, figures and sounds."""
+    """A comparison with its tables, figures and sounds.
+
+    published: whether all its rows have published settings.
+    """
 
     comparison: Comparison
     tables: list[Table]
     pictures: list[Drawn]
     sounds: list[Sound] = field(default_factory=list)
+    published: bool = False
 
     @property
     def name(self) -> str:
@@ -86,8 +90,11 @@ def render(
     anchors |= {picture.name: f"figure-{picture.name}" for section in sections for picture in section.pictures}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    published = [section for section in sections if historical and section.published]
     return environment.get_template("page.html.j2").render(
         sections=sections,
+        usual=[section for section in sections if section not in published],
+        published=published,
         claims=claims,
         cases=[verdict.case for verdict in claims[0].verdicts] if claims else [],
         summary=summary(verdicts_table(claims)) if claims else [],

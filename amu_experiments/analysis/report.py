@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,7 @@ import yaml
 from amu_experiments.analysis.claims import judge
 from amu_experiments.analysis.comparison import Comparison, against, compare
 from amu_experiments.analysis.figures import pictures
-from amu_experiments.analysis.historical import historical_table
+from amu_experiments.analysis.historical import historical_runs, historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures
 from amu_experiments.analysis.mechanism_tables import read_mechanism
 from amu_experiments.analysis.notices import notices
@@ -158,7 +159,8 @@ def write_report(
     published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
     mechanism = read_mechanism(out_dir / "mechanism", unusable)
     samples = read_samples(out_dir / "samples", unusable)
-    comparisons, sections, lines = compare(results, unusable), [], []
+    old = historical_runs(results, published)
+    comparisons, sections, lines = compare(results, unusable, apart=old), [], []
     made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
     studies = read_studies(out_dir, unusable)
     left_out = [*_left_out(unusable), *unfinished_lines]
@@ -187,7 +189,7 @@ def write_report(
     for section in _each(work, comparisons, processes):
         for table in section.tables:
             lines += [table.name, "", table.plain()]
-        sections.append(section)
+        sections.append(replace(section, published={result.identity for result in section.comparison.results} <= old))
     sections.sort(key=lambda section: section.heading.place)
     for table in [*alone, *(table for section in sections for table in section.tables)]:
         _write_table(table, out_dir / "tables")

@@ -5,8 +5,9 @@ from collections import Counter
 
 from matplotlib.colors import to_hex, to_rgb
 
-from amu_experiments.analysis.cases import Reading
-from amu_experiments.analysis.comparison import TUNED, Comparison, leaf
+from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.labels import TUNED, leaf
+from amu_experiments.analysis.reading import Reading
 from amu_experiments.selection import flat
 
 Style = tuple[str, object, str]

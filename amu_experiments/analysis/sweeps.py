@@ -11,13 +11,12 @@ from matplotlib.patches import Rectangle
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import (
-    PROTOCOL,
     Comparison,
     condition,
     final_values,
     higher_is_better,
-    leaf,
 )
+from amu_experiments.analysis.labels import PROTOCOL, leaf
 from amu_experiments.analysis.picture import Picture, house_style, literal
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import listing, metric_text, printable, sequences_text, setting_text

@@ -9,7 +9,6 @@ import pandas as pd
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import (
-    PROTOCOL,
     Comparison,
     budget,
     condition,
@@ -17,9 +16,9 @@ from amu_experiments.analysis.comparison import (
     ended_before,
     final_metrics,
     final_values,
-    leaf,
     times_to,
 )
+from amu_experiments.analysis.labels import PROTOCOL, leaf
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
 from amu_experiments.analysis.text import (
     cell_text,
