@@ -45,11 +45,11 @@ def pictures(comparison: Comparison, styles: list[Style]) -> list[Picture]:
 
 def with_main_rows(comparison: Comparison, styles: list[Style]) -> tuple[Comparison, list[Style], str]:
     """The comparison and its styles with the rows that are drawn, and a sentence for captions if rows are missing."""
-    rows = main_rows(styles, MOST_LINES)
+    rows = main_rows(comparison, styles, MOST_LINES)
     if len(rows) == len(styles):
         return comparison, styles, ""
     parts = [[values[row] for row in rows] for values in (comparison.results, comparison.labels, styles)]
-    note = f" Only {len(rows)} of {len(styles)} rows are drawn, of each model the first ones; the tables have all."
+    note = f" Only {len(rows)} of {len(styles)} rows are drawn, of each model those nearest to the paper; the tables have all."
     return replace(comparison, results=parts[0], labels=parts[1]), parts[2], note
 
 

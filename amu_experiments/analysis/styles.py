@@ -85,10 +85,17 @@ def report_styles(comparisons: list[Comparison]) -> dict[str, list[Style]]:
     }
 
 
-def main_rows(styles: list[Style], most: int) -> list[int]:
-    """At most so many rows, in order: the first row of each form of a cell, then the second, and so on."""
-    markers = [marker for *_, marker in styles]
-    ranked = sorted(range(len(styles)), key=lambda row: (markers[:row].count(markers[row]), row))
+def main_rows(comparison: Comparison, styles: list[Style], most: int) -> list[int]:
+    """At most so many rows, in order: the first row of each form of a cell, then the second, and so on.
+
+    The rows of a form have the order of models, so the variant of the paper comes first.
+    """
+    places, seen = {}, Counter()
+    for row in comparison.by_model:
+        *_, marker = styles[row]
+        places[row] = seen[marker]
+        seen[marker] += 1
+    ranked = sorted(places, key=lambda row: (places[row], row))
     return sorted(ranked[:most])
 
 
