@@ -146,8 +146,8 @@ def compare(
 
     Args:
         results: results from the store.
-        left_out: if given, a result without the criteria and metrics of most results of its task is left out, and the
-            list receives an error that names it. Otherwise all results of a task must have the same ones.
+        left_out: if given, a result without the criteria and metrics of most results of its comparison is left out, and
+            the list receives an error that names it. Otherwise all results of a comparison must have the same ones.
         apart: identities of runs as they were published. If none of the other results of a task has the same budget, a
             comparison of their own has them, whose name ends in `AS_PUBLISHED`.
 
@@ -157,9 +157,6 @@ def compare(
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(json.dumps(result.config["task"], sort_keys=True), []).append(result)
-    if left_out is not None:
-        alike = {task: _with_the_same_columns(group, left_out) for task, group in groups.items()}
-        groups = {task: group for task, group in alike.items() if group}
     names = comparison_names([group[0] for group in groups.values()])
     divided = []
     for name, group in zip(names, groups.values(), strict=True):
@@ -167,6 +164,8 @@ def compare(
         divided += [(name, usual), (f"{name}-{AS_PUBLISHED}", published)]
     comparisons = []
     for name, group in divided:
+        if left_out is not None:
+            group = _with_the_same_columns(group, left_out)
         if not group:
             continue
         unranked = Comparison(name, group, row_labels(group))

@@ -49,7 +49,8 @@ def with_main_rows(comparison: Comparison, styles: list[Style]) -> tuple[Compari
     if len(rows) == len(styles):
         return comparison, styles, ""
     parts = [[values[row] for row in rows] for values in (comparison.results, comparison.labels, styles)]
-    note = f" Only {len(rows)} of {len(styles)} rows are drawn, of each model those nearest to the paper; the tables have all."
+    count = f" Only {len(rows)} of {len(styles)} rows are drawn"
+    note = f"{count}, of each model those nearest to the paper; the tables have all."
     return replace(comparison, results=parts[0], labels=parts[1]), parts[2], note
 
 
