@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from amu_experiments.analysis.claims import GENERATION, Generated
+from amu_experiments.analysis.claims import GENERATION
+from amu_experiments.analysis.evidence import Generated
 from amu_experiments.analysis.headings import paper_experiments, titled
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import sequences_text

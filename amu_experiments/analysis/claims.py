@@ -9,22 +9,31 @@ comparisons fit an experiment, the one with most trials of the AMU counts.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.cases import MIN_TRIALS, OLDER, Case, Row, find_cases, fitting, rows_of
-from amu_experiments.analysis.comparison import Comparison, higher_is_better
-from amu_experiments.analysis.labels import ALIKE, TUNED
-from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES, of_row
-from amu_experiments.analysis.reading import reading_of
-from amu_experiments.analysis.statistics import CONFIDENCE
+from amu_experiments.analysis.cases import MIN_TRIALS, Case, Row, find_cases, rows_of
+from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.evidence import (
+    Generated,
+    Results,
+    amu_pair,
+    amu_row,
+    amu_rows,
+    duel,
+    lacking,
+    other_forms,
+    per_trial,
+    race,
+    rivals_of,
+    seconds_per_sequence,
+    share_finding,
+    test_metrics,
+)
+from amu_experiments.analysis.mechanism_tables import FLOWS, PHASES
 from amu_experiments.analysis.verdicts import Claim, Evidence, Finding, Test, decide
-
-MOST = 2 / 3
-"""Training succeeds, as some claims say, if the share of solved trials is above this."""
 
 FACTOR = 10
 """Error flow is constant if it changes by less than this factor, up or down, over the whole lag."""
@@ -48,22 +57,6 @@ the paper used.
 """
 
 
-class Generated(NamedTuple):
-    """An experiment in which networks generate sequences, and how it is judged.
-
-    Args:
-        name: the experiment in conf/tuning.yaml.
-        settings: those of its task by which its runs are found.
-        metric: the one that is tested, on test data.
-        parameters: the size of its models, if experiments differ in nothing else.
-    """
-
-    name: str
-    settings: dict
-    metric: str
-    parameters: int | None = None
-
-
 # The metrics were chosen before these experiments were run. They judge what a network generates by itself. A chorale
 # has no true continuation, so its metric is the likelihood.
 GENERATION = (
@@ -81,13 +74,6 @@ GENERATION = (
     Generated("pen", {"problem": "pen", "letters": 52}, "letters_right"),
     Generated("chorales", {"problem": "chorales", "pieces": 364}, "nats_per_frame"),
 )
-
-
-class Results(NamedTuple):
-    """All comparisons, and the tables of `read_mechanism`."""
-
-    comparisons: list[Comparison]
-    mechanism: dict[str, pd.DataFrame]
 
 
 def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> list[Claim]:
@@ -130,16 +116,16 @@ def separation(results: Results, case: Case) -> Evidence:
     """
     evidence = Evidence()
     for experiment in EXPERIMENTS:
-        pair = _pair(results, experiment, case, "output", "memory")
+        pair = amu_pair(results, experiment, case, "output", "memory")
         if isinstance(pair, Finding):
             evidence.findings.append(pair)
             continue
         separate, joint = pair
         name = separate.comparison.name
         evidence.rests_on += [f"{name}-criteria", f"{name}-conflict"]
-        evidence.tests.append(_race(f"{name}, learning", separate, joint))
+        evidence.tests.append(race(f"{name}, learning", separate, joint))
         for phase, words in PHASES.items():
-            values = [_per_trial(results.mechanism, row, phase, "conflict") for row in pair]
+            values = [per_trial(results.mechanism, row, phase, "conflict") for row in pair]
             if min(map(len, values)) < MIN_TRIALS:
                 evidence.findings.append(Finding(f"{name}: no gradient conflict measured {words}", "missing"))
                 continue
@@ -154,7 +140,7 @@ def separation(results: Results, case: Case) -> Evidence:
             )
         for cell in ("gru", "rnn"):
             for row in rows_of(separate.comparison, cell, case.optimizer)[:1]:
-                values = _per_trial(results.mechanism, row, "trained", "conflict")
+                values = per_trial(results.mechanism, row, "trained", "conflict")
                 if len(values):
                     evidence.beside.append(f"{name}: conflict after training in {cell} {np.median(values):.3f}")
     return evidence
@@ -170,14 +156,14 @@ def algorithm(results: Results, case: Case) -> Evidence:
     """
     evidence = Evidence()
     for experiment in EXPERIMENTS:
-        pair = _pair(results, experiment, case, "gradient", "full")
+        pair = amu_pair(results, experiment, case, "gradient", "full")
         if isinstance(pair, Finding):
             evidence.findings.append(pair)
             continue
         name = pair[0].comparison.name
         evidence.rests_on += [f"{name}-criteria", f"{name}-solved"]
-        evidence.tests.append(_race(name, *pair))
-        truncated, full = map(_seconds_per_sequence, pair)
+        evidence.tests.append(race(name, *pair))
+        truncated, full = map(seconds_per_sequence, pair)
         evidence.beside.append(
             f"{name}: {1e6 * truncated:.0f} us per sequence and trial truncated, {1e6 * full:.0f} us full, "
             "data and evaluation included"
@@ -196,7 +182,7 @@ def memory(results: Results, case: Case) -> Evidence:
     for experiment in CLASSIFICATION:
         family = {key: value for key, value in experiment.items() if key != "T"}
         by_lag: dict[int, Row] = {}
-        for row in _rows(results, family, case):
+        for row in amu_rows(results, family, case):
             T = row.comparison.task.get("T")
             if isinstance(T, int):
                 by_lag.setdefault(T, row)
@@ -206,10 +192,10 @@ def memory(results: Results, case: Case) -> Evidence:
             text = f"two_sequence {experiment['variant']}: {reached} with {MIN_TRIALS} trials"
             evidence.findings.append(Finding(text, "missing"))
             continue
-        evidence.findings.append(_share_finding(by_lag[lags[-1]]))
+        evidence.findings.append(share_finding(by_lag[lags[-1]]))
         for row in (by_lag[T] for T in lags):
             name = row.comparison.name
-            evidence.beside.append(f"{name}: {'; '.join(each.text() for each in [row, *_others(row, RIVALS)])}")
+            evidence.beside.append(f"{name}: {'; '.join(each.text() for each in [row, *rivals_of(row, RIVALS)])}")
             evidence.rests_on.append(f"{name}-criteria")
         evidence.rests_on.append(f"{by_lag[lags[-1]].comparison.name}-traces")
     return evidence
@@ -225,14 +211,14 @@ def gradient(results: Results, case: Case) -> Evidence:
     """
     evidence = Evidence()
     for experiment in CLASSIFICATION:
-        row = _experiment(results, experiment, case)
+        row = amu_row(results, experiment, case)
         if isinstance(row, Finding):
             evidence.findings.append(row)
             continue
         name = row.comparison.name
         evidence.rests_on.append(f"{name}-flow")
         for phase, words in PHASES.items():
-            values = _per_trial(results.mechanism, row, phase, "relative_flow", "full")
+            values = per_trial(results.mechanism, row, phase, "relative_flow", "full")
             if len(values) < MIN_TRIALS:
                 evidence.findings.append(Finding(f"{name}: no error flow measured {words}", "missing"))
                 continue
@@ -242,9 +228,9 @@ def gradient(results: Results, case: Case) -> Evidence:
             says = "supported" if inside else "contradicted" if outside else "undecided"
             interval = f"{estimate.value:.2g} [{estimate.low:.2g}, {estimate.high:.2g}]"
             evidence.findings.append(Finding(f"{name}, derivative {words}: {interval} ({row.label})", says))
-            for other in (row, *_others(row, (*RIVALS, "lstm97"))):
+            for other in (row, *rivals_of(row, (*RIVALS, "lstm97"))):
                 for flow in FLOWS if other != row else ("truncated",):
-                    values = _per_trial(results.mechanism, other, phase, "relative_flow", flow)
+                    values = per_trial(results.mechanism, other, phase, "relative_flow", flow)
                     if len(values):
                         evidence.beside.append(
                             f"{name}, {FLOWS[flow]} {words}: {np.median(values):.2g} ({other.label})"
@@ -262,15 +248,15 @@ def convergence(results: Results, case: Case) -> Evidence:
     """
     evidence = Evidence()
     for experiment in EXPERIMENTS:
-        row = _experiment(results, experiment, case, rivals=("lstm",))
+        row = amu_row(results, experiment, case, rivals=("lstm",))
         if isinstance(row, Finding):
             evidence.findings.append(row)
             continue
         name = row.comparison.name
         evidence.rests_on += [f"{name}-criteria", f"{name}-solved"]
-        evidence.findings.append(_share_finding(row))
-        evidence.tests.append(_race(f"{name}, efficient", row, *_others(row, ("lstm",))))
-        evidence.beside += _other_forms(row)
+        evidence.findings.append(share_finding(row))
+        evidence.tests.append(race(f"{name}, efficient", row, *rivals_of(row, ("lstm",))))
+        evidence.beside += other_forms(row)
     return evidence
 
 
@@ -289,14 +275,14 @@ def generation(results: Results, case: Case) -> Evidence:
     """
     evidence, absent = _against_rivals(results, case, GRAMMAR), []
     for experiment in GENERATION:
-        row = _experiment(results, experiment.settings, case, RIVALS, experiment.parameters)
-        if isinstance(row, Finding) or experiment.metric not in _test_metrics(row):
+        row = amu_row(results, experiment.settings, case, RIVALS, experiment.parameters)
+        if isinstance(row, Finding) or experiment.metric not in test_metrics(row):
             absent.append(experiment.name)
             continue
         evidence.rests_on.append(f"{row.comparison.name}-metrics")
-        evidence.tests += [_duel(experiment, row, rival) for rival in _others(row, RIVALS, experiment.parameters)]
+        evidence.tests += [duel(experiment, row, rival) for rival in rivals_of(row, RIVALS, experiment.parameters)]
     if absent:
-        evidence.findings.append(Finding(f"left out: {_lacking(', '.join(absent), RIVALS, case)}", "missing", False))
+        evidence.findings.append(Finding(f"left out: {lacking(', '.join(absent), RIVALS, case)}", "missing", False))
     return evidence
 
 
@@ -313,134 +299,12 @@ def classification(results: Results, case: Case) -> Evidence:
 def _against_rivals(results: Results, case: Case, experiments: Iterable[dict]) -> Evidence:
     evidence = Evidence()
     for experiment in experiments:
-        row = _experiment(results, experiment, case, RIVALS)
+        row = amu_row(results, experiment, case, RIVALS)
         if isinstance(row, Finding):
             evidence.findings.append(row)
             continue
         name = row.comparison.name
         evidence.rests_on += [f"{name}-criteria", f"{name}-solved"]
-        evidence.tests += [_race(name, row, rival) for rival in _others(row, RIVALS)]
-        evidence.beside += _other_forms(row)
+        evidence.tests += [race(name, row, rival) for rival in rivals_of(row, RIVALS)]
+        evidence.beside += other_forms(row)
     return evidence
-
-
-# Evidence -------------------------------------------------------------------------------------------------------
-
-
-def _race(of: str, row: Row, other: Row) -> Test:
-    """The log-rank test of two rows on sequences to the stop criterion."""
-    groups = (*row.times(), *other.times())
-    return Test(of, f"{row.text()} against {other.text()}", statistics.logrank(*groups), statistics.faster(*groups))
-
-
-def _duel(experiment: Generated, row: Row, other: Row) -> Test:
-    """The Mann-Whitney test of two rows on the metric of an experiment."""
-    metric = experiment.metric
-    ours, theirs = row.finals(metric), other.finals(metric)
-    ahead = statistics.larger(ours, theirs) if higher_is_better(metric) else statistics.larger(theirs, ours)
-    text = f"median {np.median(ours):.3g} ({row.label}) against {np.median(theirs):.3g} ({other.label})"
-    return Test(f"{experiment.name}, {metric}", text, statistics.mann_whitney(ours, theirs), ahead)
-
-
-def _test_metrics(row: Row) -> list[str]:
-    return [metric.removeprefix("test_") for metric in row.comparison.test_metrics]
-
-
-def _share_finding(row: Row) -> Finding:
-    _, solved = row.times()
-    share = statistics.success(solved)
-    says = "supported" if share.low > MOST else "contradicted" if share.high < MOST else "undecided"
-    text = f"{solved.sum()}/{len(solved)} solved, {CONFIDENCE:.0%} interval {share.low:.2f} to {share.high:.2f}"
-    return Finding(f"{row.comparison.name}, stable: {text} ({row.label})", says)
-
-
-def _per_trial(
-    mechanism: dict[str, pd.DataFrame], row: Row, phase: str, quantity: str, flow: str | None = None
-) -> np.ndarray:
-    """A quantity of the mechanism for every trial of a row, (trials,); `flow` selects one kind of error flow."""
-    if not mechanism:
-        return np.array([])
-    own = of_row(mechanism["trials"], *row)
-    own = own[(own["phase"] == phase) & (own["quantity"] == quantity) & ((own["flow"] == flow) | (flow is None))]
-    return own["value"].dropna().to_numpy()
-
-
-def _seconds_per_sequence(row: Row) -> float:
-    """Seconds per sequence and trial after the first evaluation, when everything is compiled."""
-    history = row.comparison.results[row.number].history
-    clock = history.groupby("sequences")["seconds"].agg(["max", "count"]).reset_index()
-    trained = (clock["sequences"].diff() * clock["count"])[1:].sum()
-    return (clock["max"].iloc[-1] - clock["max"].iloc[0]) / trained if trained else np.nan
-
-
-def _other_forms(row: Row) -> list[str]:
-    """The AMUs of the same reading and optimizer with full gradient or with another output, in words."""
-    reading = reading_of(row.model)
-    return [
-        f"{row.comparison.name}: {other.text()}"
-        for other in rows_of(row.comparison, "amu", row.optimizer)
-        if other != row and reading_of(other.model)._replace(output=reading.output) == reading
-    ]
-
-
-# Which rows -----------------------------------------------------------------------------------------------------
-
-
-def _rows(results: Results, settings: dict, case: Case, parameters: int | None = None) -> list[Row]:
-    """The AMU's rows of a case in comparisons with these task settings; rows with most trials come first."""
-    rows = [row for each in fitting(results.comparisons, [settings]) for row in rows_of(each) if row.case == case]
-    return sorted(_of_size(rows, parameters), key=lambda row: -row.trials)
-
-
-def _others(row: Row, cells: Iterable[str], parameters: int | None = None) -> list[Row]:
-    """For each of these cells, the row with most trials in the row's comparison, trained by the same optimizer."""
-    return [other for cell in cells for other in _of_size(rows_of(row.comparison, cell, row.optimizer), parameters)[:1]]
-
-
-def _of_size(rows: list[Row], parameters: int | None) -> list[Row]:
-    """The rows with about this number of parameters; None: any."""
-    return [row for row in rows if parameters is None or 1 / ALIKE < row.parameters / parameters < ALIKE]
-
-
-def _experiment(
-    results: Results, settings: dict, case: Case, rivals: tuple[str, ...] = (), parameters: int | None = None
-) -> Row | Finding:
-    """The AMU's row of an experiment with these rivals, or a finding that names the missing runs."""
-    for row in _rows(results, settings, case, parameters):
-        others = _others(row, rivals, parameters)
-        if len(others) == len(rivals) and all(other.trials >= MIN_TRIALS for other in others):
-            return row
-    return Finding(_lacking(_in_words(settings), rivals, case), "missing")
-
-
-def _pair(results: Results, settings: dict, case: Case, key: str, value: str) -> tuple[Row, Row] | Finding:
-    """The AMU of the case and the AMU that differs from it in one option only, which has this value."""
-    for row in _rows(results, settings, case):
-        for other in rows_of(row.comparison, "amu", case.optimizer):
-            if other.model.get(key) == value and other.trials >= MIN_TRIALS and _alike(row, other, key):
-                return row, other
-    return _missing(settings, f"the AMU, and of the same AMU with {key}={value}, trained by {case.training}")
-
-
-def _alike(row: Row, other: Row, key: str) -> bool:
-    """Whether two rows' models are equal except for this option and tuned settings."""
-    ours, theirs = (
-        {name: value for name, value in each.model.items() if name != key and f"model.{name}" not in TUNED}
-        for each in (row, other)
-    )
-    return ours == theirs
-
-
-def _missing(settings: dict, rows: str) -> Finding:
-    return Finding(f"{_in_words(settings)}: {MIN_TRIALS} trials or more of {rows}", "missing")
-
-
-def _lacking(experiments: str, rivals: Iterable[str], case: Case) -> str:
-    """The runs that are missing of experiments in which the AMU has these rivals."""
-    cells = ", ".join(["amu", *rivals])
-    return f"{experiments}: {MIN_TRIALS} trials or more of each of {cells}, trained by {case.training}"
-
-
-def _in_words(settings: dict) -> str:
-    known = {key: value for key, value in settings.items() if value != OLDER.get(key)}
-    return " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in known.items())
