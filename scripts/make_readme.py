@@ -82,10 +82,12 @@ def readings() -> str:
 
 def experiments() -> str:
     """A row for each experiment: the trials solved and the median or, if no model solved any, the accuracy."""
-    rows, models = [], plan()["everywhere"]
+    rows, names = [], [model_names()[model] for model in plan()["everywhere"]]
+    others = {*judged(), *(experiment.name for experiment in GENERATION)}
     for experiment in paper_experiments():
-        if "models" in plan()["experiments"][experiment.name]:
+        if experiment.name in others:
             continue
+        models = models_of(plan(), experiment.name)
         configs = [config_of(f"{experiment.name}/{model}") for model in models]
         found = [solved_row(config) for config in configs if config["training"]["stop"]]
         if any(row["solved"] for row in found):
@@ -99,10 +101,11 @@ def experiments() -> str:
             "parameters": f"{min(sizes):,} to {max(sizes):,}",
             "sequences at most": f"{configs[0]['training']['max_sequences']:,}",
         }
-        rows.append(row | dict(zip(map(model_names().get, models), values, strict=True)))
+        rows.append(row | dict(zip(names, values, strict=True)))
     caption = (
-        "Each cell is as above. If no model met the criterion, or the problem has none: the median of the trials' "
-        f"accuracy on test data. Intervals and p-values are on [the page]({PAGE})."
+        "Each cell is as above. If the answers are numbers (adding, multiplication), the AMU emits its memory. If no "
+        "model met the criterion, or the problem has none: the median of the trials' accuracy on test data. Intervals "
+        f"and p-values are on [the page]({PAGE})."
     )
     return markdown(pd.DataFrame(rows), caption)
 

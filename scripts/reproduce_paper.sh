@@ -124,6 +124,10 @@ compare_all() { # EXPERIMENT...: each with all its models
 models() { basename -s .yaml conf/experiment/"$1"/* | grep -vx base; } # of EXPERIMENT
 
 at_lag() { # EXPERIMENT T: models that are compared at other lags; the others only at T = 100, for time
+  if [[ " ${claimed[*]} " != *" $1 "* ]]; then
+    models "$1"
+    return
+  fi
   local shipped=amu_$(sed -n '2s/,.*//p' results/paper/readings_shipped.csv) others='_sgd$|^(lem|janet)$'
   if (($2 >= 1000)); then others='^(lstm97|lem|janet)_sgd$'; fi
   models "$1" | grep -vE "_(full|memory)(_sgd)?$|$others"
