@@ -140,7 +140,7 @@ def test_a_model_has_the_options_of_its_reading_and_every_rival_is_tuned_where_c
             assert memory == plain | {"model.output": "memory"}
         rivals = {"lstm", "gru", "rnn", "lstm97", "lem", "janet"}
         assert rivals | {f"{rival}_sgd" for rival in rivals} <= set(models)
-    assert list(tuning.models_of(PLAN, "adding")) == PLAN["everywhere"]
+    assert list(tuning.models_of(PLAN, "temporal_order_6a")) == PLAN["everywhere"]
 
 
 def test_networks_generate_with_the_unit_in_its_shipped_reading_and_that_of_the_reimplementation():
