@@ -2,8 +2,8 @@
 # Makes results/paper and the results in README.md without using old results: runs, mechanism, speed, report. Needs amu-run in the
 # PATH (pip install -e .).
 #
-#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: under 3 hours on 2 cores
-#   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: up to 5 hours more
+#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: about 7 hours on 2 cores
+#   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: many hours more
 #   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick: under 10 minutes
 #
 # Ctrl-C stops it at any time. The same command continues from there and trains nothing twice. One run starts for each
