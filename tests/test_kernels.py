@@ -352,3 +352,14 @@ def test_trials_leave_a_network_by_dropping_their_rows():
     part = Sequences(sequences.inputs[[2, 0]], sequences.lengths[[2, 0]], sequences.targets[[2, 0]])
     np.testing.assert_allclose(network.predict(part, False), whole[[2, 0]], rtol=1e-6)
     assert network.cell.weight_ih.shape[0] == 2
+
+
+def test_compiled_code_takes_subnormal_numbers_as_zero_and_its_caller_does_not():
+    """They would make it many times slower where gradients vanish."""
+    layer = RNN(1, 1)
+    for parameter in layer.parameters():
+        torch.nn.init.constant_(parameter, 1e-30)
+    torch.nn.init.zeros_(layer.bias_l0)
+    output, _ = layer(torch.full((1, 1, 1), 1e-10))
+    assert output.item() == 0
+    assert np.float32(1e-30) * np.float32(1e-10) > 0
