@@ -288,3 +288,14 @@ def test_dollar_signs_are_no_formula(tmp_path):
     (comparison,) = compare([write(tmp_path, "amu", [300], model=model) for model in models])
     for picture in drawn(pictures, comparison):
         assert r"a$\nothing$" in picture.save(tmp_path).svg
+
+
+@pytest.mark.parametrize("key", ["dt", "longest_lag", "input_deviation", "initial_range", "forget_bias"])
+def test_a_tuned_setting_changes_no_style(tmp_path, key):
+    results = [
+        write(tmp_path, "own", [300], model={key: value}, task={"variant": variant})
+        for value, variant in ((0.1, "noise_free"), (0.5, "noisy_input"))
+    ]
+    styles = report_styles(compare(results))
+    assert len(styles) == 2
+    assert len({str(rows) for rows in styles.values()}) == 1

@@ -498,6 +498,14 @@ def test_a_label_names_the_reading_of_the_unit_and_leaves_out_what_follows_from_
     }
 
 
+def test_the_reference_is_the_first_named_reading_however_many_forms_another_has(tmp_path):
+    gated = {"neurons_per_unit": 3, "output_in_product": False, "writers": "gated", "output": "neuron"}
+    models = [gated | {"gradient": gradient} for gradient in ("truncated", "full")]
+    models.append({"neurons_per_unit": 2, "output_in_product": False, "output": "neuron", "gradient": "truncated"})
+    (comparison,) = compare([write(tmp_path, "amu", [300], model=model) for model in models])
+    assert comparison.labels[comparison.reference] == "amu (reading=abstract, gradient=truncated)"
+
+
 def test_settings_of_any_text_make_different_labels_of_one_line(tmp_path):
     results = [write(tmp_path, "amu", [300], identity=str(n), model={"note": a}) for n, a in enumerate(AWKWARD)]
     (comparison,) = compare(results)

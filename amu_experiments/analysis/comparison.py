@@ -10,6 +10,7 @@ import numpy as np
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.labels import comparison_names, natural, row_labels, settings_of
+from amu_experiments.analysis.reading import named_readings, reading_of
 from amu_experiments.analysis.text import printable
 from amu_experiments.files import UnusableError
 from amu_experiments.stack_files import are_times
@@ -55,8 +56,8 @@ class Comparison:
         """The rows in an order that does not depend on their results.
 
         Rows are sorted by cell, in the order of `CELLS`. Rows of one cell are sorted by their number of trials, the
-        most first; then by the settings of the paper (`PAPER`); then by how little their settings differ from the other
-        rows of the cell.
+        most first; then by the settings of the paper (`PAPER`); then AMUs by their reading, in the order of
+        readings.yaml; then by how little their settings differ from the other rows of the cell.
         """
         return sorted(range(len(self.results)), key=lambda row: _row_order(self.results, row, self.labels[row]))
 
@@ -140,7 +141,7 @@ def compare(
     """Groups results into comparisons: results with equal task settings are compared.
 
     Rows of a comparison may differ in every other setting. A label states each setting in which rows of its model
-    differ, and each setting of `PROTOCOL` in which any rows differ. It states settings of `TUNED` only if needed, and
+    differ, and each setting of `PROTOCOL` in which any rows differ. It states settings of `tuned` only if needed, and
     also the number of units if all rows of its model have about the same number of parameters. A named reading of the
     AMU is stated by its name.
 
@@ -230,7 +231,10 @@ def _row_order(results: list[Result], row: int, label: str) -> tuple:
     of_cell = [settings_of(result) for result in results if result.config["model"]["cell"] == cell]
     differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
     unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
-    return rank, cell, -len(results[row].trials), unlike_paper, differences, natural(label)
+    named = list(named_readings().values())
+    reading = reading_of(results[row].config["model"]) if cell == "amu" else None
+    place = named.index(reading) if reading in named else len(named)
+    return rank, cell, -len(results[row].trials), unlike_paper, place, differences, natural(label)
 
 
 def _rank(comparison: Comparison, row: int) -> tuple:

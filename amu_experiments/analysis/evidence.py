@@ -9,7 +9,7 @@ import pandas as pd
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.cases import MIN_TRIALS, OLDER, Case, Row, fitting, rows_of
 from amu_experiments.analysis.comparison import Comparison, higher_is_better
-from amu_experiments.analysis.labels import ALIKE, TUNED
+from amu_experiments.analysis.labels import ALIKE, tuned
 from amu_experiments.analysis.mechanism_tables import of_row
 from amu_experiments.analysis.reading import reading_of
 from amu_experiments.analysis.statistics import CONFIDENCE
@@ -143,7 +143,7 @@ def amu_pair(results: Results, settings: dict, case: Case, key: str, value: str)
 def _alike(row: Row, other: Row, key: str) -> bool:
     """Whether two rows' models are equal except for this option and tuned settings."""
     ours, theirs = (
-        {name: value for name, value in each.model.items() if name != key and f"model.{name}" not in TUNED}
+        {name: value for name, value in each.model.items() if name != key and f"model.{name}" not in tuned()}
         for each in (row, other)
     )
     return ours == theirs

@@ -1,26 +1,39 @@
 """The names of comparisons and the labels of their rows, from the settings in which they differ."""
 
+import functools
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection
 
+import yaml
+
 from amu_experiments.analysis.reading import Reading, named_readings, reading_of
 from amu_experiments.analysis.text import printable, setting_text
+from amu_experiments.conf_files import conf_dir
 from amu_experiments.selection import flat
 from amu_experiments.store import Result
 
 PROTOCOL = ("training.max_sequences", "training.stop", "training.evaluate_every", "training.select")
 """Settings that change what a number means; if rows differ in one, every label states it."""
 
-TUNED = ("training.learning_rate", "training.clip_norm", "model.initial_range", "model.forget_bias")
-"""Settings that tuning changes; a label states them only if rows would have the same label without them."""
-
 ALIKE = 2**0.5
 """Models have about the same size if the largest has at most this factor times the parameters of the smallest."""
 
 LONGEST_NAME = 120
 """Longest name of a comparison in characters; files are named after it."""
+
+
+@functools.cache
+def tuned() -> tuple[str, ...]:
+    """Settings that tuning changes, as conf/tuning.yaml and conf/tuning/ name them.
+
+    A label states them only if rows would have the same label without them.
+    """
+    plan = yaml.safe_load((conf_dir() / "tuning.yaml").read_bytes())
+    axes = [yaml.safe_load(file.read_bytes()) for file in sorted((conf_dir() / "tuning").glob("*.yaml"))]
+    keys = [axis["key"] for axis in (plan["learning_rate"], plan["clip_norm"], *axes)]
+    return tuple(dict.fromkeys([*keys, "model.initial_range"]))
 
 
 def settings_of(result: Result) -> dict[str, object]:
@@ -60,7 +73,7 @@ def row_labels(results: list[Result]) -> list[str]:
 
     def short(row: int) -> str:
         sizes = [int(results[other].trials["parameters"].iloc[0]) for other in of_model(row)]
-        return label(row, (*TUNED, "model.units") if max(sizes) <= ALIKE * min(sizes) else TUNED)
+        return label(row, (*tuned(), "model.units") if max(sizes) <= ALIKE * min(sizes) else tuned())
 
     shorts = [short(row) for row in range(len(results))]
     labels = [shorts[row] if shorts.count(shorts[row]) == 1 else label(row) for row in range(len(results))]

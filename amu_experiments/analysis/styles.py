@@ -6,7 +6,7 @@ from collections import Counter
 from matplotlib.colors import to_hex, to_rgb
 
 from amu_experiments.analysis.comparison import Comparison
-from amu_experiments.analysis.labels import TUNED, leaf
+from amu_experiments.analysis.labels import leaf, tuned
 from amu_experiments.analysis.reading import Reading
 from amu_experiments.selection import flat
 
@@ -132,7 +132,7 @@ def _looks(comparison: Comparison, usual: dict[tuple[str, str], object]) -> dict
         own = {
             key: value
             for key, value in flat({"model": model}).items()
-            if key not in (*SIZES, *TUNED)
+            if key not in (*SIZES, *tuned())
             and not isinstance(value, list)
             and (key not in SET_BY_TASK or ((cell, key) in stated and value != usual[cell, key]))
         }
