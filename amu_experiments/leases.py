@@ -93,7 +93,8 @@ def acquire(folder: Path, config: dict, wanted: Iterable[int]) -> Iterator[Lease
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         with exclusive(folder):
-            # In this order: a stack that ends between the two is in both, and nobody trains it again.
+            # Running stacks are listed before finished ones. A stack that finishes in between is then in both lists,
+            # and no process trains it again. In the other order it could be in neither.
             running = _running(folder)
             damaged, finished = _repair(folder, config)
             _clean(folder, running)

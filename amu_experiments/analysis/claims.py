@@ -88,10 +88,8 @@ def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> 
         generation: f"{better} generation.",
         classification: f"{better} classification.",
     }
-    results, cases = (
-        Results(comparisons, mechanism),
-        find_cases(comparisons, [*EXPERIMENTS, *(each.settings for each in GENERATION)]),
-    )
+    results = Results(comparisons, mechanism)
+    cases = find_cases(comparisons, [*EXPERIMENTS, *(each.settings for each in GENERATION)])
     return [
         Claim(
             id=claim.__name__,

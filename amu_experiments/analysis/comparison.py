@@ -178,12 +178,11 @@ def compare(
 def _divided(results: list[Result], apart: Collection[str]) -> tuple[list[Result], list[Result]]:
     """The results of a task without and with those that are compared apart, as `compare` describes it."""
     budgets = {result.config["training"]["max_sequences"] for result in results if result.identity not in apart}
-    published = [
-        result
-        for result in results
-        if result.identity in apart and budgets and result.config["training"]["max_sequences"] not in budgets
-    ]
-    return [result for result in results if result not in published], published
+    usual, published = [], []
+    for result in results:
+        alone = budgets and result.config["training"]["max_sequences"] not in budgets
+        (published if alone else usual).append(result)
+    return usual, published
 
 
 def against(comparisons: list[Comparison], name: str) -> list[Comparison]:

@@ -90,10 +90,12 @@ def render(
     anchors |= {picture.name: f"figure-{picture.name}" for section in sections for picture in section.pictures}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    published = [section for section in sections if historical and section.published]
+    usual, published = [], []
+    for section in sections:
+        (published if historical and section.published else usual).append(section)
     return environment.get_template("page.html.j2").render(
         sections=sections,
-        usual=[section for section in sections if section not in published],
+        usual=usual,
         published=published,
         claims=claims,
         cases=[verdict.case for verdict in claims[0].verdicts] if claims else [],
