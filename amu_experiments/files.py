@@ -174,6 +174,7 @@ def read_table(
     texts: Collection[str] = (),
     owner: Path | None = None,
     numbers: bool = True,
+    as_written: Collection[str] = (),
 ) -> pd.DataFrame:
     """A CSV file as a table; UnusableError if it breaks a rule below.
 
@@ -183,13 +184,19 @@ def read_table(
         texts: columns that must have text in every row.
         owner: the path that an error names; None: `path`.
         numbers: whether every other column must contain only numbers.
+        as_written: columns of any text; in other columns, words such as null stand for a missing value.
     """
     data, name = read_bytes(path, owner), "" if owner is None else f"{path.name} "
     owner = owner or path
     try:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        table = pd.read_csv(io.BytesIO(data), dtype=dict.fromkeys(texts, str), low_memory=False)
+        table = pd.read_csv(
+            io.BytesIO(data),
+            dtype=dict.fromkeys(texts, str),
+            converters=dict.fromkeys(as_written, str),
+            low_memory=False,
+        )
     except (ValueError, OverflowError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UnusableError(owner, f"{name}cannot be read ({type(error).__name__})") from error
     if not isinstance(table.index, pd.RangeIndex):
@@ -202,7 +209,7 @@ def read_table(
     empty = [column for column in texts if column in table and table[column].isna().any()]
     if empty:
         raise UnusableError(owner, f"{name}has rows without {', '.join(empty)}")
-    others = table.columns.drop(list(texts), errors="ignore") if numbers and len(table) else []
+    others = table.columns.drop([*texts, *as_written], errors="ignore") if numbers and len(table) else []
     words = [each for each in others if not is_numeric_dtype(table[each]) or is_bool_dtype(table[each])]
     if words:
         raise UnusableError(owner, f"{name}has values that are not numbers in {', '.join(words)}")

@@ -26,6 +26,9 @@ COLUMNS = {
 }
 """The tables of a finished stack, and the columns that each must have."""
 
+CONFUSION = ("trial", "true_class", "answered_class", "answers")
+"""The columns of confusion.csv, the confusion matrices on test data. A diverged trial, which has no test, has none."""
+
 STATUSES = ("finished", "solved", "diverged")
 """How a trial can end. Records of training store the index in this tuple."""
 
@@ -48,14 +51,23 @@ def trials_of(stack: Path) -> range:
 
 
 def finish_stack(
-    stack: Path, history: pd.DataFrame, trials: pd.DataFrame, numbers: np.ndarray, parameters: np.ndarray
+    stack: Path,
+    history: pd.DataFrame,
+    trials: pd.DataFrame,
+    numbers: np.ndarray,
+    parameters: np.ndarray,
+    confusion: pd.DataFrame | None = None,
 ) -> None:
-    """Write the results of a stack, with the final parameters (R, P) of its trials, numbers (R,)."""
+    """Write the results of a stack, with the final parameters (R, P) of its trials, numbers (R,).
+
+    confusion: its confusion matrices; None if the task has no classes.
+    """
     weights = io.BytesIO()
     np.savez(weights, trial=numbers, parameters=parameters)
     tables = {
         name: table.to_csv(index=False, float_format="%.7g").encode()
-        for name, table in (("history.csv", history), ("trials.csv", trials))
+        for name, table in (("history.csv", history), ("trials.csv", trials), ("confusion.csv", confusion))
+        if table is not None
     }
     write_stack(stack, {"weights.npz": weights.getvalue(), **tables})
     (stack / "checkpoint.pt").unlink(missing_ok=True)
@@ -104,6 +116,23 @@ def read_stack_weights(stack: Path) -> dict[int, np.ndarray]:
     if list(weights) != list(trials_of(stack)):
         raise UnusableError(stack, "weights.npz does not hold the trials that the folder is named after")
     return weights
+
+
+def read_confusion(stack: Path) -> pd.DataFrame | None:
+    """The confusion matrices of a stack, one row for each trial, true_class and answered_class that occurred.
+
+    None if the stack has none: the task has no classes, or the stack was written before they were kept. Raises
+    UnusableError if the file is damaged.
+    """
+    path, classes = stack / "confusion.csv", CONFUSION[1:3]
+    if not os.path.lexists(path):
+        return None
+    table = read_table(path, CONFUSION, as_written=classes)
+    if not table["trial"].isin(trials_of(stack)).all() or table.duplicated(["trial", *classes]).any():
+        raise UnusableError(path, "has trials of another stack, or a cell of a matrix twice")
+    if not _whole(table["answers"]).all():
+        raise UnusableError(path, "answers must be whole numbers of 1 or more")
+    return table.astype({"trial": np.int64, "answers": np.int64})
 
 
 def are_times(met: pd.Series, sequences: pd.Series) -> bool:

@@ -23,6 +23,7 @@ from amu_experiments.files import UnusableError, read_bytes
 from amu_experiments.stack_files import (
     LARGEST,
     STACK_NAME,
+    read_confusion,
     read_provenance,
     read_stack,
     read_stack_weights,
@@ -148,21 +149,23 @@ def read_result(folder: Path, left_out: list[UnusableError | OSError] | None = N
         return None
     config = read_config(folder)
     _check_values(config, folder / "config.yaml")
-    # Stacks may overlap; a trial has the same results in each, so the first stack is used.
-    history = pd.concat([table.assign(stack=n) for n, (_, table) in enumerate(stacks.values())], ignore_index=True)
-    first = history.groupby("trial")["stack"].transform("min")
-    history = history[history["stack"] == first].drop(columns="stack")
-    trials = pd.concat([table for table, _ in stacks.values()], ignore_index=True)
+    trials, history = (_joined([tables[place] for tables in stacks.values()]) for place in (0, 1))
     return Result(
         task=folder.parent.parent.name,
         model=folder.parent.name,
         identity=folder.name,
         config=config,
-        trials=trials.drop_duplicates("trial").sort_values("trial", ignore_index=True),
+        trials=trials.sort_values("trial", ignore_index=True),
         history=history.sort_values(["trial", "sequences"], ignore_index=True),
         folder=folder,
         stacks=list(stacks),
     )
+
+
+def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several stacks. Stacks may overlap; a trial is the same in each, so its first stack is used."""
+    table = pd.concat([table.assign(stack=n) for n, table in enumerate(tables)], ignore_index=True)
+    return table[table["stack"] == table.groupby("trial")["stack"].transform("min")].drop(columns="stack")
 
 
 def read_weights(folder: Path) -> dict[int, np.ndarray]:
@@ -227,6 +230,24 @@ def read_results(results_dir: str | os.PathLike, left_out: list[UnusableError | 
                 raise
             left_out.append(error)
     return results
+
+
+def read_confusions(results: Iterable[Result], left_out: list[UnusableError | OSError]) -> dict[str, pd.DataFrame]:
+    """The confusion matrices of results by identity, as in confusion.csv; without results that have none.
+
+    left_out: takes the error of each file that cannot be used.
+    """
+    confusions = {}
+    for result in results:
+        tables = []
+        for stack in result.stacks:
+            try:
+                tables.append(read_confusion(stack))
+            except (UnusableError, OSError) as error:
+                left_out.append(error)
+        if kept := [table for table in tables if table is not None]:
+            confusions[result.identity] = _joined(kept)
+    return confusions
 
 
 def read_provenances(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from amu_experiments.confusion import confusion_counts
 from amu_experiments.learning import loss_and_outputs
 from amu_experiments.network import Network
 from amu_experiments.tasks.task import Sequences, Task
@@ -88,9 +89,7 @@ class TrainedNetwork(nn.Module):
         """
         if self.task.classes is None:
             raise ValueError("the task has no classes; a confusion matrix needs a data set with classes")
-        answered = self.predict(sequences).argmax(-1).ravel()
-        counts = np.zeros((len(self.task.classes),) * 2, int)
-        np.add.at(counts, (sequences.targets.argmax(-1).ravel(), answered), 1)
+        counts = confusion_counts(sequences.trimmed(), self.predict(sequences))
         names = [pd.Index(self.task.classes, name=name) for name in ("true class", "answered class")]
         return pd.DataFrame(counts, *names)
 

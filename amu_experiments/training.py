@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from amu_experiments import files, leases, numerics, stack_files, store
+from amu_experiments.confusion import stack_confusions
 from amu_experiments.console import Progress, alert, say
 from amu_experiments.interrupts import postponed_signals, stop
 from amu_experiments.options import ConfigurationError
@@ -126,7 +127,8 @@ def train(stack: Stack, path: Path, interrupted: list[int], lease: leases.Lease)
                 saved = time.monotonic()
     if not stack.active:
         lease.verify()
-        stack_files.finish_stack(path, stack.history_table(), stack.trials_table(), *stack.weights_table())
+        tables = stack.history_table(), stack.trials_table(), *stack.weights_table(), stack_confusions(stack)
+        stack_files.finish_stack(path, *tables)
 
 
 def write_checkpoint(stack: Stack, path: Path, lease: leases.Lease) -> None:

@@ -22,7 +22,7 @@ WRONG = ("inf", "-1", "", "many", "-inf", "nan")
 
 def seal(stack: Path) -> None:
     """Give a stack the checksums that one trained today has."""
-    names = ("weights.npz", "history.csv", "trials.csv")
+    names = ("weights.npz", "confusion.csv", "history.csv", "trials.csv")
     stack_files.write_stack(stack, {name: (stack / name).read_bytes() for name in names})
 
 
@@ -36,6 +36,8 @@ def make(root: Path) -> None:
             identities[cell] = folder.name
             weights = {"trial": np.arange(3), "parameters": np.zeros((3, 42), np.float32)}
             np.savez(folder / "trials-0-2" / "weights.npz", **weights)
+            confusion = {"trial": [0, 0, 1], "true_class": "no", "answered_class": ["no", "yes", "no"], "answers": 7}
+            pd.DataFrame(confusion).to_csv(folder / "trials-0-2" / "confusion.csv", index=False)
             if cell != "gru":
                 seal(folder / "trials-0-2")
     begun = folder / "trials-3-5"
@@ -81,13 +83,17 @@ def damage(path: Path, chance: random.Random, files: list[Path]) -> bool:
         path.write_bytes(before[:place] + bytes([before[place] ^ chance.randrange(1, 256)]) + before[place + 1 :])
     elif kind == "remove":
         path.unlink()
-        sure = path.name not in ("sums.json", "weights.npz", "checkpoint.pt") and path.parent.name != "out"
+        sure = (
+            path.name not in ("sums.json", "weights.npz", "confusion.csv", "checkpoint.pt")
+            and path.parent.name != "out"
+        )
         sure = sure and path.parent.name != "tuning"
     elif kind == "twice":
         path.write_bytes(before * 2)
         sure = path.name in (
             "trials.csv",
             "history.csv",
+            "confusion.csv",
             "provenance.json",
             "flow.csv.gz",
             "traces.csv.gz",
@@ -97,7 +103,7 @@ def damage(path: Path, chance: random.Random, files: list[Path]) -> bool:
         lines = before.splitlines(keepends=True)
         place = chance.randrange(len(lines))
         path.write_bytes(b"".join([*lines[:place], lines[place], *lines[place:]]))
-        sure = path.name in ("trials.csv", "history.csv") and path.parent.name == "trials-0-2"
+        sure = path.name in ("trials.csv", "history.csv", "confusion.csv") and path.parent.name == "trials-0-2"
     elif kind == "folder":
         path.unlink()
         path.mkdir()
@@ -130,7 +136,7 @@ def _sealed(path: Path) -> bool:
     stack = path.parent
     if path.name == "config.yaml":
         return True
-    return path.name in ("trials.csv", "history.csv", "weights.npz") and (stack / "sums.json").exists()
+    return path.name in ("trials.csv", "history.csv", "confusion.csv", "weights.npz") and (stack / "sums.json").exists()
 
 
 def _differs(path: Path, before: bytes) -> bool:

@@ -12,7 +12,7 @@ ORDER = (
     *("scans", "cells", "tasks"),
     *("override_lines", "overrides", "network", "learning"),
     *("files", "stack_files", "store", "leases", "selection"),
-    *("plan", "sweeps", "stack", "training", "trained"),
+    *("plan", "sweeps", "stack", "confusion", "training", "trained"),
     *("analysis", "studies", "library", "exports", "inventory", "sampling", "tune", "cli"),
 )
 """From the bottom to the top."""

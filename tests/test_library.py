@@ -16,6 +16,7 @@ from handmade import write
 
 import amu_experiments
 from amu_experiments import library, load_network, load_results, run, store
+from amu_experiments.analysis.report import write_report
 from amu_experiments.cli import main
 from amu_experiments.console import LOGGER
 from amu_experiments.files import UnusableError
@@ -196,6 +197,11 @@ def test_a_confusion_matrix_has_the_names_of_the_classes(folder):
     assert list(confusion.index) == list(confusion.columns) == sorted(names, key=str.lower)
     assert confusion.sum(axis=1).to_dict() == dict(zip(names, [1, 2, 3, 4], strict=True))
     assert np.trace(confusion) / 10 == pytest.approx(result.trials["test_accuracy"][0])
+    # The report's table has the same numbers.
+    write_report("results/runs", "report", parts=["tables"])
+    (path,) = Path("report/tables").glob("*-confusion.csv")
+    table = pd.read_csv(path, keep_default_na=False).set_index(["true_class", "answered_class"])["answers"]
+    assert table.to_dict() == confusion.stack()[lambda count: count > 0].to_dict()
 
 
 def test_a_task_without_classes_has_no_confusion_matrix():

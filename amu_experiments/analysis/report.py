@@ -21,6 +21,7 @@ import yaml
 
 from amu_experiments.analysis.claims import judge
 from amu_experiments.analysis.comparison import Comparison, against, compare
+from amu_experiments.analysis.confusions import confusion_table
 from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.historical import historical_runs, historical_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures
@@ -41,7 +42,7 @@ from amu_experiments.console import complain, failed, say, unheard
 from amu_experiments.files import UnusableError, remove_partial, write_text
 from amu_experiments.options import ConfigurationError, format_error, one_line
 from amu_experiments.selection import select
-from amu_experiments.store import read_provenances, read_results, unfinished
+from amu_experiments.store import read_confusions, read_provenances, read_results, unfinished
 
 PARTS = ("tables", "figures")
 
@@ -161,7 +162,8 @@ def write_report(
     samples = read_samples(out_dir / "samples", unusable)
     old = historical_runs(results, published)
     comparisons, sections, lines = compare(results, unusable, apart=old), [], []
-    made = read_provenances([result for comparison in comparisons for result in comparison.results], unusable)
+    compared = [result for comparison in comparisons for result in comparison.results]
+    made, confusions = read_provenances(compared, unusable), read_confusions(compared, unusable)
     studies = read_studies(out_dir, unusable)
     left_out = [*_left_out(unusable), *unfinished_lines]
     if not comparisons:
@@ -182,6 +184,7 @@ def write_report(
         styles=report_styles(comparisons),
         mechanism=mechanism,
         samples=samples,
+        confusions=confusions,
         published=published,
         parts=parts,
         out_dir=out_dir,
@@ -219,6 +222,7 @@ def _section(
     styles: dict[str, list[Style]],
     mechanism: dict[str, pd.DataFrame],
     samples: list[Sample],
+    confusions: dict[str, pd.DataFrame],
     published: dict,
     parts: Collection[str],
     out_dir: Path,
@@ -227,6 +231,8 @@ def _section(
     made_tables = []
     if "tables" in parts:
         made_tables = [*tables(comparison, published), *map(sweep_table, sweeps(comparison))]
+        if (confusion := confusion_table(comparison, confusions)) is not None:
+            made_tables.append(confusion)
     made, own = [], styles[comparison.name]
     if "figures" in parts:
         made = [*pictures(comparison, own), *mechanism_pictures(comparison, own, mechanism)]

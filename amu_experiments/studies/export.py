@@ -69,7 +69,8 @@ def copy(stack: Path, to: Path) -> None:
     except UnusableError as error:
         print(f"Left out: {error}")
     table = thinned(history).to_csv(index=False, float_format="%.5g")
-    write_stack(to, {"history.csv": table.encode(), "trials.csv": (stack / "trials.csv").read_bytes()})
+    whole = [path.name for name in ("confusion.csv", "trials.csv") if (path := stack / name).exists()]
+    write_stack(to, {"history.csv": table.encode()} | {name: (stack / name).read_bytes() for name in whole})
 
 
 def thinned(history: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,76 @@
+"""The table of a comparison's confusion matrices on test data."""
+
+import pandas as pd
+
+from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.tables import Table
+from amu_experiments.analysis.text import printable
+
+MOST_CLASSES = 12
+"""With more classes, readers get a list of the most frequent confusions; the CSV has the matrices."""
+
+MOST_PAIRS = 10
+"""Length of that list for each row of the comparison."""
+
+
+def confusion_table(comparison: Comparison, confusions: dict[str, pd.DataFrame]) -> Table | None:
+    """The matrices of all rows, each the sum over its trials; None if no row has one.
+
+    confusions: by identity, as from `store.read_confusions`.
+    """
+    parts = []
+    for row, result in enumerate(comparison.results):
+        if (table := confusions.get(result.identity)) is not None and len(table):
+            summed = table.groupby(["true_class", "answered_class"], as_index=False)["answers"].sum()
+            summed["share"] = summed["answers"] / summed.groupby("true_class")["answers"].transform("sum")
+            named = {"model": comparison.labels[row], "identity": result.identity, "trials": table["trial"].nunique()}
+            parts.append(summed.assign(**named))
+    if not parts:
+        return None
+    numbers = pd.concat(parts, ignore_index=True)
+    numbers = numbers[["model", "identity", "trials", "true_class", "answered_class", "answers", "share"]]
+    classes = sorted({*numbers["true_class"], *numbers["answered_class"]}, key=lambda name: (name.lower(), name))
+    caption = f"{comparison.name}: confusion matrices on test data, summed over all trials but diverged ones. "
+    if len(classes) <= MOST_CLASSES:
+        text = _matrices(numbers, classes)
+        caption += "Each number is the percentage of a true class that got this answer; empty: none did."
+    else:
+        text = _pairs(numbers)
+        caption += (
+            f"With {len(classes)} classes, only the {MOST_PAIRS} most frequent confusions of each model are listed, as "
+            "the percentage of the true class that got this answer. The CSV file has all numbers."
+        )
+    return Table(f"{comparison.name}-confusion", caption, numbers, text, words=("true class", "answer"))
+
+
+def _matrices(numbers: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """A row for each model and true class, a column for each answered class."""
+    wide = numbers.pivot(index=["model", "true_class"], columns="answered_class", values="share")
+    rows = []
+    for model in numbers["model"].unique():
+        for true in classes:
+            if (model, true) in wide.index:
+                shares = wide.loc[model, true].reindex(classes)
+                cells = {f"as {printable(name)}": _percentage(share) for name, share in shares.items()}
+                rows.append({"model": model, "true class": printable(true)} | cells)
+    return pd.DataFrame(rows)
+
+
+def _pairs(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The most frequent confusions of each model."""
+    wrong = numbers[numbers["true_class"] != numbers["answered_class"]]
+    ranked = wrong.sort_values(["share", "true_class", "answered_class"], ascending=[False, True, True])
+    most = [ranked[ranked["model"] == model].head(MOST_PAIRS) for model in numbers["model"].unique()]
+    listed = pd.concat(most)
+    return pd.DataFrame(
+        {
+            "model": listed["model"],
+            "true class": listed["true_class"].map(printable),
+            "answer": listed["answered_class"].map(printable),
+            "%": listed["share"].map(_percentage),
+        }
+    )
+
+
+def _percentage(share: float) -> str:
+    return "" if pd.isna(share) else f"{share:.1%}".rstrip("%")
