@@ -4,8 +4,10 @@ import importlib
 from pathlib import Path
 
 import pytest
+from test_studies import READINGS, SHIPPED
 
 from amu_experiments import store, training
+from amu_experiments.analysis import claims
 from amu_experiments.conf_files import choices, conf_dir, experiments
 from amu_experiments.config import identity
 from amu_experiments.overrides import load
@@ -44,6 +46,7 @@ def trains(tmp_path, *overrides):
     (result,) = store.read_results(tmp_path)
     assert len(result.history) == 4
     assert result.history["train_loss"].notna().all()
+    return config
 
 
 @pytest.mark.parametrize("task", choices("task"))
@@ -54,7 +57,8 @@ def test_a_task(tmp_path, task):
 
 @pytest.mark.parametrize("model", choices("model"))
 def test_a_model(tmp_path, model):
-    trains(tmp_path, "task=adding", "task.T=20", f"model={model}")
+    config = trains(tmp_path, "task=adding", "task.T=20", f"model={model}")
+    assert model.startswith(config["model"]["cell"])
 
 
 # The others put together a task and a model, each trained above, and are composed below.
@@ -88,6 +92,21 @@ def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment
         for axis in model["axes"]:
             section, key = axis["key"].split(".")
             assert config[section][key] in axis["values"]
+
+
+def test_networks_generate_with_the_unit_in_its_shipped_reading_and_that_of_the_reimplementation(composed):
+    """And with its common rivals. All are trained by Adam, and have the same numbers of configurations and trials."""
+    for experiment in claims.GENERATION:
+        models = tuning.models_of(PLAN, experiment.name)
+        common = ["amu", "amu_tframe", "lstm", "gru", "rnn", "lem", "cornn"]
+        assert list(models) == common + ["clockwork"] * experiment.name.startswith("waveform")
+        configs = [composed[f"{experiment.name}/{name}"] for name in models]
+        assert experiment.settings.items() <= configs[0]["task"].items()
+        assert {config["training"]["stop"] for config in configs} == {None}
+        assert {config["model"]["parameters"] for config in configs} >= {experiment.parameters} - {None}
+        assert all(config["model"]["parameters"] and not config["model"]["units"] for config in configs)
+        assert configs[0]["model"].items() >= SHIPPED.items()
+        assert configs[1]["model"].items() >= READINGS["tframe"].items()
 
 
 ROOT = Path(__file__).parents[1]

@@ -10,6 +10,7 @@ from handmade import MADE, write
 
 from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.main_result import main_picture, main_table
+from amu_experiments.analysis.mechanism_tables import read_mechanism
 from amu_experiments.analysis.page import columns
 from amu_experiments.analysis.picture import Drawn
 from amu_experiments.analysis.report import write_report
@@ -212,22 +213,38 @@ def test_studies_are_shown_where_their_numbers_are(out):
         ("mechanism/flow.csv.gz", gzip.compress(b"lag\n1\n", mtime=0), "has no flow, identity, model"),
     ],
 )
-def test_a_study_that_cannot_be_shown_is_named_and_the_others_are_shown(out, name, content, why):
-    (out / "tuning").mkdir(parents=True)
-    (out / "mechanism").mkdir()
+def test_a_study_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path, name, content, why):
+    path = studies(tmp_path, name, content)
+    left_out = []
+    read = [study.id for study in read_studies(tmp_path, left_out)]
+    read_mechanism(tmp_path / "mechanism", left_out)
+    assert any(str(error).startswith(f"{path}: {why}") for error in left_out)
+    assert "readings" in read
+    assert ("speed" in read) == (name != "speed.csv")
+
+
+def test_the_page_names_what_could_not_be_read_and_shows_the_others(out):
+    path = studies(out, "speed.csv", b"what,value\nAMU,4")
+    _, read = page(out)
+    assert f"{path}: is cut off" in read.text
+    ids = [attributes["id"] for tag, attributes in read.tags if tag == "section"]
+    assert "readings" in ids
+    assert "speed" not in ids
+
+
+def studies(folder, name, content):
+    """Put studies into a folder, one of them with other contents; returns that file. None: it is a folder."""
+    (folder / "tuning").mkdir(parents=True)
+    (folder / "mechanism").mkdir()
     for path in ("speed", "readings", "tuning/adding-amu"):
-        (out / f"{path}.csv").write_text("what,value\nAMU,4\n")
-    path = out / name
+        (folder / f"{path}.csv").write_text("what,value\nAMU,4\n")
+    path = folder / name
     path.unlink(missing_ok=True)
     if content is None:
         path.mkdir()
     else:
         path.write_bytes(content)
-    _, read = page(out)
-    assert f"{path}: {why}" in read.text
-    ids = [attributes["id"] for tag, attributes in read.tags if tag == "section"]
-    assert "readings" in ids
-    assert ("speed" in ids) == (name != "speed.csv")
+    return path
 
 
 def test_names_and_texts_are_shown_as_they_are(out):

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from amu_experiments.analysis import claims
 from amu_experiments.cells.amu import AMU
 from amu_experiments.conf_files import conf_dir, experiments, named_readings
 from amu_experiments.overrides import load, load_all
@@ -141,21 +140,6 @@ def test_a_model_has_the_options_of_its_reading_and_every_rival_is_tuned_where_c
         rivals = {"lstm", "gru", "rnn", "lstm97", "lem", "janet"}
         assert rivals | {f"{rival}_sgd" for rival in rivals} <= set(models)
     assert list(tuning.models_of(PLAN, "temporal_order_6a")) == PLAN["everywhere"]
-
-
-def test_networks_generate_with_the_unit_in_its_shipped_reading_and_that_of_the_reimplementation():
-    """And with its common rivals. All are trained by Adam, and have the same numbers of configurations and trials."""
-    for experiment in claims.GENERATION:
-        models = tuning.models_of(PLAN, experiment.name)
-        common = ["amu", "amu_tframe", "lstm", "gru", "rnn", "lem", "cornn"]
-        assert list(models) == common + ["clockwork"] * experiment.name.startswith("waveform")
-        configs = [load(f"experiment={experiment.name}/{name}") for name in models]
-        assert experiment.settings.items() <= configs[0]["task"].items()
-        assert {config["training"]["stop"] for config in configs} == {None}
-        assert {config["model"]["parameters"] for config in configs} >= {experiment.parameters} - {None}
-        assert all(config["model"]["parameters"] and not config["model"]["units"] for config in configs)
-        assert configs[0]["model"].items() >= SHIPPED.items()
-        assert configs[1]["model"].items() >= READINGS["tframe"].items()
 
 
 def test_a_reading_that_nobody_has_named_stops_the_study(plan):
