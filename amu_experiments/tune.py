@@ -177,8 +177,9 @@ def read_protocol(words: Sequence[str]) -> Protocol:
 def plan_of(options: argparse.Namespace) -> dict:
     """The plan in conf/tuning.yaml with the numbers of the command line, and no models yet."""
     from amu_experiments.studies.arguments import read_plan
+    from amu_experiments.studies.axes import PARTS
 
-    plan = read_plan(conf_dir() / "tuning.yaml", ("learning_rate", "clip_norm", *NUMBERS))
+    plan = read_plan(conf_dir() / "tuning.yaml", (*PARTS, *NUMBERS))
     extension = plan["most"] - plan["configurations"]
     plan |= {number: given for number in NUMBERS if (given := getattr(options, number)) is not None}
     if options.most is None:
@@ -189,7 +190,7 @@ def plan_of(options: argparse.Namespace) -> dict:
         raise ConfigurationError(
             f"--final-trials {plan['final_trials']}: must be {plan['trials']} or more, like --trials"
         )
-    return {key: plan[key] for key in ("learning_rate", "clip_norm", *NUMBERS)} | {"models": {}}
+    return {key: plan[key] for key in (*PARTS, *NUMBERS)} | {"models": {}}
 
 
 def _name(options: argparse.Namespace, protocol: Protocol) -> str:

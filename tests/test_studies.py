@@ -166,6 +166,7 @@ def write_plan(folder):
         (folder / f"tuning/{model}.yaml").write_text("{key: model.initial_range, values: [1.0, 2.0], start: [1.0]}")
     plan = {
         "learning_rate": {"key": "training.learning_rate", "values": [0.01, 0.1], "start": [0.01]},
+        "initial_range": {"key": "model.initial_range", "values": [0.5, 1.0], "start": [1.0]},
         "clip_norm": {"key": "training.clip_norm", "values": [1.0, None], "start": [1.0, None]},
         "seed": 10_000,
         "trials": 2,

@@ -32,8 +32,8 @@ def tuned() -> tuple[str, ...]:
     """
     plan = yaml.safe_load((conf_dir() / "tuning.yaml").read_bytes())
     axes = [yaml.safe_load(file.read_bytes()) for file in sorted((conf_dir() / "tuning").glob("*.yaml"))]
-    keys = [axis["key"] for axis in (plan["learning_rate"], plan["clip_norm"], *axes)]
-    return tuple(dict.fromkeys([*keys, "model.initial_range"]))
+    common = (plan[name] for name in ("learning_rate", "clip_norm", "initial_range"))
+    return tuple(dict.fromkeys(axis["key"] for axis in (*common, *axes)))
 
 
 def settings_of(result: Result) -> dict[str, object]:

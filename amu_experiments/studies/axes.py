@@ -19,18 +19,16 @@ import yaml
 from amu_experiments.conf_files import choices
 from amu_experiments.options import ConfigurationError, format_value, one_line
 
-RANGES = [2.0**power for power in range(-7, 6)]
-"""The values of initial_range, as multiples of its default."""
-
-FIRST_RANGES = [0.25, 0.5, 1.0, 2.0]
-"""Those that a search begins with."""
+PARTS = ("learning_rate", "initial_range", "clip_norm")
+"""The parts of a plan that state axes."""
 
 
 def axes_of(plan: Mapping, model: str, default: Any, config_dir: str | Path | None = None) -> list[dict]:
     """The axes of a model: each has a key, its values from the smallest to the largest, and those of the start.
 
     Args:
-        plan: a plan like conf/tuning.yaml; its learning_rate and clip_norm are the first axis and the last.
+        plan: a plan like conf/tuning.yaml; its learning_rate and clip_norm are the first axis and the last, and its
+            initial_range, in multiples of the default, is that of a model without a file.
         model: the name of the model's file.
         default: the default of model.initial_range; anything but a number above 0 means that the model has none.
         config_dir: a folder of the user's, like conf/.
@@ -41,9 +39,9 @@ def axes_of(plan: Mapping, model: str, default: Any, config_dir: str | Path | No
     own = [read_axis(file)] if file else []
     if not file and isinstance(default, int | float) and default > 0:
         # Six digits, as tables have.
-        scaled = {"values": RANGES, "start": FIRST_RANGES}
-        scaled = {name: [float(f"{each * default:.6g}") for each in multiples] for name, multiples in scaled.items()}
-        own = [{"key": "model.initial_range"} | scaled]
+        axis = plan["initial_range"]
+        scaled = {name: [float(f"{each * default:.6g}") for each in axis[name]] for name in ("values", "start")}
+        own = [{"key": axis["key"]} | scaled]
     return [plan["learning_rate"], *own, plan["clip_norm"]]
 
 

@@ -45,7 +45,7 @@ from amu_experiments.console import duration, say
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
-from amu_experiments.studies.axes import axes_of
+from amu_experiments.studies.axes import PARTS, axes_of
 from amu_experiments.training import train_missing
 
 Point = tuple[int, ...]
@@ -75,7 +75,7 @@ def tuning_plan(config_dir: Path) -> dict:
 
     A model that names a reading has the reading's options, among its settings too.
     """
-    parts = ("experiments", "models", "learning_rate", "clip_norm", "first", "configurations", "most")
+    parts = ("experiments", "models", *PARTS, "first", "configurations", "most")
     plan = read_plan(config_dir / "tuning.yaml", parts)
     files = choices("model", str(config_dir))
     for name, model in plan["models"].items():
