@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amu_experiments.cells import cell_class
+from amu_experiments.cells import cell_class, written_class
 from amu_experiments.cells.cell import Cell
 from amu_experiments.cells.modules import ModuleCell
 from amu_experiments.options import added_options
+from amu_experiments.own_code import KEY, check_code
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
 STEPS_AT_ONCE = 2**23
 """Maximum number of time steps in one call of the compiled scans in prediction, for all trials together. A call then
 takes some tenths of a second, during which signals wait."""
 
-_NOT_CELL_OPTIONS = ("cell", "units", "parameters", "layers")
+_NOT_CELL_OPTIONS = ("cell", "units", "parameters", "layers", KEY)
 
 
 class Network(nn.Module):
@@ -220,6 +221,7 @@ def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 
     options = cell_options(model)
     if _layers(model) > 1:
         options["num_layers"] = _layers(model)
+    check_code(f"model.cell={model['cell']}", model.get(KEY), written_class(model["cell"]))
     cell = cell_class(model["cell"])(
         task.input_size, model["units"], trials=len(task.trials), backend=backend, **options
     )

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from amu_experiments import store
-from amu_experiments.cells import cell_class
+from amu_experiments.cells import cell_class, written_class
 from amu_experiments.network import count_parameters, resolved
 from amu_experiments.options import ConfigurationError, format_error, format_value, options_of, without_added
+from amu_experiments.own_code import code_of
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Task
 
@@ -27,8 +28,9 @@ two temporary arrays while the others are created."""
 class Run:
     """Trials of a configuration that can be trained here.
 
-    config: complete, with the number of units and, for data given by path, their digest. An option that was added
-        later is left out if it has the value of older runs (`options.Added`).
+    config: complete, with the number of units, the digest of data given by path, and those of users' own cells and
+        tasks (own_code.py). An option that was added later is left out if it has the value of older runs
+        (`options.Added`).
     folder: contains the results of all trials of this configuration.
     trials: their numbers, ascending.
     """
@@ -65,8 +67,10 @@ def _resolved(config: dict) -> dict:
         set_threads(threads)
     task = make_task(config["task"], [0])
     kind = cell_class(config["model"]["cell"])
-    model = without_added(resolved(config["model"], task), kind.annotations())
-    data = without_added(config["task"], options_of(type(task), "__init__")) | task.contents
+    model = without_added(resolved(config["model"], task), kind.annotations()) | code_of(
+        written_class(config["model"]["cell"])
+    )
+    data = without_added(config["task"], options_of(type(task), "__init__")) | task.contents | code_of(type(task))
     config = config | {"model": model, "task": data}
     config |= {"results_dir": str(_results_folder(config))}
     _check_ram(config, task, count_parameters(model, task, model["units"]))

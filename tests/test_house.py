@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "amu_experiments"
 
 ORDER = (
-    *("options", "registry", "console", "interrupts"),
+    *("options", "registry", "own_code", "console", "interrupts"),
     *("config", "conf_files", "numerics", "command_line"),
     *("scans", "cells", "tasks"),
     *("override_lines", "overrides", "network", "learning"),

@@ -12,5 +12,10 @@ def cell_class(name: str) -> type[Cell] | type[ModuleCell]:
 
     For a class of torch modules that is no Cell, this is a ModuleCell.
     """
-    kind = find_class("amu_experiments.cells", name, Cell, nn.Module)
+    kind = written_class(name)
     return kind if issubclass(kind, Cell) else module_cell(kind, name)
+
+
+def written_class(name: str) -> type[Cell] | type[nn.Module]:
+    """As `cell_class`, but a torch module as its author wrote it."""
+    return find_class("amu_experiments.cells", name, Cell, nn.Module)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 
 from amu_experiments.options import added_options, check_option, options_of
+from amu_experiments.own_code import KEY, check_code
 from amu_experiments.registry import find_class
 from amu_experiments.tasks.task import Task
 
@@ -20,11 +21,12 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     option, or a value that is not allowed.
     """
     options = dict(options)
-    problem = options.pop("problem", None)
+    problem, digest = options.pop("problem", None), options.pop(KEY, None)
     try:
         kind = task_class(str(problem))
     except ValueError as error:
         raise ValueError(f"task.problem: {error}") from None
+    check_code(f"task.problem={problem}", digest, kind)
     annotations = options_of(kind, "__init__")
     options = added_options(annotations) | options
     known = {k: v for k, v in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "trials")}
