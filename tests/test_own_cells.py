@@ -128,11 +128,12 @@ def test_a_vector_without_an_axis_for_sequences_is_refused_in_both_backends(conf
     [
         ("self.weight_hh * c", "self.weight_hh is a matrix: write recur"),
         ("self.weight_hh[:, :4] + c", "self.weight_hh is a matrix: write recur"),
-        ("self.nu.squeeze(-1) * c", "RuntimeError: The size of tensor a"),
+        ("self.nu.squeeze(-1) * c", "write self.nu.unsqueeze"),
         ("self.v_f[0] * c", "mixes trials"),
         ("c.mean(dim=0)", "mixes trials"),
         ("c.flip(0)", "mixes trials"),
         ("c.transpose(0, 1)", "RuntimeError: The size of tensor a"),
+        ("c[:, :1, :2].squeeze(1)", "RuntimeError: The size of tensor a"),
     ],
 )
 def test_a_step_that_takes_one_axis_for_another_is_refused_in_both_backends(conf, backend, written, words):

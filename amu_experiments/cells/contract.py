@@ -72,14 +72,14 @@ def check_step(cell) -> None:
     if first.is_meta or torch.compiler.is_compiling():
         return
     _check_states(cell)
-    trial = _Trial(cell, first)
-    made = trial.step(range(trial.R))
+    attempt = _Attempt(cell, first)
+    made = attempt.step(range(attempt.R))
     if cell.trials is None:
         return
-    for changed in ({0}, {*range(1, trial.R)}):
-        kept = [r for r in range(trial.R) if r not in changed]
-        seeds = [r + trial.R if r in changed else r for r in range(trial.R)]
-        if not _equal(made, trial.step(seeds), kept) and _equal(made, trial.step(range(trial.R)), kept):
+    for changed in ({0}, {*range(1, attempt.R)}):
+        kept = [r for r in range(attempt.R) if r not in changed]
+        seeds = [r + attempt.R if r in changed else r for r in range(attempt.R)]
+        if not _equal(made, attempt.step(seeds), kept) and _equal(made, attempt.step(range(attempt.R)), kept):
             raise CellError(
                 f"step() mixes trials: what it computes for one depends on another{_defined(type(cell).step)}"
             )
@@ -130,8 +130,8 @@ def _check_states(cell) -> None:
 # The step -------------------------------------------------------------------------------------------------------------
 
 
-class _Trial:
-    """Tries of a cell's step with tensors on the device and in the dtype of the parameter `like`."""
+class _Attempt:
+    """Attempts at a cell's step with tensors on the device and in the dtype of the parameter `like`."""
 
     def __init__(self, cell, like: Tensor):
         self.cell, self.like = cell, like
