@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from amu_experiments.cells import cell_class, written_class
 from amu_experiments.cells.cell import Cell
+from amu_experiments.cells.contract import CellError, place_of
 from amu_experiments.cells.modules import ModuleCell
-from amu_experiments.options import added_options
+from amu_experiments.options import ConfigurationError, added_options
 from amu_experiments.own_code import KEY, check_code
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
@@ -218,21 +219,38 @@ def _given(model: dict) -> dict:
 
 def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 1) -> Network:
     """The network of a configuration, whose `units` must be a number, for the stack of trials of a task."""
-    options = cell_options(model)
-    if _layers(model) > 1:
-        options["num_layers"] = _layers(model)
     check_code(f"model.cell={model['cell']}", model.get(KEY), written_class(model["cell"]))
-    cell = cell_class(model["cell"])(
-        task.input_size, model["units"], trials=len(task.trials), backend=backend, **options
-    )
+    cell = make_cell(model, task, model["units"], len(task.trials), backend)
     network = Network(cell, task.output_size, device, batch_size)
     network.initialise(task.trials)
     return network
 
 
+def make_cell(
+    model: dict, task: Task, units: int | None = None, trials: int = 1, backend: str = "torch"
+) -> Cell | ModuleCell:
+    """The cell of a configuration, with the fewest units that it allows where none are given.
+
+    Raises ConfigurationError for a mistake in the class of the cell, in one line that names it; the error that it
+    caused is the cause. A ValueError is the class's own refusal of an option.
+    """
+    kind, options = cell_class(model["cell"]), cell_options(model)
+    try:
+        units = units or kind.unit_step(**options)
+        layers = {"num_layers": _layers(model)} if _layers(model) > 1 else {}
+        return kind(task.input_size, units, trials=trials, backend=backend, **layers, **options)
+    except CellError as error:
+        raise ConfigurationError(f"model.cell={model['cell']}: {error}") from error
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}{place_of(error, kind.__init__)}"
+        raise ConfigurationError(f"model.cell={model['cell']}: {text}") from error
+
+
 def count_parameters(model: dict, task: Task, units: int) -> int:
     """Number of parameters of one trial of this model, readout included."""
-    return _counted(_smallest(model, task), task, units, _layers(model))
+    return _counted(make_cell(model, task), task, units, _layers(model))
 
 
 def resolved(model: dict, task: Task) -> dict:
@@ -258,7 +276,8 @@ def match_units(model: dict, task: Task) -> int:
     If two numbers are equally near, the smaller one is used. Raises ValueError if the cell does not allow its options
     or units.
     """
-    cell = _smallest(model, task)
+    # With the fewest units: the parameters of larger cells are counted, not created.
+    cell = make_cell(model, task)
     step, units, wanted = cell.hidden_size, model.get("units"), model.get("parameters")
     layers = _layers(model)
     if units is not None:
@@ -274,12 +293,6 @@ def match_units(model: dict, task: Task) -> int:
     over = _counted(cell, task, units + step, layers) - wanted
     under = wanted - _counted(cell, task, units, layers)
     return units + step if over < under else units
-
-
-def _smallest(model: dict, task: Task) -> Cell | ModuleCell:
-    """The cell with the fewest allowed units. With it, the parameters of larger cells are counted, not created."""
-    kind, options = cell_class(model["cell"]), cell_options(model)
-    return kind(task.input_size, kind.unit_step(**options), trials=1, backend="torch", **options)
 
 
 def _counted(cell: Cell | ModuleCell, task: Task, units: int, layers: int) -> int:

@@ -325,6 +325,8 @@ REFUSED = {
         "^batch_norm.*couples the sequences",
     ),
     "mean over the batch": (lambda self, x: x - x.mean(dim=1, keepdim=True), "mixes sequences"),
+    "one sequence for all": (lambda self, x: x * x[:, :1], "mixes sequences of a batch"),
+    "one trial for all": (lambda self, x: x * self.weight_v[0], "mixes sequences of a batch, or trials"),
     "mean over trials": (lambda self, x: x - x.mean(dim=0, keepdim=True), "mixes sequences of a batch, or trials"),
     "control flow": (lambda self, x: x if x.sum() > 0 else -x, "control flow that depends on data"),
     "a number": (lambda self, x: x * x.sum().item(), "control flow that depends on data"),
@@ -355,9 +357,9 @@ def test_what_has_no_compiled_form_is_refused_by_name(name):
 
 
 def test_a_state_of_another_size_is_refused():
-    cell = of_step(lambda self, net, state: (state[0], (state[0], state[1][..., :1])))(1, 3)
+    kind = of_step(lambda self, net, state: (state[0], (state[0], state[1][..., :1])))
     with pytest.raises(NotDerivableError, match="shapes"):
-        derive(cell)
+        derive(kind(1, 3, device="meta"))  # only a layer without storage can be made with this step
 
 
 def test_a_step_is_derived_inside_a_transform_of_torch_func():

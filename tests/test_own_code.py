@@ -118,7 +118,9 @@ def test_a_file_that_changed_after_its_import_is_an_error(folder, new):
     forget()
     kind = importlib.import_module("own_cells").Mine
     (folder / "own_cells.py").write_text(CELL.replace("return h, (h,)", new))
-    with pytest.raises(ConfigurationError, match=r"own_cells\.py has changed since it was imported; start Python again"):
+    with pytest.raises(
+        ConfigurationError, match=r"own_cells\.py has changed since it was imported; start Python again"
+    ):
         code_of(kind)
 
 

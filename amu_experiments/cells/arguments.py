@@ -5,6 +5,7 @@ import itertools
 
 from torch import nn
 
+from amu_experiments.cells.contract import check_step
 from amu_experiments.options import check_arguments
 
 _BY_PLACE = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -14,12 +15,15 @@ _OF_A_LAYER = (*_BY_PLACE, "trials", "backend", "device", "dtype")
 
 
 class CellType(type(nn.Module)):
-    """The class of cells: checks the arguments before an __init__ uses or passes them on, and gives all their names."""
+    """The class of cells: checks arguments before an __init__ uses or passes them on, and the step of a user's cell."""
 
     def __call__(cls, *arguments, **options):
         sizes, options = by_name(cls, arguments, options)
         check_arguments(cls, ("__init__", "shapes"), options)
-        return super().__call__(*sizes, **options)
+        cell = super().__call__(*sizes, **options)
+        if cls.__module__.partition(".")[0] != __package__.partition(".")[0]:  # tests check the package's own cells
+            check_step(cell)
+        return cell
 
 
 def signature_of(kind: type, base: type) -> inspect.Signature:

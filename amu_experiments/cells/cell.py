@@ -4,9 +4,10 @@ Axis letters, used as suffixes of tensor names: R trials, T time, B sequences of
 A units (a cell's output features), K net inputs (rows of the weight matrices: neurons, or gates).
 """
 
+import copy
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn.functional import pad
 from amu_experiments.cells import arrangement, torch_names
 from amu_experiments.cells.arguments import CellType, described, option_names, signature_of
 from amu_experiments.cells.backends import compiled, first_derivatives, not_compiled
+from amu_experiments.cells.contract import CellError, initial_values_of, shapes_of
 from amu_experiments.options import BY_TYPE, Positive, Rule, options_of, whole
 
 State = tuple[Tensor, ...]
@@ -54,8 +56,10 @@ class Cell(nn.Module, metaclass=CellType):
     forward mode raise a RuntimeError there. A truncated gradient has first derivatives only, in both backends.
 
     A subclass names its states, gives `shapes` and writes `step`, the recurrence itself; `detach` in a step cuts an
-    error flow. The compiled scans are derived from `step` (scans/derive.py); `backend="auto"` prefers them on a CPU. A
-    step that has no compiled form, such as a random one, runs in torch, after a warning that names the reason.
+    error flow. A vector of parameters is (R, A) where a state is (R, B, A), so write self.v.unsqueeze(1) * h. The
+    compiled scans are derived from `step` (scans/derive.py); `backend="auto"` prefers them on a CPU. A step that has no
+    compiled form, such as a random one, runs in torch, after a warning that names the reason. A mistake in a subclass
+    is a CellError when a layer is made (contract.py).
 
     Args, those up to bidirectional in the order of torch.nn.LSTM, the others by name only:
         input_size: I.
@@ -124,7 +128,7 @@ class Cell(nn.Module, metaclass=CellType):
         self.initial_range = initial_range
         self.options = options
         self._scans: dict = {}
-        self._names = tuple(self.shapes(input_size, hidden_size, **options))
+        self._names = tuple(shapes_of(self))
         leading = () if trials is None else (trials,)
         for layer in self._layers():
             for name, shape in layer.shapes(layer.input_size, hidden_size, **options).items():
@@ -142,11 +146,11 @@ class Cell(nn.Module, metaclass=CellType):
 
         Where only the first rows have a bias, it is that long.
         """
-        raise TypeError(f"{cls.__name__} must define shapes()")
+        raise CellError(f"{cls.__name__} must define shapes()")
 
     def step(self, net_RBK: Tensor, state: State) -> tuple[Tensor, State]:
         """One time step, from the input's share of the net inputs, W x(t) + b: (output (R, B, A), new state)."""
-        raise TypeError(f"{type(self).__name__} must define step()")
+        raise CellError(f"{type(self).__name__} must define step()")
 
     def state_sizes(self) -> tuple[int, ...]:
         """The width of each state tensor."""
@@ -203,7 +207,7 @@ class Cell(nn.Module, metaclass=CellType):
         with torch.no_grad():
             for trial, rng in enumerate(generators):
                 for layer in self._layers():
-                    for name, value in layer.initial_values(rng).items():
+                    for name, value in initial_values_of(layer, rng).items():
                         parameter = getattr(self, name + layer.suffix, None)
                         if parameter is not None:
                             own = parameter if self.trials is None else parameter[trial]
@@ -248,6 +252,13 @@ class Cell(nn.Module, metaclass=CellType):
                 shape = self.shapes(layer.input_size, self.hidden_size, **self.options)[name]
                 tensor = weight.new_zeros(*([] if self.trials is None else weight.shape[:1]), *shape)
             layer.__dict__[name] = tensor.unsqueeze(0) if self.trials is None else tensor
+        return layer
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Cell":
+        """A copy whose parameters, as `step` sees them, are these tensors (R, ...)."""
+        layer = copy.copy(self)
+        layer.__dict__["_parameters"] = {}
+        layer.__dict__.update(tensors)
         return layer
 
     def __getattr__(self, name: str):
@@ -367,4 +378,9 @@ def recur(h_RBH: Tensor, weight_hh: Tensor) -> Tensor:
     A step may have any number of such products: with the state or with anything computed from it, and with whole
     parameters, their rows (U[:, first:last]) or their transpose.
     """
+    if weight_hh.dim() != 3:
+        raise ValueError(
+            f"recur(h, U): U is {tuple(weight_hh.shape)}: must be a matrix for each trial, (R, K, H); "
+            "a vector u multiplies as u.unsqueeze(1) * h"
+        )
     return torch.bmm(h_RBH, weight_hh.transpose(1, 2))

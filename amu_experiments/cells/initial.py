@@ -1,6 +1,11 @@
-"""Initial values that several cells share."""
+"""Initial values that several cells share, and the seed of those that torch's modules draw."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -8,3 +13,18 @@ def orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q = q * np.sign(np.diag(r))  # without it, some rotations would be more likely than others
     return (q if rows >= columns else q.T).astype(np.float32)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, the global random generators of torch, numpy and Python begin at this seed; then they go on as before."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -2,10 +2,8 @@
 
 import functools
 import inspect
-import random
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from amu_experiments.cells.initial import seeded
 from amu_experiments.options import ConfigurationError, options_of
 
 SEQUENCES = 3
@@ -147,7 +146,7 @@ class ModuleCell(nn.Module):
     @classmethod
     def _make(cls, input_size: int, hidden_size: int, options: dict, seed: int) -> nn.Module:
         try:
-            with _seeded(seed):
+            with seeded(seed):
                 return cls.kind(input_size, hidden_size, **options).float()
         except Exception as error:  # the class is the user's, and may raise any
             given = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -282,18 +281,3 @@ def _shapes(result: Any) -> Any:
 
 def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Within, the global random generators of torch, numpy and Python begin at this seed; then they go on as before."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

@@ -1,12 +1,12 @@
 """A cell's torch `step`, run once on shadows of its tensors: which numbers it computes from which.
 
-The step runs on tensors of two trials and two sequences. Every tensor has a shadow, an array of graph nodes; its own
+The step runs on tensors of two trials and three sequences. Every tensor has a shadow, an array of graph nodes; its own
 numbers mean nothing.
-What trial 0 computes for sequence 0 is the step; where it reads an entry of another trial or sequence, the step is
-refused, and so is every operation without a rule here: `NotDerivableError` names it.
+What trial 0 computes for sequence 0 is the step. Where it reads an entry of another trial or sequence, or another reads
+one of its entries, the step is refused, and so is every operation without a rule here: `NotDerivableError` names it.
 """
 
-import copy
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from amu_experiments.scans.graph import Graph, Node, in_order
 from amu_experiments.scans.operations import REASONS, RULES, Matrix, NotDerivableError
 
-R = B = 2
-"""Trials and sequences of the trace: enough to notice a step that mixes them."""
+R, B = 2, 3
+"""Trials and sequences of the trace: enough to notice a step that mixes them, or takes one for the other."""
 
 _OPTIONS = ("memory_format", "layout", "device", "pin_memory", "non_blocking")
 
@@ -85,15 +85,16 @@ def _trace(cell) -> Traced:
             f"the new state has shapes {[tuple(n.shape) for n in new]} where the old has "
             f"{[tuple(s.shape) for s in state]}"
         )
-    entries = np.concatenate([shadow[0, 0] for shadow in new_shadows])
-    output = tracer.result(y, "output")[0, 0]
+    output_shadow = tracer.result(y, "output")
+    _check_lanes([*new_shadows, output_shadow, *tracer.factors])
+    entries, output = np.concatenate([shadow[0, 0] for shadow in new_shadows]), output_shadow[0, 0]
     roots = [("new", i, node) for i, node in enumerate(entries)] + [("y", i, node) for i, node in enumerate(output)]
-    traced = Traced(graph, roots, tracer.products, _names(tracer, local), rows, place, len(output))
-    _check_lanes(traced)
-    return traced
+    return Traced(graph, roots, tracer.products, _names(tracer, local), rows, place, len(output))
 
 
 def _parameter(graph: Graph, name: str, shape: tuple[int, ...]):
+    if name == "other" or _of_a_sequence(name):
+        raise NotDerivableError(f"{name} names a buffer of the compiled step; give this parameter another name")
     if len(shape) == 2:
         return Matrix(name, 0, shape[0], shape[1])
     if len(shape) != 1:
@@ -110,11 +111,8 @@ def _lanes(graph: Graph, nodes: list[Node], lanes: tuple[int, ...]) -> np.ndarra
 
 def _call(cell, parameters, tracer, net, state):
     """The step's result and its local variables, with others in the place of the cell's parameters."""
-    stand_in = copy.copy(cell)
-    stand_in.__dict__["_parameters"] = {}
-    stand_in.__dict__.update(parameters)
     with tracer, torch.enable_grad():
-        result = stand_in.step(net, state)
+        result = cell.with_tensors(parameters).step(net, state)
     # The frame of a function that has returned keeps its variables.
     return result, tracer.frame.f_locals if tracer.frame else {}
 
@@ -128,10 +126,20 @@ def _names(tracer, local: dict) -> list[tuple[Node, str]]:
     return names
 
 
-def _check_lanes(traced: Traced) -> None:
-    tops = [node for *_, node in traced.roots] + [node for product in traced.products for node in product.factor]
-    if any(node.op == "leaf" and node.attr[0] == "other" for node in in_order(tops)):
+def _check_lanes(shadows: list[np.ndarray]) -> None:
+    """Raise NotDerivableError unless trial 0 and its sequence 0 read nothing of others, nor others of them."""
+
+    def read(r: int, b: int) -> set[str]:
+        nodes = in_order([node for shadow in shadows for node in shadow[r, b]])
+        return {node.attr[0] for node in nodes if node.op == "leaf"}
+
+    if "other" in read(0, 0) or any(map(_of_a_sequence, read(0, 1))) or read(1, 0) - {"other"}:
         raise NotDerivableError("the step mixes sequences of a batch, or trials")
+
+
+def _of_a_sequence(buffer: str) -> bool:
+    """Whether every sequence has entries of its own in this buffer, unlike in a parameter."""
+    return re.fullmatch(r"net|old|rec\d+", buffer) is not None
 
 
 class _Tracer(TorchDispatchMode):
@@ -142,6 +150,7 @@ class _Tracer(TorchDispatchMode):
         self.graph, self.code = graph, code
         self.frame = None
         self.products: list[TracedProduct] = []
+        self.factors: list[np.ndarray] = []  # of the products, for all trials and sequences
         self.shadows: dict[int, np.ndarray | Matrix | None] = {}
         self._alive: list[Tensor] = []  # an id is a tensor's as long as the tensor lives
 
@@ -229,6 +238,7 @@ class _Tracer(TorchDispatchMode):
             )
         rows = matrix.last - matrix.first if matrix.transposed else matrix.width
         number = len(self.products)
+        self.factors.append(factor)
         # As bmm sees it: h @ W^T is W h.
         self.products.append(
             TracedProduct(matrix.name, matrix.first, matrix.last, not matrix.transposed, list(factor[0, 0]), rows)

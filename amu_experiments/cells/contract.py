@@ -1,0 +1,286 @@
+"""Checks of a cell's class: its shapes, its initial values and one step. A mistake is an error in one line.
+
+A step is tried on stacked tensors whose numbers of trials R and of sequences B differ from each other, from 1 and from
+every width. So torch cannot take one axis for another, which would happen in silence where two axes are equally long.
+"""
+
+import inspect
+import itertools
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from amu_experiments.cells.initial import seeded
+from amu_experiments.options import ConfigurationError
+
+_PRODUCTS = ("bmm", "baddbmm", "matmul", "__matmul__", "mm", "linear", "einsum")
+
+
+class CellError(ConfigurationError):
+    """A mistake in the class of a cell; the message names the method and, where there is one, the file and line."""
+
+
+def shapes_of(cell) -> dict[str, tuple[int, ...]]:
+    """The shapes of a cell's parameters; CellError if they break the contract of `Cell.shapes`."""
+    kind = type(cell)
+    if not isinstance(inspect.getattr_static(kind, "shapes"), classmethod | staticmethod):
+        raise CellError(f"shapes() must be a @classmethod{_defined(kind.shapes)}")
+    with _in_one_line("shapes()", kind.shapes):
+        shapes = kind.shapes(cell.input_size, cell.hidden_size, **cell.options)
+    _check_shapes(kind, shapes, cell.input_size)
+    # Where input_size happens to equal another size, a wrong shape shows with another input_size only.
+    other = None
+    with suppress(Exception):
+        other = kind.shapes(cell.input_size + 1, cell.hidden_size, **cell.options)
+    if other is not None:
+        _check_shapes(kind, other, cell.input_size + 1)
+    return shapes
+
+
+def initial_values_of(cell, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One trial's initial parameters; CellError unless there is one of the right shape for every parameter."""
+    shapes = cell.shapes(cell.input_size, cell.hidden_size, **cell.options)
+    where = _defined(cell.initial_values)
+    with _in_one_line("initial_values()", cell.initial_values):
+        values = cell.initial_values(rng)
+        if not isinstance(values, Mapping):
+            raise CellError(f"initial_values() returns {_form(values)}: must be a dict of names and arrays{where}")
+        values = {name: np.asarray(value) for name, value in values.items()}
+    if values.keys() != shapes.keys():
+        raise CellError(
+            f"initial_values() has {', '.join(values)}: must have the names in shapes(), {', '.join(shapes)}{where}"
+        )
+    for name, shape in shapes.items():
+        if values[name].shape != tuple(shape):
+            raise CellError(f"initial_values(): {name} is {values[name].shape}: must be {tuple(shape)}{where}")
+    return values
+
+
+def check_step(cell) -> None:
+    """Try one step of a cell; CellError if it fails, returns wrong shapes, or mixes trials.
+
+    A layer with `trials=None` has one trial, so its step may treat the trials together.
+    """
+    first = next(cell.parameters())
+    if first.is_meta or torch.compiler.is_compiling():
+        return
+    _check_states(cell)
+    attempt = _Attempt(cell, first)
+    made = attempt.step(range(attempt.R))
+    if cell.trials is None:
+        return
+    for changed in ({0}, {*range(1, attempt.R)}):
+        kept = [r for r in range(attempt.R) if r not in changed]
+        seeds = [r + attempt.R if r in changed else r for r in range(attempt.R)]
+        if not _equal(made, attempt.step(seeds), kept) and _equal(made, attempt.step(range(attempt.R)), kept):
+            raise CellError(
+                f"step() mixes trials: what it computes for one depends on another{_defined(type(cell).step)}"
+            )
+
+
+# The shapes -----------------------------------------------------------------------------------------------------------
+
+
+def _check_shapes(kind: type, shapes: Any, input_size: int) -> None:
+    where = _defined(kind.shapes)
+    if not isinstance(shapes, Mapping):
+        raise CellError(f"shapes() returns {_form(shapes)}: must be a dict of names and shapes{where}")
+    for name, shape in shapes.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise CellError(f"shapes(): {name!r} must be a name that Python allows for an attribute{where}")
+        if not isinstance(shape, tuple | list):
+            raise CellError(f"shapes(): {name} is {shape!r}: must be a tuple, such as (A,) or (A, A){where}")
+        if not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 0 for n in shape):
+            raise CellError(f"shapes(): {name} is {tuple(shape)}: must be whole numbers, 0 or more{where}")
+    for name in ("weight_ih", "bias"):
+        if name not in shapes:
+            hint = '; write "bias": (0,) for a cell without biases' if name == "bias" else ", (K, input_size)"
+            raise CellError(f"shapes() has no {name}{hint}{where}")
+    weight, bias = tuple(shapes["weight_ih"]), tuple(shapes["bias"])
+    if len(weight) != 2 or weight[1] != input_size:
+        raise CellError(
+            f"shapes(): weight_ih is {weight} where input_size is {input_size}: must be (K, input_size), "
+            f"with K net inputs{where}"
+        )
+    if len(bias) != 1 or bias[0] > weight[0]:
+        raise CellError(
+            f"shapes(): bias is {bias}: must be one axis, as long as weight_ih has rows, {weight[0]}, or less{where}"
+        )
+
+
+def _check_states(cell) -> None:
+    if not isinstance(cell.states, tuple | list) or not all(isinstance(name, str) for name in cell.states):
+        raise CellError(f'states = {cell.states!r}: must be a tuple of names, such as ("h",) or ("h", "c")')
+    with _in_one_line("state_sizes()", cell.state_sizes):
+        sizes = tuple(cell.state_sizes())
+    if len(sizes) != len(cell.states):
+        raise CellError(
+            f"state_sizes() returns {sizes}: must have a width for each of {', '.join(cell.states)}"
+            f"{_defined(cell.state_sizes)}"
+        )
+
+
+# The step -------------------------------------------------------------------------------------------------------------
+
+
+class _Attempt:
+    """Attempts at a cell's step with tensors on the device and in the dtype of the parameter `like`."""
+
+    def __init__(self, cell, like: Tensor):
+        self.cell, self.like = cell, like
+        self.shapes = cell.shapes(cell.input_size, cell.hidden_size, **cell.options)
+        self.widths = cell.state_sizes()
+        taken = {*itertools.chain(*self.shapes.values()), *self.widths, cell.hidden_size}
+        self.R, self.B = itertools.islice((n for n in itertools.count(2) if n not in taken), 2)
+        K, A = self.shapes["weight_ih"][0], cell.hidden_size
+        self.sizes = f"R={self.R}, B={self.B}, K={K}, A={A}"
+
+    def step(self, seeds: Sequence[int]) -> list[Tensor]:
+        """Output and new states, from numbers that each trial draws with its own seed."""
+        generators = [torch.Generator(device="cpu").manual_seed(seed) for seed in seeds]
+
+        def drawn(*shape: int) -> Tensor:
+            numbers = [torch.rand(shape, generator=each, dtype=torch.float32, device="cpu") for each in generators]
+            return (torch.stack(numbers) - 0.5).to(self.like)
+
+        tensors = {name: drawn(*shape).requires_grad_() for name, shape in self.shapes.items()}
+        cell, watch = self.cell.with_tensors(tensors), _Watch(tensors)
+        x_R1BI, state = drawn(1, self.B, cell.input_size), tuple(drawn(self.B, width) for width in self.widths)
+        with seeded(0), torch.enable_grad(), _without_autocast(self.like.device.type):
+            with _in_one_line("bias_rows()", cell.bias_rows):
+                net_RBK = cell.input_net(x_R1BI)[:, 0]
+            try:
+                with watch:
+                    result = cell.step(net_RBK, state)
+            except (ConfigurationError, MemoryError):
+                raise
+            except Exception as error:
+                text = watch.advice() or f"{type(error).__name__}: {error}"
+                sizes = f" with {self.sizes}" if watch.failed and not watch.advice() else ""
+                raise CellError(f"step(){sizes}: {text}{place_of(error, cell.step)}") from error
+        return self._checked(result)
+
+    def _checked(self, result: Any) -> list[Tensor]:
+        cell, where = self.cell, _defined(type(self.cell).step)
+        names = ", ".join(cell.states) + "," * (len(cell.states) == 1)
+        pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
+        if not pair or not isinstance(result[1], tuple | list) or not all(isinstance(s, Tensor) for s in result[1]):
+            raise CellError(
+                f"step() returns {_form(result)}: must return output, ({names}), a tensor and a tuple of tensors{where}"
+            )
+        y, new = result
+        if len(new) != len(cell.states):
+            raise CellError(f"step() returns {len(new)} new states: must be {len(cell.states)}, ({names}){where}")
+        wanted = [("the output", y, cell.hidden_size)]
+        wanted += [(f"state {name}", *each) for name, *each in zip(cell.states, new, self.widths, strict=True)]
+        for name, tensor, width in wanted:
+            if tuple(tensor.shape) != (self.R, self.B, width):
+                raise CellError(
+                    f"step() with {self.sizes}: {name} is {tuple(tensor.shape)}: "
+                    f"must be {(self.R, self.B, width)}{where}"
+                )
+            if tensor.dtype != self.like.dtype:
+                raise CellError(f"step(): {name} is {tensor.dtype}: must be {self.like.dtype}, as its input{where}")
+        return [y.detach(), *(tensor.detach() for tensor in new)]
+
+
+class _Watch(TorchFunctionMode):
+    """Follows what a step makes of parameters alone, and keeps the tensors of the first operation that fails."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]):
+        super().__init__()
+        self.parameters = parameters
+        # The tensors are kept, because an id is a tensor's own only as long as the tensor lives.
+        self.made = {id(tensor): (name, tensor) for name, tensor in parameters.items()}
+        self.failed: list[Tensor] = []
+        self.product = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        tensors = list(_tensors((*args, *(kwargs or {}).values())))
+        try:
+            result = function(*args, **(kwargs or {}))
+        except Exception:
+            if not self.failed:
+                self.failed, self.product = tensors, getattr(function, "__name__", "") in _PRODUCTS
+            raise
+        if tensors and all(id(tensor) in self.made for tensor in tensors):
+            self.made |= {id(tensor): (self.made[id(tensors[0])][0], tensor) for tensor in _tensors([result])}
+        return result
+
+    def advice(self) -> str | None:
+        """What to write, if an operation on a parameter and on a tensor of sequences failed."""
+        if self.product or all(id(tensor) in self.made for tensor in self.failed):
+            return None
+        for tensor in self.failed:
+            name = self.made.get(id(tensor), ("", None))[0]
+            right = tensor.dim() > 2 and tensor.shape[1] == 1
+            if name and not right and self.parameters[name].dim() == 2:
+                return (
+                    f"self.{name} has no axis for the sequences of a batch: write self.{name}.unsqueeze(1), "
+                    "which is (R, 1, A)"
+                )
+            if name and not right:
+                return f"self.{name} is a matrix: write recur(h, self.{name}) for its product with h"
+        return None
+
+
+def _tensors(values: Iterable) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
+
+
+def _equal(some: Sequence[Tensor], others: Sequence[Tensor], trials: list[int]) -> bool:
+    """Whether these trials have the same numbers in both."""
+    return all(
+        torch.allclose(a[trials], b[trials], rtol=1e-4, atol=1e-6, equal_nan=True)
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def _without_autocast(kind: str):
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _in_one_line(what: str, method: Callable) -> Iterator[None]:
+    """Any error within becomes a CellError that begins with `what` and names the place in the user's file."""
+    try:
+        yield
+    except (ConfigurationError, MemoryError):
+        raise
+    except Exception as error:
+        raise CellError(f"{what}: {type(error).__name__}: {error}{place_of(error, method)}") from error
+
+
+def place_of(error: BaseException, method: Callable) -> str:
+    """In brackets, the file of a method and the last line of it that led to an error, or else the method's first."""
+    code = getattr(getattr(method, "__func__", method), "__code__", None)
+    if code is None:
+        return ""
+    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == code.co_filename]
+    return f" ({code.co_filename}, line {lines[-1] if lines else code.co_firstlineno})"
+
+
+def _defined(method: Callable) -> str:
+    """In brackets, the file and the first line of a method."""
+    return place_of(Exception(), method)
+
+
+def _form(value: Any) -> str:
+    """A result as its types: (Tensor, (Tensor, Tensor))."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_form, value))}{',' * (len(value) == 1)})"
+    return type(value).__name__
