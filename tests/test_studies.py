@@ -260,6 +260,7 @@ def test_all_get_more_while_one_is_at_the_edge_but_not_for_one_that_solves_nothi
     class Search:
         def __init__(self, plan, experiment, model, options):
             self.model, self.tried, self.finals = model, {}, {(0, 0): {"solved": solved[model]}}
+            self.has_trained = True
             self.extend = extended.setdefault(model, []).append
             self.choose, self.ranking, self.at_edge = (lambda: None, lambda: [(0, 0)], lambda: at_edge[model])
 
