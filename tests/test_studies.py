@@ -417,7 +417,7 @@ def test_the_best_at_a_lag_are_printed_in_order(tmp_path, capsys, monkeypatch):
     results = {"rnn": [None] * 10, "lstm": [300] * 9 + [None], "gru": [200] * 9 + [None], "amu": [900] * 10}
     for name, times in results.items():
         results[name] = handmade.write(tmp_path / name, "lstm", times)
-    monkeypatch.setattr(longest, "trained", lambda config: results[config["model"]["cell"]])
+    monkeypatch.setattr(longest, "trained", lambda run: results[run.config["model"]["cell"]])
     names = [f"two_sequence_3b/{name}" for name in ("rnn", "lstm", "gru", "amu_tframe")]
     longest.main([*names, "--lag", "1000", "--set", "training.max_sequences=1000"])
     assert capsys.readouterr().out.split() == [f"two_sequence_3b/{name}" for name in ("amu_tframe", "gru", "lstm")]

@@ -40,7 +40,7 @@ from scipy import stats
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
-from amu_experiments.analysis.text import listing, metric_text, sequences_text, setting_text
+from amu_experiments.analysis.text import metric_text, sequences_text, setting_text
 from amu_experiments.conf_files import choices, named_readings
 from amu_experiments.console import duration, say
 from amu_experiments.overrides import Composer
@@ -137,7 +137,7 @@ def tune(plan: dict, experiment: str, options: Options) -> None:
         if count >= plan["most"] or not edges:
             break
         count += 1
-        say(f"{experiment}: each model gets one more; the best of {listing(edges)} has an untried neighbour.")
+        say(f"{experiment}: each model gets one more; a neighbour of the best is untried ({', '.join(edges)}).")
     for model, search in searches.items():
         store_choice(plan, experiment, model, search, options)
     if not any(search.has_trained for search in searches.values()):
