@@ -43,7 +43,7 @@ _MOST_ALIASES = 20
 configuration."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """All finished trials of one configuration.
 
@@ -59,6 +59,9 @@ class Result:
     history: pd.DataFrame
     folder: Path
     stacks: list[Path] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Result({self.task}/{self.model}/{self.identity}: {len(self.trials)} trials)"
 
 
 def folder_of(config: dict) -> Path:
@@ -285,7 +288,11 @@ def unfinished_stacks(folder: Path) -> list[Path]:
 
 
 def configurations(results_dir: str | os.PathLike, left_out: list | None) -> list[Path]:
-    """The folders of configurations, sorted; `left_out` takes an error for each file in place of a folder."""
+    """The folders of configurations, sorted; `left_out` takes an error for each file in place of a folder.
+
+    A results folder may contain another one, such as that of tuning. The folders in it are one level deeper, so the
+    folders at the level of ours are models: they have neither the name of an identity nor a config.yaml.
+    """
     found = [Path(results_dir)] if os.path.lexists(results_dir) else []
     if found and not os.path.isdir(results_dir) and left_out is not None:
         left_out.append(UnusableError(found[0], "is not a folder"))
@@ -294,7 +301,11 @@ def configurations(results_dir: str | os.PathLike, left_out: list | None) -> lis
     if left_out is not None:
         strange = [path for path in found if _IDENTITY.fullmatch(path.name) and not os.path.isdir(path)]
         left_out += [UnusableError(path, "is not a folder") for path in strange]
-    return [path for path in found if os.path.isdir(path)]
+    return [path for path in found if os.path.isdir(path) and _is_configuration(path)]
+
+
+def _is_configuration(folder: Path) -> bool:
+    return _IDENTITY.fullmatch(folder.name) is not None or os.path.lexists(folder / "config.yaml")
 
 
 def _paths_in(folder: Path, left_out: list | None) -> list[Path]:

@@ -13,6 +13,7 @@ validation data, and trials that no experiment has. A stopped command continues 
 import argparse
 import json
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ PLACES = ("results_dir", "threads")
 
 NUMBERS = ("configurations", "most", "first", "trials", "finalists", "final_trials", "seed")
 """Those of the plan that the command line can change."""
+
+MORE = ("configurations", "most")
+"""Those that a later command for the same experiment may raise."""
 
 
 @dataclass
@@ -120,19 +124,18 @@ def tune_models(options: argparse.Namespace) -> None:
         _look_ahead(plan, configs.values(), protocol)
 
     base = options.config_dir / "experiment" / name / "base.yaml"
-    text = base_file(protocol, plan)
-    if base.exists() and files.read_text(base) != text:
-        raise ConfigurationError(f"{base}: has another protocol or other numbers; give another --name, or remove it")
+    _check_earlier(base, protocol, plan)
     for place in (base.parent, options.out):
         place.mkdir(parents=True, exist_ok=True)
     # The grids are written at the end: if that cannot work, it is better known now.
     tempfile.TemporaryFile(dir=options.out).close()
-    files.write_text(base, text)
+    files.write_text(base, base_file(protocol, plan))
     say("\n".join(cost(plan, name, configs)))
     places = {"results_dir": "results/runs/tuning", "threads": None} | protocol.places
     store = Path(places["results_dir"]).expanduser()
     tune(plan, name, Options(options.config_dir, options.out, store, places["threads"], machine=protocol.machine))
-    say("\n".join(_next(options, plan, name)))
+    trials = next(iter(configs.values()))["trials"]
+    say("\n".join(_next(options, plan, name, trials)))
 
 
 # What the command says ------------------------------------------------------------------------------------------------
@@ -259,6 +262,33 @@ def _look_ahead(plan: Mapping, configs: Iterable[dict], protocol: Protocol) -> N
         prepare(config | places | {"seed": plan["seed"], "trials": plan["final_trials"]})
 
 
+def _check_earlier(base: Path, protocol: Protocol, plan: Mapping) -> None:
+    """Raise ConfigurationError if this experiment was tuned in another way.
+
+    More configurations than before are allowed, if all its models get them: a search with more begins anew and finds
+    its trials in the store, so it ends like one that had them from the start.
+    """
+    if not base.exists():
+        return
+    earlier = files.read_text(base)
+    if earlier == base_file(protocol, plan):
+        return
+    found = dict(re.findall(r"([a-z-]+) (\d+)", earlier.partition("# Tuned with: ")[2].partition("\n")[0]))
+    numbers = {name: int(found.get(name.replace("_", "-"), 0)) for name in NUMBERS}
+    if earlier != base_file(protocol, plan | numbers):
+        raise ConfigurationError(f"{base}: has another protocol; give another --name, or remove this folder")
+    changed = [name for name in NUMBERS if numbers[name] != plan[name]]
+    if any(name not in MORE or plan[name] < numbers[name] for name in changed):
+        flags = " ".join(f"--{name.replace('_', '-')} {numbers[name]}" for name in changed)
+        raise ConfigurationError(f"{base}: was tuned with {flags}; give the same, or another --name")
+    models = {path.stem for path in base.parent.glob("*.yaml")} - {base.stem}
+    if left := sorted(models - plan["models"].keys()):
+        raise ConfigurationError(
+            f"{base}: {', '.join(left)} had {numbers['configurations']} to {numbers['most']} configurations; for "
+            "more, name every model of the experiment, or give another --name"
+        )
+
+
 # What is written ------------------------------------------------------------------------------------------------------
 
 
@@ -291,8 +321,9 @@ def cost(plan: Mapping, name: str, configs: Mapping[str, Mapping]) -> list[str]:
     """What is tried and what it costs at most, as lines to print."""
     from amu_experiments.studies.tuning import most_trials
 
-    counts = dict.fromkeys([plan["configurations"], plan["most"]])
-    lines = [f"{name}: {' to '.join(map(str, counts))} configurations of each model, on these axes:"]
+    more = f", up to {plan['most']} while the best of one has an untried neighbour"
+    more = more if plan["most"] > plan["configurations"] else ""
+    lines = [f"{name}: {plan['configurations']} configurations of each model{more}, on these axes:"]
     for key, model in plan["models"].items():
         axes = [f"{axis['key']} ({len(axis['values'])} values)" for axis in model["axes"]]
         lines.append(f"  {key}: {', '.join(axes)}")
@@ -310,14 +341,12 @@ def cost(plan: Mapping, name: str, configs: Mapping[str, Mapping]) -> list[str]:
     return lines
 
 
-def _next(options: argparse.Namespace, plan: Mapping, name: str) -> list[str]:
-    """What can be done with the files that were written."""
+def _next(options: argparse.Namespace, plan: Mapping, name: str, trials: int) -> list[str]:
+    """What can be done with the files that were written; trials: those that a run of the protocol has."""
     experiments = ",".join(f"{name}/{key}" for key in plan["models"])
-    sweep = "-m " if len(plan["models"]) > 1 else ""
-    lines = [
-        f"Grids are in {options.out}. The trials of a comparison:",
-        f"  amu-run --config-dir {options.config_dir} {sweep}experiment={experiments}",
-    ]
+    words = ["amu-run", "--config-dir", str(options.config_dir), *(["-m"] if len(plan["models"]) > 1 else [])]
+    words += [f"experiment={experiments}", f"trials={trials}"]
+    lines = [f"Grids are in {options.out}. The trials of a comparison:", f"  {shlex.join(words)}"]
     return lines + _unequal(options.config_dir / "experiment" / name, options.out, name)
 
 

@@ -405,8 +405,8 @@ UNFIT = {
     "model.units=1000000": "TiB of RAM",
     "task=time_series task.path=nan_TRAIN.ts": "nan_TRAIN.ts, line 6: a missing value (nan); fill it in",
     "task=time_series task.path=away_TRAIN.ts": "away_TRAIN.ts: there is no such file",
-    "task=time_series task.path=folder_TRAIN.ts": "folder_TEST.ts cannot be read as a .ts file: Is a directory",
-    "task=time_series task.path=bytes_TRAIN.ts": "bytes_TRAIN.ts cannot be read as a .ts file: 'utf-8' codec",
+    "task=time_series task.path=folder_TRAIN.ts": "folder_TEST.ts: cannot be read (Is a directory)",
+    "task=time_series task.path=bytes_TRAIN.ts": "bytes_TRAIN.ts: is not text in UTF-8 ('utf-8' codec",
     "task=time_series task.name=Gunpoint": "did you mean GunPoint",
 }
 

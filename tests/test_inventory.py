@@ -58,6 +58,19 @@ def test_a_run_that_cannot_be_read_is_listed_apart_from_unfinished_ones(runs, ca
     assert len(out) == 1 + 2 + 1
 
 
+def test_a_store_inside_another_is_neither_listed_nor_damage(runs, capsys):
+    tuned = write(runs / "tuning", "rnn", [300])
+    assert ask("--list", runs=runs) == 0
+    out = capsys.readouterr().out
+    assert "Left out" not in out
+    assert "rnn" not in out
+    left_out = []
+    assert {result.model for result in read_results(runs, left_out)} == {"lstm", "gru"}
+    assert left_out == []
+    assert ask("--list", runs=runs / "tuning") == 0
+    assert tuned.folder.name in capsys.readouterr().out
+
+
 def test_runs_are_removed_only_with_conditions_and_consent(runs, capsys, monkeypatch):
     before = sorted(runs.rglob("*"))
     assert ask("--remove", runs=runs) == 2

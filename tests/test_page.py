@@ -182,6 +182,17 @@ def test_one_task_alone_has_no_claims(judged):
     assert [attributes["id"] for tag, attributes in read.tags if tag == "section"] == ["experiments", NAME, "again"]
 
 
+def test_a_report_is_made_again_by_the_commands_of_its_runs_and_ours_by_its_script(out):
+    html, read = page(out)
+    assert "Give the commands in the table below again, with these versions." in read.text
+    assert "reproduce_paper" not in read.text
+    assert "model=lstm trials=3" in html.rpartition("<details open>")[2]
+    (out / "readings_shipped.csv").write_text("reading,share\nabstract,0.5\n")
+    _, read = page(out)
+    assert "scripts/reproduce_paper.sh # everything" in read.text
+    assert "Give the commands" not in read.text
+
+
 def test_studies_are_shown_where_their_numbers_are(out):
     (out / "tuning").mkdir(parents=True)
     (out / "speed.csv").write_text("what,value,unit\nAMU,40.1234,us\n")

@@ -122,6 +122,12 @@ def test_a_configuration_is_kept_without_what_cannot_change_a_trial(folder, tmp_
     assert result.config["training"] == {"learning_rate": 0.01, "max_sequences": 20, "evaluate_every": 10}
 
 
+def test_a_result_is_shown_in_one_line(folder, tmp_path):
+    finish(folder, [0, 1])
+    (result,) = store.read_results(tmp_path)
+    assert repr(result) == f"Result(adding/amu/{folder.name}: 2 trials)"
+
+
 def test_a_folder_with_nothing_finished_is_no_result(folder, tmp_path):
     assert leased(folder, [0]) == ([0], [])
     assert store.read_results(tmp_path) == []

@@ -260,6 +260,7 @@ def test_all_get_more_while_one_is_at_the_edge_but_not_for_one_that_solves_nothi
     class Search:
         def __init__(self, plan, experiment, model, options):
             self.model, self.tried, self.finals = model, {}, {(0, 0): {"solved": solved[model]}}
+            self.has_trained = True
             self.extend = extended.setdefault(model, []).append
             self.choose, self.ranking, self.at_edge = (lambda: None, lambda: [(0, 0)], lambda: at_edge[model])
 
@@ -416,7 +417,7 @@ def test_the_best_at_a_lag_are_printed_in_order(tmp_path, capsys, monkeypatch):
     results = {"rnn": [None] * 10, "lstm": [300] * 9 + [None], "gru": [200] * 9 + [None], "amu": [900] * 10}
     for name, times in results.items():
         results[name] = handmade.write(tmp_path / name, "lstm", times)
-    monkeypatch.setattr(longest, "trained", lambda config: results[config["model"]["cell"]])
+    monkeypatch.setattr(longest, "trained", lambda run: results[run.config["model"]["cell"]])
     names = [f"two_sequence_3b/{name}" for name in ("rnn", "lstm", "gru", "amu_tframe")]
     longest.main([*names, "--lag", "1000", "--set", "training.max_sequences=1000"])
     assert capsys.readouterr().out.split() == [f"two_sequence_3b/{name}" for name in ("amu_tframe", "gru", "lstm")]

@@ -164,7 +164,9 @@ TWO = "a,1,u\na,2,u\nb,1,v\nb,2,v\nc,1,u\nc,3,u\n"
 WRONG_TABLES = [
     ("", "Own_TRAIN.csv: the first row names no columns"),
     (HEAD, "Own_TRAIN.csv: contains no rows below the names of its columns"),
-    (b"series,x\n\xff\xfe,1\n", "Own_TRAIN.csv cannot be read as a .csv file: "),
+    ("series,x\nn\xe9,1\n".encode("latin-1"), "Own_TRAIN.csv: is not text in UTF-8 .*; save it as UTF-8"),
+    ("series,x,label\na,1,up\na,2,up\n", "column label has words, such as up, .*; name it class if it is the answer"),
+    ("series,x,note,class\na,1,up,u\na,2,w,u\n", "the column note has words, such as up, .* numbers; leave it out"),
     ('series,x\n"a,1\n', "Own_TRAIN.csv, line 2: unexpected end of data"),
     ("x,class\n1,u\n", "no column is named series"),
     ("series,class\na,u\n", "no column is a channel"),
@@ -270,7 +272,7 @@ def test_a_horizon_is_for_forecasting_and_within_the_series(tmp_path):
 
 def test_files_that_do_not_belong_to_a_set_are_named(tmp_path):
     write(tmp_path, CLASSES)
-    with pytest.raises(ValueError, match="must be a file NAME_TRAIN.ts or NAME_TRAIN.csv, .* a file NAME.npz"):
+    with pytest.raises(ValueError, match="must be NAME_TRAIN.ts or NAME_TRAIN.csv, .* or NAME.npz, or their folder"):
         task(path=str(tmp_path / "Own_TEST.csv"))
     (tmp_path / "Own_TEST.csv").unlink()
     with pytest.raises(ValueError, match="Own_TEST.csv: there is no such file"):

@@ -170,7 +170,7 @@ def test_the_amu_is_the_reference_wherever_it_ranks(tmp_path):
     table = criteria_table(comparison)
     assert table.text["model"].tolist() == ["gru", "amu", "lstm"] * 2
     assert table.text["p (Holm)"].str.contains("reference").tolist() == [False, True, False] * 2
-    assert "test against amu, Holm-corrected for the 2 tests of each criterion. Training" in table.caption
+    assert "test against amu, Holm-corrected for the 2 tests of each criterion. The log-rank" in table.caption
     gru, lstm = (row(table, criterion="st2", model=model) for model in ("gru", "lstm"))
     p = [statistics.logrank(*comparison.times(1, "st2"), *comparison.times(other, "st2")) for other in (0, 2)]
     assert [gru["p_logrank"], lstm["p_logrank"]] == p
@@ -181,7 +181,7 @@ def test_without_an_amu_the_best_row_is_the_reference(tmp_path):
     results = [write(tmp_path, cell, ends) for cell, ends in (("gru", [700]), ("lstm", [400]))]
     table = criteria_table(*compare(results))
     assert table.text[["model", "p (Holm)"]].to_numpy().tolist() == [["lstm", "reference"], ["gru", "0.317"]] * 2
-    assert "test against lstm. The reference is the best row, because there is no AMU. Training" in table.caption
+    assert "test against lstm. The reference is the best row, because there is no AMU. The log-rank" in table.caption
     table = criteria_table(*compare([*results, write(tmp_path, "rnn", [None])]))
     assert "it was chosen by its results, so p is somewhat too small." in table.caption
 
@@ -191,6 +191,7 @@ def test_a_single_row_has_no_column_of_p_values(tmp_path):
     assert "p (Holm)" not in table.text
     assert table.numbers["p_holm"].isna().all()
     assert "No p-values: there is only one row." in table.caption
+    assert "log-rank" not in table.caption
 
 
 def test_a_comparison_without_the_named_reference_has_no_column_of_p_values(tmp_path):
@@ -298,6 +299,14 @@ def test_trials_that_another_criterion_ended_are_pointed_out(tmp_path):
     caption = criteria_table(*compare([result])).caption
     assert "Trials ended by another criterion before st1 was met: 1." in caption
     assert "before st2" not in caption
+
+
+def test_metrics_of_trials_that_stopped_at_a_criterion_are_not_read_as_quality(tmp_path):
+    words = "A trial that met its criterion stopped there."
+    (stopped,) = compare([write(tmp_path / "some", cell, [300, None]) for cell in ("amu", "gru")])
+    (whole,) = compare([write(tmp_path / "none", cell, [None, None]) for cell in ("amu", "gru")])
+    assert words in metrics_table(stopped).caption
+    assert words not in metrics_table(whole).caption
 
 
 # Published numbers

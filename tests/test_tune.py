@@ -100,6 +100,12 @@ def test_every_model_gets_as_much_and_a_cell_without_an_axis_of_its_own_too(fold
     trials = {trial for result in read_results("results/runs/tuning") for trial in result.trials["trial"]}
     assert trials == {10_000, 10_001}
     assert read_results("results/runs") == []
+    assert names.endswith(" trials=4")
+    assert not re.search(r"=inf|\d\.\d{8}", said)
+    assert "nothing was trained" not in said
+    # The same command trains nothing, and says so.
+    assert main([*SHORT, "trials=4", "model=plain,mgu", *FEW]) == 0
+    assert "adding_tuned: nothing was trained; all trials existed." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -214,10 +220,28 @@ def test_another_protocol_of_the_same_name_is_refused(folder, dry, capsys):
     assert main(["task=adding", "model=mgu"]) == 0
     assert main(["task=adding", "model=lstm"]) == 0  # more models, one protocol
     capsys.readouterr()
-    for other in ("task.T=50", "--configurations=10"):
-        assert "base.yaml: has another protocol or other numbers; give another --name" in told(
-            capsys, "task=adding", "model=mgu", other
-        )
+    for other, line in (
+        ("task.T=50", "base.yaml: has another protocol; give another --name, or remove this folder"),
+        ("--configurations=10", "base.yaml: was tuned with --configurations 20 --most 24; give the same, or another"),
+        ("--trials=2", "base.yaml: was tuned with --trials 3; give the same, or another --name"),
+    ):
+        assert line in told(capsys, "task=adding", "model=mgu", other)
+
+
+def test_more_configurations_later_end_as_if_all_had_them_from_the_start(tmp_path, monkeypatch, capsys):
+    ends = []
+    for name, numbers in (("grown", ([], ["--configurations=4", "--most=4"])), ("whole", (["--configurations=4"],))):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for number in numbers:
+            assert main([*SHORT, "model=mgu,lstm", *FEW, "--most=2", *number, *(["--most=4"] if number else [])]) == 0
+        ends.append(written(tmp_path / name))
+    assert len(ends[0]) == 5
+    assert ends[0] == ends[1]
+    assert "The best of 4 configurations" in capsys.readouterr().out
+    more = [*SHORT, *FEW, "--configurations=5", "--most=5"]
+    assert "lstm had 4 to 4 configurations; for more, name every model" in told(capsys, *more, "model=mgu")
+    assert "was tuned with --configurations 4 --most 4; give the same" in told(capsys, *SHORT, *FEW, "model=mgu,lstm")
 
 
 def test_unequal_numbers_of_configurations_are_said(folder, dry, capsys):

@@ -27,6 +27,9 @@ SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "mis
 NARROW = 28
 """Characters that fit into a narrow column."""
 
+OURS = "readings"
+"""The study that only results/paper has. scripts/reproduce_paper.sh makes that report, and no other."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -112,6 +115,7 @@ def render(
         runs=len(results),
         provenance=_provenance([provenance for _, provenance in made]),
         commands=_commands(made),
+        ours=OURS in [study.id for study in studies],
         data_uri=data_uri,
         columns=columns,
         zip=zip,

@@ -39,6 +39,16 @@ WORDS = (
 )
 """Columns of words, aligned left; all other columns hold numbers and are aligned right."""
 
+CROSSING = (
+    "The log-rank test compares whole curves of the share solved, not medians. It can miss a difference if the curves "
+    "of two rows cross, even if their medians are far apart."
+)
+
+STOPPED = (
+    "A trial that met its criterion stopped there. Its final metrics, and their p-values, mostly tell where the "
+    "criterion lies, not how good a model can get: compare models by the trials solved and the sequences until then."
+)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -144,6 +154,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
         *ended_before(comparison),
         _rank_note(comparison),
         _test_note(comparison, "log-rank", "criterion"),
+        CROSSING if _is_tested(comparison) else "",
         _protocol_note(comparison),
     ]
     return Table(f"{comparison.name}-criteria", " ".join(filter(None, caption)), numbers, text)
@@ -185,6 +196,7 @@ def metrics_table(comparison: Comparison) -> Table | None:
         "A diverged trial counts as worse than any other." if comparison.diverged else "",
         _rank_note(comparison),
         _test_note(comparison, "Mann-Whitney", "metric"),
+        STOPPED if any((result.trials["status"] == "solved").any() for result in comparison.results) else "",
         _protocol_note(comparison),
     ]
     return Table(f"{comparison.name}-metrics", " ".join(filter(None, caption)), numbers, text)
@@ -282,6 +294,10 @@ def _estimate_columns(name: str, estimate: Estimate) -> dict:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
+def _is_tested(comparison: Comparison) -> bool:
+    return comparison.reference is not None and len(comparison.results) > 1
+
+
 # Captions -------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +361,7 @@ def _interval(row: Mapping, name: str, text: Callable[[float], str]) -> str:
 
 def _p_column(comparison: Comparison, rows: list[dict]) -> dict[str, list[str]]:
     """The column of p-values, in which the reference is marked; no column if nothing is tested."""
-    if comparison.reference is None or len(comparison.results) == 1:
+    if not _is_tested(comparison):
         return {}
     reference = comparison.labels[comparison.reference]
     return {"p (Holm)": ["reference" if row["model"] == reference else p_text(row["p_holm"]) for row in rows]}

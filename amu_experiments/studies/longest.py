@@ -12,6 +12,7 @@ from pathlib import Path
 
 from amu_experiments.conf_files import experiments
 from amu_experiments.overrides import Composer
+from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import positive, start
 from amu_experiments.studies.tuning import judge, ranked, trained
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with composer.ready():
             config = composer.load([f"experiment={name}", f"task.T={chosen.lag}", *chosen.set])
         training = config["training"]
-        result = trained(config | {"results_dir": str(chosen.results_dir), "threads": 1})
+        result = trained(prepare(config | {"results_dir": str(chosen.results_dir), "threads": 1}))
         found[name] = judge(result, training["stop"], training["max_sequences"])
     print("\n".join(ranked(found)[: chosen.count]))
 

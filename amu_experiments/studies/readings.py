@@ -43,6 +43,7 @@ from amu_experiments.analysis.comparison import times_to
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
 from amu_experiments.cells.amu import AMU
 from amu_experiments.overrides import Composer
+from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
 from amu_experiments.studies.tuning import judge, leaf, ranked, trained
 
@@ -173,7 +174,7 @@ def train(job: tuple[dict, str, Reading, Sequence[dict], Options]) -> list[dict]
     for point in tries:
         with composer.ready():
             config = composer.load([f"{key}={json.dumps(value)}" for key, value in (common | point).items()])
-        result = trained(config | {"results_dir": str(options.results_dir), "threads": 1})
+        result = trained(prepare(config | {"results_dir": str(options.results_dir), "threads": 1}))
         stop, cap = config["training"]["stop"], config["training"]["max_sequences"]
         times, met = times_to(result, stop, cap)
         row = {"experiment": name} | chosen | point | {"max_sequences": cap}

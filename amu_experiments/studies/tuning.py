@@ -40,10 +40,11 @@ from scipy import stats
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
 from amu_experiments.analysis.statistics import median_time
+from amu_experiments.analysis.text import metric_text, sequences_text, setting_text
 from amu_experiments.conf_files import choices, named_readings
 from amu_experiments.console import duration, say
 from amu_experiments.overrides import Composer
-from amu_experiments.plan import prepare
+from amu_experiments.plan import Run, prepare
 from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
 from amu_experiments.studies.axes import PARTS, axes_of
 from amu_experiments.training import train_missing
@@ -131,12 +132,16 @@ def tune(plan: dict, experiment: str, options: Options) -> None:
         for search in searches.values():
             search.extend(count)
             search.choose()
-        able = [search for search in searches.values() if search.finals[search.ranking()[0]]["solved"]]
-        if count >= plan["most"] or not any(search.at_edge() for search in able or searches.values()):
+        able = [model for model, search in searches.items() if search.finals[search.ranking()[0]]["solved"]]
+        edges = [model for model in able or searches if searches[model].at_edge()]
+        if count >= plan["most"] or not edges:
             break
         count += 1
+        say(f"{experiment}: each model gets one more; a neighbour of the best is untried ({', '.join(edges)}).")
     for model, search in searches.items():
         store_choice(plan, experiment, model, search, options)
+    if not any(search.has_trained for search in searches.values()):
+        say(f"{experiment}: nothing was trained; all trials existed.")
 
 
 def store_choice(plan: dict, experiment: str, model: str, search: "Search", options: Options) -> None:
@@ -149,14 +154,14 @@ def store_choice(plan: dict, experiment: str, model: str, search: "Search", opti
     best = search.finals[search.ranking()[0]]
     comment = f"The best of {len(search.tried)} configurations: "
     if search.criterion is None:
-        comment += f"validation loss {best['loss']:.4g}."
+        comment += f"validation loss {metric_text(best['loss'])}."
     elif best["solved"]:
         median = f", median {best['median_sequences']:,.0f} sequences" if best["median_sequences"] < math.inf else ""
         comment += f"{best['solved']} of {best['trials']} trials met {search.criterion}{median}."
     else:
         comment += f"none met {search.criterion}, and this one has the lowest validation loss."
     if search.at_edge():
-        comment += " A neighbour of it is untried."
+        comment += " A neighbour of it is untried and may be better; more configurations would try it."
     if ends := search.ends():
         comment += f" It is at the end of the values of {' and '.join(ends)}."
     chosen = {axis["key"]: best[axis["key"]] for axis in search.axes}
@@ -276,6 +281,7 @@ class Search:
         self.settings = choices | of_model["settings"] | options.machine
         self.place = {"results_dir": str(options.results_dir), "threads": options.threads}
         self.criterion: str | None = None
+        self.has_trained = False
         path = options.out / f"{experiment}-{model}.csv"
         self.recorded = read_record(path, self.axes) if options.go_on and path.exists() else {}
         for point, trials in self.recorded:
@@ -305,7 +311,9 @@ class Search:
         recorded = self.recorded.get((point, trials))
         if recorded and recorded["max_sequences"] == training["max_sequences"]:
             return recorded
-        result = trained(config | self.place)
+        run = prepare(config | self.place)
+        self.has_trained |= bool(store.missing_stacks(run.folder, run.trials))
+        result = trained(run)
         if not self.tried:
             self.estimate(result, training["max_sequences"])
         row = values | {
@@ -313,7 +321,8 @@ class Search:
             "parameters": int(result.trials["parameters"].iloc[0]),
             **judge(result, self.criterion, training["max_sequences"]),
         }
-        text = " ".join(f"{leaf(key)}={value}" for key, value in row.items())
+        words = {"median_sequences": sequences_text(row["median_sequences"]), "loss": metric_text(row["loss"])}
+        text = ", ".join(f"{leaf(key)} {setting_text(value)}" for key, value in (row | words).items())
         say(f"{self.name} {'final' if point in self.tried else len(self.tried) + 1}: {text}")
         return row
 
@@ -380,9 +389,8 @@ def leaf(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def trained(config: dict) -> store.Result:
-    """The trials of a configuration; missing ones are trained first."""
-    run = prepare(config)
+def trained(run: Run) -> store.Result:
+    """The trials of a run; missing ones are trained first."""
     result = train_missing(run)
     return replace(result, trials=result.trials[result.trials["trial"].isin(run.trials)])
 

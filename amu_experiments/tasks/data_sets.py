@@ -24,6 +24,8 @@ SMALLEST = 1e-30
 ENDINGS = ("_TRAIN.ts", "_TRAIN.csv", ".npz")
 """What follows NAME in the name of a file of training series."""
 
+FILES = "NAME_TRAIN.ts or NAME_TRAIN.csv, with NAME_TEST beside it, or NAME.npz"
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -50,7 +52,7 @@ def load(name: str | None, path: str | None) -> DataSet:
     if (name is None) == (path is None):
         raise ValueError(
             f"task.name={name} task.path={path}: give exactly one of them, task.name=JapaneseVowels (a set "
-            "of the UCR/UEA archive) or task.path=NAME_TRAIN.ts (your own, with NAME_TEST.ts beside it)"
+            f"of the UCR/UEA archive) or task.path=FILE (your own: {FILES})"
         )
     source = f"task.name={name}" if path is None else f"task.path={path}"
     data = _by_name(name) if path is None else _by_path(path)
@@ -123,7 +125,10 @@ def load_stored(name: str | None, path: str | None, contents: str) -> DataSet:
         files = [f"{name}{ending}" for ending in ENDINGS]
         path = next((file for file in files if Path(file).exists()), None)
         if path is None:
-            raise ValueError(f"{files[0]}: not in the current folder, where the data of a stored run must be")
+            raise ValueError(
+                f"none of {', '.join(files)} is in the current folder; the data of a stored run must be there, so "
+                "change to their folder"
+            )
     data = load(None, path)
     if data.origin["contents"] != contents or name not in (None, data.origin["name"]):
         raise ValueError(f"task.path={path}: now contains other data than {contents}")
@@ -155,7 +160,7 @@ def _by_name(name: str) -> DataSet:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"task.name={name} could not be downloaded ({reason}); these sets need no connection: "
-            f"{', '.join(shipped)}, and task.path=NAME_TRAIN.ts"
+            f"{', '.join(shipped)}; nor do your own (task.path: {FILES})"
         ) from None
     parts = []
     for split, (series, labels, header) in loaded.items():
@@ -201,10 +206,7 @@ def _files(path: str | Path) -> list[Path]:
         train = _only_one(path, train)
     ending = _ending_of(train)
     if ending is None or not _name_of(train):
-        raise ValueError(
-            f"task.path={path} must be a file NAME_TRAIN.ts or NAME_TRAIN.csv, with NAME_TEST beside it, a file "
-            "NAME.npz, or their folder"
-        )
+        raise ValueError(f"task.path={path} must be {FILES}, or their folder")
     if not _name_of(train).isprintable():
         raise ValueError(f"task.path={ascii(str(path))}: the data set's name must be printable text")
     target = train.resolve()

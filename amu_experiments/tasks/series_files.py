@@ -104,15 +104,16 @@ def read_part(file: Path, data: bytes) -> Part:
 
 
 @contextmanager
-def explained(file: Path, form: str = FORM) -> Iterator[None]:
-    """Turns every error of reading the file into a ValueError that names the file and its format."""
+def explained(file: Path) -> Iterator[None]:
+    """Turns every error of reading the file into a ValueError that names the file and the reason."""
     try:
         yield
     except FileNotFoundError:
         raise ValueError(f"{file}: there is no such file") from None
-    except (OSError, UnicodeError) as error:
-        reason = isinstance(error, OSError) and error.strerror or " ".join(str(error).split())
-        raise ValueError(f"{file} cannot be read as a {file.suffix} file: {reason}; {form}") from None
+    except UnicodeError as error:
+        raise ValueError(f"{file}: is not text in UTF-8 ({error}); save it as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def _lines(file: Path, data: bytes) -> Iterator[tuple[str, str]]:

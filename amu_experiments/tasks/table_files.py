@@ -1,7 +1,7 @@
 """Reads series from tables: CSV files with a row for each step, and numpy archives (.npz).
 
-CSV, NAME_TRAIN.csv with NAME_TEST.csv beside it: the first row names the columns. `series` says which series a row
-belongs to; the rows of a series follow each other. One of these says what the answer is:
+CSV, NAME_TRAIN.csv with NAME_TEST.csv beside it, in UTF-8: the first row names the columns. `series` says which series
+a row belongs to; the rows of a series follow each other. One of these says what the answer is:
 
     class              a text, the same in all rows of a series
     target, target_X   numbers, the same in all rows of a series: answered at its last step
@@ -38,7 +38,7 @@ _ARRAYS = ("x_train", "x_test", "y_train", "y_test", "lengths_train", "lengths_t
 
 def read_table(file: Path, data: bytes) -> Part:
     """The series of a CSV file with these contents; ValueError that names file, line and value of a mistake."""
-    with explained(file, CSV_FORM):
+    with explained(file):
         rows = csv.reader(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline=""), strict=True)
         try:
             header = [name.strip() for name in next(rows, [])]
@@ -51,6 +51,7 @@ def read_table(file: Path, data: bytes) -> Part:
         for place, row in lines:
             if len(row) != len(header):
                 raise ValueError(f"{place}: {len(row)} values, but the first row names {len(header)} columns")
+        _check_channels(file, header, roles, [row for _, row in lines])
         return _part_of(header, roles, lines)
 
 
@@ -74,6 +75,18 @@ def _roles(file: Path, header: list[str]) -> list[str]:
     if len(kinds := set(roles) - {"series", "channel"}) > 1:
         raise ValueError(f"{file}: has columns {' and '.join(sorted(kinds))}; give one of class, target and answer")
     return roles
+
+
+def _check_channels(file: Path, header: list[str], roles: list[str], rows: list[list[str]]) -> None:
+    """Raise ValueError for a channel that has a word in every row: it may be a class under another name."""
+    answered = set(roles) - {"series", "channel"}
+    for name, role, cells in zip(header, roles, zip(*rows, strict=True), strict=True):
+        if role == "channel" and all(cell[:1].isalpha() and cell.lower() != "nan" for cell in cells):
+            remedy = "leave it out" if answered else "name it class if it is the answer, or leave it out"
+            raise ValueError(
+                f"{file}: the column {excerpt(name)} has words, such as {excerpt(cells[0])}, but a channel has "
+                f"numbers; {remedy}"
+            )
 
 
 def _is(name: str, role: str) -> bool:
@@ -139,7 +152,7 @@ def _padded(answers: list[np.ndarray]) -> np.ndarray:
 
 def read_arrays(file: Path, data: bytes) -> tuple[Part, Part]:
     """Both parts of a numpy archive with these contents; ValueError that names file and array of a mistake."""
-    with explained(file, NPZ_FORM):
+    with explained(file):
         try:
             arrays = dict(np.load(io.BytesIO(data), allow_pickle=False)) if data.startswith(b"PK\3\4") else None
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
