@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from configured import task
 from plain_scan import assert_derived_equals_autograd
 
 from amu_experiments import run
@@ -15,6 +16,7 @@ from amu_experiments.cells.cell import Cell
 from amu_experiments.cells.contract import CellError, check_step, initial_values_of, shapes_of
 from amu_experiments.cli import main
 from amu_experiments.conf_files import choices
+from amu_experiments.network import build
 from amu_experiments.options import ConfigurationError
 from amu_experiments.scans.__main__ import main as print_source
 from amu_experiments.tune import main as tune
@@ -180,8 +182,8 @@ WRONG_METHODS = [
     ('"weight_ih": (3 * A, input_size), ', "", "shapes() has no weight_ih", "@classmethod"),
     ("(3 * A, input_size)", "(3 * A, hidden_size)", "shapes(): weight_ih is ", "@classmethod"),
     ('"bias": (3 * A,)', '"bias": (4 * A,)', "shapes(): bias is ", "@classmethod"),
-    ('"v_f": (A,)', '"v_f": (A)', "shapes(): v_f is 1: must be a tuple", "@classmethod"),
-    ('"v_f": (A,)', '"v_f": (A / 1,)', "shapes(): v_f is (1.0,): must be whole numbers", "@classmethod"),
+    ('"v_f": (A,)', '"v_f": (A)', "shapes(): v_f is 5: must be a tuple", "@classmethod"),
+    ('"v_f": (A,)', '"v_f": (A / 1,)', "shapes(): v_f is (5.0,): must be whole numbers", "@classmethod"),
     ("return {", "a = {", "shapes() returns NoneType: must be a dict", "@classmethod"),
     ("return values", "return", "initial_values() returns NoneType: must be a dict", "def initial_values"),
     ('values["nu"] += 1', 'values["mu"] = 1', "initial_values() has weight_ih, ", "def initial_values"),
@@ -214,12 +216,18 @@ def assert_nothing_is_written(tmp_path) -> None:
         ("self.decay = decay", "self.decay = self.deca", "AttributeError: 'SRU' object has no attribute 'deca'", 14),
     ],
 )
-def test_a_mistake_in_a_cell_is_one_line_of_amu_run_and_nothing_is_written(
-    conf, tmp_path, capsys, old, new, words, line
-):
+def test_a_mistake_in_a_cell_is_one_line_that_says_where_it_is(conf, old, new, words, line):
+    conf(old, new)
+    with pytest.raises(ConfigurationError) as refused:
+        build({"cell": "sru.SRU", "units": 5}, task("adding", T=5), "torch", "cpu")
+    assert_one_line(f"amu-run: {refused.value}\n", words, line)
+
+
+@pytest.mark.parametrize(("old", "new", "words"), MISTAKES[1:3])
+def test_amu_run_ends_with_the_line_and_writes_nothing(conf, tmp_path, capsys, old, new, words):
     conf(old, new)
     assert trained() == 2
-    assert_one_line(capsys.readouterr().err, words, line)
+    assert_one_line(capsys.readouterr().err, words, line_of(old))
     assert_nothing_is_written(tmp_path)
 
 
