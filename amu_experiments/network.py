@@ -219,7 +219,8 @@ def _given(model: dict) -> dict:
 
 def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 1) -> Network:
     """The network of a configuration, whose `units` must be a number, for the stack of trials of a task."""
-    check_code(f"model.cell={model['cell']}", model.get(KEY), written_class(model["cell"]))
+    name = model["cell"]
+    check_code(f"model.cell={name}", model.get(KEY), written_class(name), name)
     cell = make_cell(model, task, model["units"], len(task.trials), backend)
     network = Network(cell, task.output_size, device, batch_size)
     network.initialise(task.trials)

@@ -1,90 +1,113 @@
 """Digests of the code of users' own cells and tasks, so that a run of changed code is another run."""
 
 import ast
-import functools
 import hashlib
 import importlib.util
-import inspect
+import marshal
+import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 
 from amu_experiments.options import ConfigurationError
 
 KEY = "code_digest"
 """The key of a digest in the sections `model` and `task` of a run's configuration."""
 
-VERSIONED = {"amu_experiments", "torch", *sys.stdlib_module_names}
+VERSIONED = {"amu_experiments", "torch", *sys.stdlib_module_names} - {"__main__"}
 """Packages whose classes have no digest: the provenance of a stack has their versions."""
 
+HEADER = 16
+"""Bytes before the code in a file of compiled Python."""
 
-@functools.cache  # as imported: a class keeps its digest if its file changes later
-def code_of(kind: type) -> dict[str, str]:
+
+def code_of(kind: type, name: str) -> dict[str, str]:
     """The digest of a user's class by `KEY`; {} for a class of this package, of torch or of Python.
 
-    The digest is made from the modules of the class and its bases, and from the modules beside these that they import.
-    Comments, docstrings and layout have no effect. ConfigurationError if a file changed after its module was imported.
+    The digest is made from the files of the class and its bases, of the module that its name names, and of the modules
+    beside these that they import. Comments, docstrings and layout have no effect. Code without a file, as in a
+    notebook, is taken as Python compiled it.
+
+    Args:
+        kind: the class.
+        name: as in model.cell or task.problem, such as MODULE.CLASS.
+
+    Raises ConfigurationError if a file cannot be read as Python, or has changed since it was imported.
     """
-    own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in VERSIONED]
-    for base in own:
-        _check_unchanged(base)
-    texts = {name: text for base in own for name, text in _sources(base.__module__)}
-    if not texts:
+    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in VERSIONED]
+    if not bases:
         return {}
+    texts: dict[Path | type, str] = {}
+    for base in bases:
+        if _file_of(base.__module__) is None:
+            texts[base] = repr(list(_compiled(base)))
+    for module in (*(base.__module__ for base in bases), name.rpartition(".")[0]):
+        texts |= _texts(module)
     return {KEY: f"code_{hashlib.sha256(chr(0).join(texts.values()).encode()).hexdigest()[:12]}"}
 
 
-def check_code(key: str, stored: str | None, kind: type) -> None:
+def check_code(key: str, stored: str | None, kind: type, name: str) -> None:
     """Raise ConfigurationError, with the key, if a stored configuration has the digest of other code."""
-    if stored not in (None, code_of(kind).get(KEY)):
+    if stored is not None and stored != code_of(kind, name).get(KEY):
         raise ConfigurationError(f"{key}: the code of {kind.__name__} has changed since it trained this run")
 
 
-def _sources(first: str) -> Iterator[tuple[str, str]]:
-    """The names and the code of a module and of all modules beside it that it imports, also through each other."""
-    seen, waiting = set(), [first]
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def _file_of(module: str) -> Path | None:
+    """The Python file that a module was imported from."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file).resolve() if file and file.endswith(".py") and Path(file).exists() else None
+
+
+def _texts(module: str) -> dict[Path, str]:
+    """The code of a module's file and of all files beside it that it imports, also through each other."""
+    first, texts = _file_of(module), {}
+    if first is None or module.partition(".")[0] in VERSIONED:
+        return {}
+    waiting = [(module, first)]
     while waiting:
-        name = waiting.pop()
-        module = sys.modules.get(name)
-        if name in seen or module is None:
+        name, file = waiting.pop()
+        if file in texts:
             continue
-        seen.add(name)
-        try:
-            tree = ast.parse(inspect.getsource(module))
-        except (OSError, TypeError):  # no source: a compiled extension, or a package without __init__.py
-            continue
-        yield name, ast.unparse(_without_docstrings(tree))
-        waiting += [each for each in _imported(tree, module) if _is_beside(each, first)]
+        tree = _tree(file)
+        _check_unchanged(name, file)
+        texts[file] = ast.unparse(_without_docstrings(tree))
+        waiting += [(each, beside) for each in _imported(tree, name, file) if (beside := _beside(each, module))]
+    return texts
 
 
-def _imported(tree: ast.Module, module: ModuleType) -> Iterator[str]:
-    """The names of modules that the code of a module imports."""
+def _tree(file: Path) -> ast.Module:
+    try:
+        return ast.parse(importlib.util.decode_source(file.read_bytes()))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigurationError(f"{file}: cannot be read as Python ({' '.join(str(error).split())})") from error
+
+
+def _imported(tree: ast.Module, name: str, file: Path) -> Iterator[str]:
+    """The names of all modules that a file may import, also inside functions."""
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            name = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__)
-            yield name
-            yield from (f"{name}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.level == 0 or package):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            whole = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (whole, *(f"{whole}.{alias.name}" for alias in node.names))
 
 
-def _is_beside(name: str, first: str) -> bool:
-    """Whether a module is in the package of the first one, or in the same folder if no installed packages are there."""
-    top, first_top = (each.partition(".")[0] for each in (name, first))
-    if top == first_top:
-        return True
-    folder = _folder(first_top)
+def _beside(name: str, first: str) -> Path | None:
+    """The file of a module in the package of `first`, or in the same folder if no installed packages are there."""
+    top, first_top = name.partition(".")[0], first.partition(".")[0]
+    folder = _file_of(first).parents[first.count(".") + (_file_of(first).name == "__init__.py")]
     installed = {Path(sysconfig.get_path(path)).resolve() for path in ("purelib", "platlib")}
-    return top in sys.modules and folder is not None and folder not in installed and _folder(top) == folder
-
-
-def _folder(top: str) -> Path | None:
-    """The folder of a package or of a module that is in no package."""
-    module = sys.modules[top]
-    place = next(iter(module.__path__), None) if hasattr(module, "__path__") else getattr(module, "__file__", None)
-    return Path(place).resolve().parent if place else None
+    if top in VERSIONED or (folder in installed and top != first_top):
+        return None
+    path = folder.joinpath(*name.split("."))
+    return next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -94,24 +117,46 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _check_unchanged(kind: type) -> None:
-    """Raise ConfigurationError if the methods of a class are not those in its file."""
-    try:
-        file = inspect.getsourcefile(kind)
-        compiled = compile(Path(file).read_text(encoding="utf-8"), file, "exec", dont_inherit=True)
-    except (OSError, TypeError):  # there is no source to compare with
+# What was imported ----------------------------------------------------------------------------------------------------
+
+
+def _check_unchanged(name: str, file: Path) -> None:
+    """Raise ConfigurationError if a file is not what was imported.
+
+    Known are the code of functions, what Python last compiled from the file, in this or in another process, and what
+    the file had when this module was first checked.
+    """
+    module = sys.modules.get(name)
+    if module is None or _file_of(name) != file:
         return
-    except (SyntaxError, ValueError):
-        compiled = None
-    known: dict[str, list[tuple]] = {}
-    for code in _codes(compiled) if compiled else ():
-        known.setdefault(code.co_qualname, []).append(_meaning(code))
-    for member in vars(kind).values():
-        function = getattr(member, "__func__", member)
-        if not isinstance(function, FunctionType) or function.__code__.co_filename != file:
-            continue
-        if _meaning(function.__code__) not in known.get(function.__code__.co_qualname, ()):
-            raise ConfigurationError(f"{kind.__name__}: {file} has changed since it was imported; start Python again")
+    text = importlib.util.decode_source(file.read_bytes())
+    now = compile(text, str(file), "exec", dont_inherit=True)
+    known = {_meaning(code) for code in _codes(now)}
+    functions = (member for owner in (module, *_classes(module)) for member in _functions(owner))
+    same = all(_meaning(each.__code__) in known for each in functions if each.__code__.co_filename == module.__file__)
+    cached = Path(getattr(module, "__cached__", None) or "")
+    # Where Python writes no compiled files, an older one says nothing.
+    if same and cached.is_file() and not sys.dont_write_bytecode and os.access(cached.parent, os.W_OK):
+        same = _meaning(marshal.loads(cached.read_bytes()[HEADER:])) == _meaning(now)
+    spec, meaning = _first_checked.get(name, (None, None))
+    if not same or (spec is module.__spec__ and meaning != _meaning(now)):
+        raise ConfigurationError(f"{file} has changed since it was imported; start Python again")
+    _first_checked[name] = module.__spec__, _meaning(now)
+
+
+_first_checked: dict[str, tuple] = {}
+"""By module: its specification, of which each import makes a new one, and the meaning of its file."""
+
+
+def _classes(module) -> list[type]:
+    return [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+
+
+def _functions(owner) -> Iterator[FunctionType]:
+    """The functions of a module, and the methods of a class."""
+    for member in vars(owner).values():
+        parts = (member.fget, member.fset) if isinstance(member, property) else (getattr(member, "__func__", member),)
+        yield from (each for each in parts if isinstance(each, FunctionType))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -122,5 +167,30 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _meaning(code: CodeType) -> tuple:
-    """What a function does, without the place of its lines in the file."""
-    return code.co_code, code.co_names, [each for each in code.co_consts if not isinstance(each, CodeType)]
+    """What code does, without names of files and numbers of lines."""
+    return code.co_code, code.co_names, tuple(_constants(code.co_consts))
+
+
+def _constants(values: Iterable) -> Iterator[tuple | str]:
+    for value in values:
+        if isinstance(value, CodeType):
+            yield _meaning(value)
+        else:
+            yield repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+
+
+def _compiled(kind: type) -> Iterator[tuple]:
+    """The code of a class without a file, with the functions and plain values that it uses from its module."""
+    namespace, waiting, seen = vars(sys.modules[kind.__module__]), [*_functions(kind)], set()
+    while waiting:
+        function = waiting.pop(0)
+        if function in seen:
+            continue
+        seen.add(function)
+        yield _meaning(function.__code__)
+        for name in sorted({each for code in _codes(function.__code__) for each in code.co_names}):
+            used = namespace.get(name)
+            if isinstance(used, FunctionType) and used.__module__ == kind.__module__:
+                waiting.append(used)
+            elif isinstance(used, str | int | float | bool | tuple):
+                yield name, repr(used)

@@ -67,10 +67,10 @@ def _resolved(config: dict) -> dict:
         set_threads(threads)
     task = make_task(config["task"], [0])
     kind = cell_class(config["model"]["cell"])
-    model = without_added(resolved(config["model"], task), kind.annotations()) | code_of(
-        written_class(config["model"]["cell"])
-    )
-    data = without_added(config["task"], options_of(type(task), "__init__")) | task.contents | code_of(type(task))
+    cell, problem = config["model"]["cell"], config["task"]["problem"]
+    model = without_added(resolved(config["model"], task), kind.annotations()) | code_of(written_class(cell), cell)
+    data = without_added(config["task"], options_of(type(task), "__init__")) | task.contents
+    data |= code_of(type(task), problem)
     config = config | {"model": model, "task": data}
     config |= {"results_dir": str(_results_folder(config))}
     _check_ram(config, task, count_parameters(model, task, model["units"]))

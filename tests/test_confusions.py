@@ -37,6 +37,12 @@ def test_steps_after_the_end_of_a_sequence_do_not_count():
     assert confusion_counts(sequences, answered).tolist() == [[1, 0], [2, 1]]
 
 
+def test_steps_without_a_true_class_do_not_count():
+    targets = np.array([[[1, 0], [0, 0]]], np.float32)
+    sequences = Sequences(np.zeros((1, 2, 1), np.float32), np.array([2]), targets)
+    assert confusion_counts(sequences, np.ones((1, 2, 2))).tolist() == [[1, 0], [0, 0]]
+
+
 def test_names_of_classes_are_read_as_they_were_written(tmp_path):
     result = made(tmp_path, "lstm", [(0, name, name, 3) for name in ODD])
     (stack,) = result.stacks
@@ -52,8 +58,8 @@ def test_the_matrices_of_all_trials_are_summed(tmp_path):
     counts = table.numbers.set_index(["true_class", "answered_class"])["answers"].to_dict()
     assert counts == {("cat", "cat"): 7, ("cat", "dog"): 1, ("dog", "cat"): 4, ("dog", "dog"): 4}
     assert table.numbers["trials"].unique().tolist() == [3]
-    assert table.text.set_index("true class").loc["cat"].tolist() == ["lstm", "87.5", "12.5"]
-    assert table.text.set_index("true class").loc["dog"].tolist() == ["lstm", "50.0", "50.0"]
+    assert table.text.set_index("true class").loc["cat"].tolist() == ["lstm", "3", "87.5", "12.5"]
+    assert table.text.set_index("true class").loc["dog"].tolist() == ["lstm", "3", "50.0", "50.0"]
 
 
 def test_of_many_classes_the_most_frequent_confusions_are_listed(tmp_path):
@@ -64,8 +70,8 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed(tmp_path):
     made(tmp_path, "gru", [(0, name, name, 1) for name in names])  # has none
     (comparison,) = compare(read_results(tmp_path), [])
     table = confusion_table(comparison, read_confusions(comparison.results, []))
-    assert table.text["true class"].tolist() == names[: -MOST_PAIRS - 1 : -1]
-    assert set(table.text["answer"]) == {names[0]}
+    assert table.text["true class"].tolist() == [*names[: -MOST_PAIRS - 1 : -1], "none confused"]
+    assert set(table.text["answer"]) == {names[0], ""}
     assert table.text["%"].iloc[0] == "24.4"  # 29 of 119
     assert len(table.numbers) == len(rows) + len(names)
 
@@ -106,3 +112,19 @@ def test_matrices_that_no_test_gives_are_refused(tmp_path, rows):
     left_out = []
     assert read_confusions([result], left_out) == {}
     assert len(left_out) == 1
+
+
+def test_percentages_neither_hide_a_mistake_nor_make_one(tmp_path):
+    made(tmp_path, "lstm", [(0, "cat", "cat", 9999), (0, "cat", "dog", 1), (0, "dog", "dog", 5)])
+    (comparison,) = compare(read_results(tmp_path), [])
+    text = confusion_table(comparison, read_confusions(comparison.results, [])).text
+    assert text[["as cat", "as dog"]].to_numpy().tolist() == [[">99.9", "<0.1"], ["", "100.0"]]
+
+
+def test_classes_are_in_their_natural_order_and_none_is_lost(tmp_path):
+    names = ["2", "10", "1", "a b", "a  b"]
+    made(tmp_path, "lstm", [(0, name, name, 3) for name in names])
+    (comparison,) = compare(read_results(tmp_path), [])
+    text = confusion_table(comparison, read_confusions(comparison.results, [])).text
+    assert list(text)[3:6] == ["as 1", "as 2", "as 10"]
+    assert len(set(text)) == 3 + len(names)

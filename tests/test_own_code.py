@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import types
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def trained(trials=1):
 
 def digest():
     forget()
-    return code_of(importlib.import_module("own_cells").Mine)
+    return code_of(importlib.import_module("own_cells").Mine, "own_cells.Mine")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_the_same_code_trains_only_what_is_missing(folder):
     assert network.measure(network.data("test"))["loss"] == pytest.approx(second.trials["test_loss"][1], rel=1e-6)
 
 
-@pytest.mark.parametrize("new", ["return -h, (h,)", "return h, (2 * h,)", "return h, (h"])
+@pytest.mark.parametrize("new", ["return -h, (h,)", "return h, (2 * h,)"])
 def test_a_file_that_changed_after_its_import_is_an_error(folder, new):
     forget()
     kind = importlib.import_module("own_cells").Mine
@@ -121,17 +122,110 @@ def test_a_file_that_changed_after_its_import_is_an_error(folder, new):
     with pytest.raises(
         ConfigurationError, match=r"own_cells\.py has changed since it was imported; start Python again"
     ):
-        code_of(kind)
+        code_of(kind, "own_cells.Mine")
 
 
 def test_a_reloaded_module_has_the_digest_of_its_new_code(folder):
     forget()
     module = importlib.import_module("own_cells")
-    before = code_of(module.Mine)
-    (folder / "own_cells.py").write_text(CELL.replace("h + 0", "h").replace(".tanh()", ".sigmoid()"))
-    assert code_of(importlib.reload(module).Mine) != before
+    before = code_of(module.Mine, "own_cells.Mine")
+    (folder / "own_cells.py").write_text(CELL.replace(".tanh()", ".sigmoid()"))
+    assert code_of(importlib.reload(module).Mine, "own_cells.Mine") != before
+    (folder / "own_helpers.py").write_text("SCALE = 0.125\n")
+    middle = code_of(module.Mine, "own_cells.Mine") if importlib.reload(module.own_helpers) else None
+    assert middle != before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CELL.replace("import own_helpers", "import own_helpers\n\nFACTOR = 2"),
+        CELL.replace("states = ", "factor = 2\n\n    states = "),
+        CELL + "\n\ndef helper():\n    return 2\n",
+        CELL.replace("h = own", "f = lambda: 2\n        h = own"),
+    ],
+    ids=["constant", "attribute", "function", "lambda"],
+)
+def test_a_changed_number_anywhere_in_the_file_is_an_error_until_it_is_imported_again(folder, text):
+    path = folder / "own_cells.py"
+    path.write_text(text)
+    forget()
+    kind = importlib.import_module("own_cells").Mine
+    before = code_of(kind, "own_cells.Mine")
+    path.write_text(text.replace("2", "33"))
+    with pytest.raises(ConfigurationError, match=r"own_cells\.py has changed since it was imported"):
+        code_of(kind, "own_cells.Mine")
+    assert digest() != before
+
+
+def test_a_changed_helper_is_an_error_until_it_is_imported_again(folder):
+    before = digest()
+    kind = sys.modules["own_cells"].Mine
+    (folder / "own_helpers.py").write_text("SCALE = 0.125\n")
+    with pytest.raises(ConfigurationError, match=r"own_helpers\.py has changed since it was imported"):
+        code_of(kind, "own_cells.Mine")
+    (folder / "own_helpers.py").write_text("SCALE = (\n")
+    with pytest.raises(ConfigurationError, match=r"own_helpers\.py: cannot be read as Python"):
+        code_of(kind, "own_cells.Mine")
+    assert before
+
+
+def test_the_module_that_the_name_names_counts_even_if_the_class_is_made_elsewhere(folder):
+    (folder / "own_helpers.py").write_text(
+        "def make(base, number):\n    return type('Made', (base,), {'number': number, '__module__': __name__})\n"
+    )
+    text = CELL.replace("own_helpers.SCALE * ", "") + "\n\nMade = own_helpers.make(Mine, 1)\n"
+    digests = []
+    for number in ("1", "-30"):
+        (folder / "own_cells.py").write_text(text.replace("Mine, 1", f"Mine, {number}"))
+        forget()
+        digests.append(code_of(importlib.import_module("own_cells").Made, "own_cells.Made"))
+    assert digests[0] != digests[1]
+
+
+def test_a_module_counts_whether_or_not_it_is_loaded_yet(folder):
+    (folder / "own_cells.py").write_text(
+        CELL.replace("import own_helpers\n", "").replace("(h,) = state", "(h,) = state\n        import own_helpers\n")
+    )
+    before = digest()
+    assert "own_helpers" not in sys.modules
+    importlib.import_module("own_helpers")
+    assert code_of(sys.modules["own_cells"].Mine, "own_cells.Mine") == before
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_files_in_other_encodings_are_read_as_python_reads_them(folder, encoding):
+    declared = "# coding: latin-1\n" if encoding == "latin-1" else ""
+    (folder / "own_cells.py").write_bytes(f"{declared}NAME = 'Größe'\n{CELL}".encode(encoding))
+    assert digest()
+
+
+def test_imports_that_fail_at_import_are_passed_over(folder):
+    text = CELL.replace(
+        "import own_helpers\n",
+        "try:\n    from .own_helpers import SCALE\nexcept ImportError:\n    import own_helpers\n",
+    )
+    (folder / "own_cells.py").write_text(text)
+    before = digest()
+    (folder / "own_helpers.py").write_text("SCALE = 0.125\n")
+    assert digest() != before
+
+
+def test_a_class_without_a_file_has_the_digest_of_its_methods(monkeypatch):
+    def made(number):
+        space = {"__name__": "own_notebook", "SCALE": number}
+        module = types.ModuleType("own_notebook")
+        vars(module).update(space)
+        exec(
+            "def helper(h):\n    return SCALE * h\nclass Mine:\n    def step(self, h):\n        return helper(h)",
+            vars(module),
+        )
+        monkeypatch.setitem(sys.modules, "own_notebook", module)
+        return code_of(module.Mine, "own_notebook.Mine")
+
+    assert made(1.0) == made(1.0) != made(2.0)
 
 
 @pytest.mark.parametrize("kind", [LSTM, Adding, torch.nn.GRUCell])
 def test_classes_whose_version_is_in_the_provenance_have_none(kind):
-    assert code_of(kind) == {}
+    assert code_of(kind, kind.__name__) == {}

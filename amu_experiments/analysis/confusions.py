@@ -3,6 +3,7 @@
 import pandas as pd
 
 from amu_experiments.analysis.comparison import Comparison
+from amu_experiments.analysis.labels import natural
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import printable
 
@@ -29,8 +30,11 @@ def confusion_table(comparison: Comparison, confusions: dict[str, pd.DataFrame])
         return None
     numbers = pd.concat(parts, ignore_index=True)
     numbers = numbers[["model", "identity", "trials", "true_class", "answered_class", "answers", "share"]]
-    classes = sorted({*numbers["true_class"], *numbers["answered_class"]}, key=lambda name: (name.lower(), name))
-    caption = f"{comparison.name}: confusion matrices on test data, summed over all trials but diverged ones. "
+    classes = sorted({*numbers["true_class"], *numbers["answered_class"]}, key=lambda name: natural(name.lower()))
+    caption = (
+        f"{comparison.name}: confusion matrices on test data, summed over n trials. Diverged trials have none, and "
+        "neither have trials of releases that kept none. "
+    )
     if len(classes) <= MOST_CLASSES:
         text = _matrices(numbers, classes)
         caption += "Each number is the percentage of a true class that got this answer; empty: none did."
@@ -46,31 +50,40 @@ def confusion_table(comparison: Comparison, confusions: dict[str, pd.DataFrame])
 def _matrices(numbers: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """A row for each model and true class, a column for each answered class."""
     wide = numbers.pivot(index=["model", "true_class"], columns="answered_class", values="share")
+    trials = numbers.groupby("model")["trials"].first()
     rows = []
     for model in numbers["model"].unique():
         for true in classes:
             if (model, true) in wide.index:
                 shares = wide.loc[model, true].reindex(classes)
-                cells = {f"as {printable(name)}": _percentage(share) for name, share in shares.items()}
-                rows.append({"model": model, "true class": printable(true)} | cells)
-    return pd.DataFrame(rows)
+                rows.append([model, str(trials[model]), printable(true), *map(_percentage, shares)])
+    return pd.DataFrame(rows, columns=["model", "n", "true class", *_columns(classes)])
+
+
+def _columns(classes: list[str]) -> list[str]:
+    """A column for each class; those whose names look alike get a number."""
+    shown = [printable(name) for name in classes]
+    return [f"as {name}" + f" ({place})" * (shown.count(name) > 1) for place, name in enumerate(shown, start=1)]
 
 
 def _pairs(numbers: pd.DataFrame) -> pd.DataFrame:
     """The most frequent confusions of each model."""
     wrong = numbers[numbers["true_class"] != numbers["answered_class"]]
     ranked = wrong.sort_values(["share", "true_class", "answered_class"], ascending=[False, True, True])
-    most = [ranked[ranked["model"] == model].head(MOST_PAIRS) for model in numbers["model"].unique()]
-    listed = pd.concat(most)
-    return pd.DataFrame(
-        {
-            "model": listed["model"],
-            "true class": listed["true_class"].map(printable),
-            "answer": listed["answered_class"].map(printable),
-            "%": listed["share"].map(_percentage),
-        }
-    )
+    rows = []
+    for model, trials in numbers.groupby("model", sort=False)["trials"].first().items():
+        most = ranked[ranked["model"] == model].head(MOST_PAIRS)
+        pairs = most[["true_class", "answered_class", "share"]].to_numpy().tolist()
+        listed = [[printable(true), printable(answer), _percentage(share)] for true, answer, share in pairs]
+        rows += [[model, str(trials), *pair] for pair in listed or [["none confused", "", ""]]]
+    return pd.DataFrame(rows, columns=["model", "n", "true class", "answer", "%"])
 
 
 def _percentage(share: float) -> str:
-    return "" if pd.isna(share) else f"{share:.1%}".rstrip("%")
+    """With one decimal; neither none nor all if it is not exactly that."""
+    if pd.isna(share):
+        return ""
+    text = f"{share:.1%}".rstrip("%")
+    if text == "0.0":
+        return "<0.1"
+    return ">99.9" if text == "100.0" and share < 1 else text

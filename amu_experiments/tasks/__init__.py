@@ -26,7 +26,7 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
         kind = task_class(str(problem))
     except ValueError as error:
         raise ValueError(f"task.problem: {error}") from None
-    check_code(f"task.problem={problem}", digest, kind)
+    check_code(f"task.problem={problem}", digest, kind, str(problem))
     annotations = options_of(kind, "__init__")
     options = added_options(annotations) | options
     known = {k: v for k, v in inspect.signature(kind.__init__).parameters.items() if k not in ("self", "trials")}
