@@ -7,7 +7,7 @@ import marshal
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -123,8 +123,8 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 def _check_unchanged(name: str, file: Path) -> None:
     """Raise ConfigurationError if a file is not what was imported.
 
-    Known are the code of functions, what Python last compiled from the file, in this or in another process, and what
-    the file had when this module was first checked.
+    Known are the code of functions, constants, what Python last compiled from the file, in this or in another process,
+    and what the file had when this module was first checked.
     """
     module = sys.modules.get(name)
     if module is None or _file_of(name) != file:
@@ -134,6 +134,9 @@ def _check_unchanged(name: str, file: Path) -> None:
     known = {_meaning(code) for code in _codes(now)}
     functions = (member for owner in (module, *_classes(module)) for member in _functions(owner))
     same = all(_meaning(each.__code__) in known for each in functions if each.__code__.co_filename == module.__file__)
+    owners = {"": module} | {each.__name__: each for each in _classes(module)}
+    written = _written(ast.parse(text), owners)
+    same &= all(repr(vars(owners[owner]).get(constant)) == value for owner, constant, value in written)
     cached = Path(getattr(module, "__cached__", None) or "")
     # Where Python writes no compiled files, an older one says nothing.
     if same and cached.is_file() and not sys.dont_write_bytecode and os.access(cached.parent, os.W_OK):
@@ -146,6 +149,18 @@ def _check_unchanged(name: str, file: Path) -> None:
 
 _first_checked: dict[str, tuple] = {}
 """By module: its specification, of which each import makes a new one, and the meaning of its file."""
+
+
+def _written(tree: ast.Module, owners: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """The numbers, texts and truth values that a file gives to names once: the class or "", the name, and the value."""
+    changed = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    bodies = [("", tree.body), *((node.name, node.body) for node in tree.body if isinstance(node, ast.ClassDef))]
+    for owner, body in bodies:
+        assigned = [node for node in body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+        names = [node.targets[0].id for node in assigned]
+        for name, node in zip(names, assigned, strict=True):
+            if owner in owners and isinstance(node.value, ast.Constant) and names.count(name) == 1 - (name in changed):
+                yield owner, name, repr(node.value.value)
 
 
 def _classes(module) -> list[type]:

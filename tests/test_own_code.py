@@ -158,6 +158,23 @@ def test_a_changed_number_anywhere_in_the_file_is_an_error_until_it_is_imported_
     assert digest() != before
 
 
+@pytest.mark.parametrize("place", ["import own_helpers", "states = "])
+def test_a_constant_that_changed_before_the_first_run_is_an_error(folder, place):
+    path = folder / "own_cells.py"
+    path.write_text(CELL.replace(place, f"FACTOR = 2\n{'' if place[0] == 'i' else '    '}{place}"))
+    forget()
+    kind = importlib.import_module("own_cells").Mine
+    path.write_text(path.read_text().replace("2", "33"))
+    with pytest.raises(ConfigurationError, match="has changed since it was imported"):
+        code_of(kind, "own_cells.Mine")
+
+
+def test_a_counter_is_no_changed_constant(folder):
+    path = folder / "own_cells.py"
+    path.write_text(f"CALLS = 0\n\ndef count():\n    global CALLS\n    CALLS += 1\n\ncount()\n{CELL}")
+    assert digest()
+
+
 def test_a_changed_helper_is_an_error_until_it_is_imported_again(folder):
     before = digest()
     kind = sys.modules["own_cells"].Mine
