@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from amu_experiments.cells import cell_class, written_class
 from amu_experiments.cells.cell import Cell
-from amu_experiments.cells.contract import CellError, place_of
+from amu_experiments.cells.contract import CellError, counting, place_of
 from amu_experiments.cells.modules import ModuleCell
 from amu_experiments.options import ConfigurationError, added_options
 from amu_experiments.own_code import KEY, check_code
@@ -230,23 +231,40 @@ def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 
 def make_cell(
     model: dict, task: Task, units: int | None = None, trials: int = 1, backend: str = "torch"
 ) -> Cell | ModuleCell:
-    """The cell of a configuration, with the fewest units that it allows where none are given.
+    """The cell of a configuration; where no units are given, one with the fewest that it allows, to be counted only.
 
     Raises ConfigurationError for a mistake in the class of the cell, in one line that names it; the error that it
     caused is the cause. A ValueError is the class's own refusal of an option.
     """
     kind, options = cell_class(model["cell"]), cell_options(model)
     try:
-        units = units or kind.unit_step(**options)
         layers = {"num_layers": _layers(model)} if _layers(model) > 1 else {}
-        return kind(task.input_size, units, trials=trials, backend=backend, **layers, **options)
+        # A step may need more units than the fewest, such as an even number of them.
+        with nullcontext() if units else counting():
+            units = units or kind.unit_step(**options)
+            cell = kind(task.input_size, units, trials=trials, backend=backend, **layers, **options)
+        if isinstance(cell, Cell):
+            _check_trained(cell)
+        return cell
     except CellError as error:
         raise ConfigurationError(f"model.cell={model['cell']}: {error}") from error
     except (ValueError, MemoryError):
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}{place_of(error, kind.__init__)}"
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}{place_of(error, kind.__init__)}"
         raise ConfigurationError(f"model.cell={model['cell']}: {text}") from error
+
+
+def _check_trained(cell: Cell) -> None:
+    """CellError for a parameter that is no part of the network's flat tensor, such as those of a torch.nn.Linear."""
+    shapes = cell.shapes(cell.input_size, cell.hidden_size, **cell.options)
+    known = {f"{name}_l{layer}" for name in shapes for layer in range(cell.num_layers)}
+    for name, _ in cell.named_parameters():
+        if name not in known:
+            raise CellError(
+                f"{name} is a parameter that shapes() does not have: only the parameters in shapes() are trained"
+                f"{place_of(Exception(), type(cell).__init__)}"
+            )
 
 
 def count_parameters(model: dict, task: Task, units: int) -> int:

@@ -12,13 +12,18 @@ from plain_scan import assert_derived_equals_autograd
 
 from amu_experiments import run
 from amu_experiments.cells import cell_class
-from amu_experiments.cells.cell import Cell
+from amu_experiments.cells.cell import Cell, recur
 from amu_experiments.cells.contract import CellError, check_step, initial_values_of, shapes_of
 from amu_experiments.cli import main
 from amu_experiments.conf_files import choices
-from amu_experiments.network import build
+from amu_experiments.network import build, count_parameters, make_cell, resolved
 from amu_experiments.options import ConfigurationError
+from amu_experiments.overrides import load
+from amu_experiments.plan import prepare
 from amu_experiments.scans.__main__ import main as print_source
+from amu_experiments.tasks import make_task
+from amu_experiments.tasks.adding import Adding
+from amu_experiments.tasks.temporal_order import TemporalOrder
 from amu_experiments.tune import main as tune
 
 SRU = """
@@ -287,6 +292,105 @@ def test_in_python_the_error_keeps_its_cause(conf):
     assert causes(of_a_run.value)[-1] is AttributeError
 
 
+class Plain(Cell):
+    """A recurrent unit; subclasses replace one of its methods."""
+
+    @classmethod
+    def shapes(cls, input_size, hidden_size):
+        A = hidden_size
+        return {"weight_ih": (A, input_size), "weight_hh": (A, A), "bias": (A,), "p": (A,)}
+
+    def step(self, net_RBK, state):
+        (h,) = state
+        h = torch.tanh(net_RBK + recur(self.seen(h), self.weight_hh))
+        return h, (h,)
+
+    def seen(self, h):
+        """What the unit reads of its state."""
+        return h
+
+    def initial_values(self, rng):
+        return super().initial_values(rng) | {"p": np.full(self.hidden_size, 0.5), **self.own_values(rng)}
+
+    def own_values(self, rng):
+        return {}
+
+
+def plain(**methods) -> type[Cell]:
+    return type("Own", (Plain,), {"__module__": __name__, **methods})
+
+
+def line_in_this_file(refused) -> str:
+    """The message, which is one line that names this file."""
+    message = str(refused.value)
+    assert "\n" not in message
+    assert f"({__file__}, line " in message
+    return message
+
+
+def texts(self, rng):
+    return {"weight_hh": [["one"] * self.hidden_size] * self.hidden_size}
+
+
+def two_lines(self, h):
+    raise ValueError("first\n  second")
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ({"own_values": texts}, r"initial_values\(\): weight_hh is an array of <U3: must be of real numbers"),
+        ({"state_sizes": lambda self: (self.hidden_size / 2,)}, r"state_sizes\(\) returns \(2.0,\): must be whole"),
+        ({"seen": two_lines}, r"step\(\): ValueError: first second \("),
+        ({"seen": lambda self, h: recur(h, self.p)}, r"step\(\): ValueError: recur\(h, U\): U is "),
+    ],
+)
+def test_in_python_too_a_mistake_is_one_line_that_names_the_file(methods, words):
+    with pytest.raises(CellError, match=words) as refused:
+        plain(**methods)(2, 4, trials=2, backend="torch")
+    line_in_this_file(refused)
+
+
+class WithLinear(Plain):
+    def __init__(self, input_size, hidden_size, **common):
+        super().__init__(input_size, hidden_size, **common)
+        self.inner = torch.nn.Linear(hidden_size, hidden_size)
+
+
+def test_a_network_has_no_parameters_beside_those_in_shapes(monkeypatch):
+    assert isinstance(WithLinear(2, 4), Cell)
+    monkeypatch.setattr("amu_experiments.network.cell_class", lambda name: WithLinear)
+    with pytest.raises(ConfigurationError, match="^model.cell=own: inner.weight is a parameter that ") as refused:
+        make_cell({"cell": "own"}, task("adding", T=5), 4)
+    assert "only the parameters in shapes() are trained" in line_in_this_file(refused)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a", "b"], "classes has 2 names, and the network has 4 outputs: give one name for each output, or classes ="),
+        (list("abcde"), "classes has 5 names, and the network has 4 outputs: give one name for each output"),
+        (list("abca"), "classes has the name a twice: give one name for each output"),
+        (4, "classes is 4: give one name for each output"),
+    ],
+)
+def test_the_names_of_classes_are_those_of_the_outputs(monkeypatch, names, words):
+    config = load("task=temporal_order")
+    monkeypatch.setattr(TemporalOrder, "classes", names)
+    with pytest.raises(ConfigurationError) as refused:
+        prepare(config)
+    assert str(refused.value).startswith(f"task.problem=temporal_order: {words}")
+
+
+def test_two_names_for_one_logistic_output_are_refused(monkeypatch):
+    options = load("task=adding")["task"]
+    monkeypatch.setattr(Adding, "classes", ("no", "yes"))
+    with pytest.raises(ConfigurationError, match="classes has 2 names, and the network has 1 output: give one name"):
+        make_task(options, [0])
+    monkeypatch.setattr(Adding, "classes", ("sum",))
+    assert make_task(options, [0]).classes == ("sum",)
+
+
 # What is allowed ------------------------------------------------------------------------------------------------------
 
 
@@ -309,3 +413,90 @@ def test_the_cells_of_the_package_keep_the_contract(name):
     cell = kind(3, 2 * kind.unit_step(**({"block_size": 2} if name.startswith("lstm97") else {})), trials=2)
     assert initial_values_of(cell, np.random.default_rng(0)).keys() == shapes_of(cell).keys()
     check_step(cell)
+
+
+def test_a_cell_may_need_an_even_number_of_units(monkeypatch):
+    def swapped(self, h):
+        first, second = h.chunk(2, -1)
+        return torch.cat([second, first], -1)
+
+    def blocks(self, rng):
+        return {"p": np.ones((2, self.hidden_size // 2)).ravel()}
+
+    even, adding = plain(seen=swapped, own_values=blocks), task("adding", T=5)
+    monkeypatch.setattr("amu_experiments.network.cell_class", lambda name: even)
+    assert count_parameters({"cell": "own"}, adding, 8) == 8 * 2 + 8 * 8 + 8 + 8 + 8 + 1
+    assert resolved({"cell": "own", "parameters": 105}, adding)["units"] == 8
+    assert make_cell({"cell": "own"}, adding, 8).hidden_size == 8
+    with pytest.raises(ConfigurationError, match=r"model.cell=own: initial_values\(\)"):
+        make_cell({"cell": "own"}, adding, 7)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5])
+def test_a_step_knows_its_number_of_trials(trials):
+    cell = plain(seen=lambda self, h: h.view(self.trials, -1, self.hidden_size))(2, 4, trials=trials, backend="torch")
+    assert cell(torch.randn(trials, 3, 2, 2))[0].shape == (trials, 3, 2, 4)
+
+
+def covariance(self, h):
+    """The Cholesky factor of 1 plus a state that starts at zero."""
+    matrix = torch.diag_embed(1 + 20 * h)
+    return torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        lambda self, h: torch.bernoulli(h),
+        lambda self, h: h + torch.bernoulli(self.p).unsqueeze(1),
+        covariance,
+    ],
+)
+def test_a_step_may_be_defined_only_for_some_numbers(seen):
+    assert isinstance(plain(seen=seen)(2, 4, trials=2, backend="torch"), Cell)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        lambda self, h: torch.bernoulli(h) + self.p,
+        lambda self, h: torch.bernoulli(h + 3),
+    ],
+)
+def test_a_step_that_fails_at_the_start_of_training_is_refused(seen):
+    with pytest.raises(CellError, match="RuntimeError: Expected p_in >= 0"):
+        plain(seen=seen)(2, 4, trials=2, backend="torch")
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [np.eye(4)[::-1], np.eye(4, dtype=int), np.broadcast_to(np.arange(4.0), (4, 4)), np.eye(4).tolist(), torch.eye(4)],
+)
+def test_initial_values_may_be_any_numbers(matrix):
+    cell = plain(own_values=lambda self, rng: {"weight_hh": matrix})(2, 4, trials=2, backend="torch")
+    value = initial_values_of(cell, np.random.default_rng(0))["weight_hh"]
+    assert (value.dtype, value.flags.c_contiguous, value.flags.writeable) == (np.float32, True, True)
+    np.testing.assert_array_equal(cell.weight_hh.detach().numpy(), [np.asarray(matrix)] * 2)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda A: torch.nn.init.orthogonal_(torch.empty(A, A)),
+        lambda A: np.random.standard_normal((A, A)),
+    ],
+)
+def test_initial_values_from_a_global_generator_depend_on_the_trial_alone(drawn):
+    kind = plain(own_values=lambda self, rng: {"weight_hh": drawn(self.hidden_size)})
+
+    def values(seed):
+        cell, generator = kind(2, 4, 2, trials=1, backend="torch"), np.random.default_rng(seed)
+        cell.initialise([generator])
+        return cell.weight_hh_l0.detach(), cell.weight_hh_l1.detach(), generator.random()
+
+    (first, second, after), again, other = values(0), values(0), values(1)
+    assert torch.equal(first, again[0])
+    assert torch.equal(second, again[1])
+    assert after == again[2]
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other[0])

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from amu_experiments.cells import arrangement, torch_names
 from amu_experiments.cells.arguments import CellType, described, option_names, signature_of
 from amu_experiments.cells.backends import compiled, first_derivatives, not_compiled
-from amu_experiments.cells.contract import CellError, initial_values_of, shapes_of
+from amu_experiments.cells.contract import CellError, initial_values_of, is_counting, shapes_of
 from amu_experiments.options import BY_TYPE, Positive, Rule, options_of, whole
 
 State = tuple[Tensor, ...]
@@ -135,7 +135,7 @@ class Cell(nn.Module, metaclass=CellType):
                 if bias or not name.startswith("bias"):
                     parameter = torch.empty(*leading, *shape, device=device, dtype=dtype)
                     setattr(self, name + layer.suffix, nn.Parameter(parameter))
-        if not any(p.is_meta for p in self.parameters()):
+        if not is_counting() and not any(p.is_meta for p in self.parameters()):
             self.reset_parameters()
 
     # What a subclass writes -------------------------------------------------------------------------------------

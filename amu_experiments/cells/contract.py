@@ -4,11 +4,14 @@ A step is tried on stacked tensors whose numbers of trials R and of sequences B 
 every width. So torch cannot take one axis for another, which would happen in silence where two axes are equally long.
 """
 
+import copy
 import inspect
 import itertools
 import traceback
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from numbers import Integral
 from typing import Any
 
@@ -24,7 +27,28 @@ _PRODUCTS = ("bmm", "baddbmm", "matmul", "__matmul__", "mm", "linear", "einsum")
 
 
 class CellError(ConfigurationError):
-    """A mistake in the class of a cell; the message names the method and, where there is one, the file and line."""
+    """A mistake in the class of a cell, in one line: the method and, where there is one, the file and line."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
+
+_counting = ContextVar("counting", default=False)
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Within, cells are made to count their parameters: no initial values are drawn, and no step is tried."""
+    token = _counting.set(True)
+    try:
+        yield
+    finally:
+        _counting.reset(token)
+
+
+def is_counting() -> bool:
+    """Whether cells are made within `counting`."""
+    return _counting.get()
 
 
 def shapes_of(cell) -> dict[str, tuple[int, ...]]:
@@ -45,44 +69,71 @@ def shapes_of(cell) -> dict[str, tuple[int, ...]]:
 
 
 def initial_values_of(cell, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One trial's initial parameters; CellError unless there is one of the right shape for every parameter."""
+    """One trial's initial parameters, each an array of its own in float32; CellError for a wrong name, shape or type.
+
+    They are a function of the generator's state alone, even if the method uses the global generators of torch, numpy
+    or Python. The layers of a cell differ.
+    """
     shapes = cell.shapes(cell.input_size, cell.hidden_size, **cell.options)
     where = _defined(cell.initial_values)
-    with _in_one_line("initial_values()", cell.initial_values):
+    # A copy's number: the package's cells get the generator as it was.
+    layer = zlib.crc32(getattr(cell, "suffix", "").encode())
+    seed = int(copy.deepcopy(rng).integers(2**62)) ^ layer
+    with seeded(seed), _in_one_line("initial_values()", cell.initial_values):
         values = cell.initial_values(rng)
         if not isinstance(values, Mapping):
             raise CellError(f"initial_values() returns {_form(values)}: must be a dict of names and arrays{where}")
-        values = {name: np.asarray(value) for name, value in values.items()}
     if values.keys() != shapes.keys():
         raise CellError(
             f"initial_values() has {', '.join(values)}: must have the names in shapes(), {', '.join(shapes)}{where}"
         )
+    arrays = {}
     for name, shape in shapes.items():
-        if values[name].shape != tuple(shape):
-            raise CellError(f"initial_values(): {name} is {values[name].shape}: must be {tuple(shape)}{where}")
-    return values
+        with _in_one_line(f"initial_values(): {name}", cell.initial_values):
+            array = np.asarray(values[name])
+        if array.shape != tuple(shape):
+            raise CellError(f"initial_values(): {name} is {array.shape}: must be {tuple(shape)}{where}")
+        if array.dtype.kind not in "biuf":
+            raise CellError(f"initial_values(): {name} is an array of {array.dtype}: must be of real numbers{where}")
+        # A copy, because torch takes no negative strides and shares the memory of what it takes.
+        arrays[name] = np.array(array, np.float32, order="C")
+    return arrays
 
 
 def check_step(cell) -> None:
     """Try one step of a cell; CellError if it fails, returns wrong shapes, or mixes trials.
 
-    A layer with `trials=None` has one trial, so its step may treat the trials together.
+    A layer with `trials=None` has one trial, so its step may treat the trials together. A step that fails with random
+    numbers, because it is defined for some numbers only, is tried with what training starts from. Then it is not
+    tested whether it mixes trials.
     """
     first = next(cell.parameters())
-    if first.is_meta or torch.compiler.is_compiling():
+    if is_counting() or first.is_meta or torch.compiler.is_compiling():
         return
     _check_states(cell)
     attempt = _Attempt(cell, first)
+    try:
+        mixes = _mixes_trials(attempt)
+    except ConfigurationError:
+        with suppress(ConfigurationError):
+            attempt.first_step()
+            return
+        raise
+    if mixes:
+        raise CellError(f"step() mixes trials: what it computes for one depends on another{_defined(type(cell).step)}")
+
+
+def _mixes_trials(attempt: "_Attempt") -> bool:
+    """Whether other numbers of some trials change what the step computes for the others."""
     made = attempt.step(range(attempt.R))
-    if cell.trials is None:
-        return
+    if attempt.cell.trials is None:
+        return False
     for changed in ({0}, {*range(1, attempt.R)}):
         kept = [r for r in range(attempt.R) if r not in changed]
         seeds = [r + attempt.R if r in changed else r for r in range(attempt.R)]
         if not _equal(made, attempt.step(seeds), kept) and _equal(made, attempt.step(range(attempt.R)), kept):
-            raise CellError(
-                f"step() mixes trials: what it computes for one depends on another{_defined(type(cell).step)}"
-            )
+            return True
+    return False
 
 
 # The shapes -----------------------------------------------------------------------------------------------------------
@@ -97,7 +148,7 @@ def _check_shapes(kind: type, shapes: Any, input_size: int) -> None:
             raise CellError(f"shapes(): {name!r} must be a name that Python allows for an attribute{where}")
         if not isinstance(shape, tuple | list):
             raise CellError(f"shapes(): {name} is {shape!r}: must be a tuple, such as (A,) or (A, A){where}")
-        if not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 0 for n in shape):
+        if not all(map(_is_size, shape)):
             raise CellError(f"shapes(): {name} is {tuple(shape)}: must be whole numbers, 0 or more{where}")
     for name in ("weight_ih", "bias"):
         if name not in shapes:
@@ -115,6 +166,10 @@ def _check_shapes(kind: type, shapes: Any, input_size: int) -> None:
         )
 
 
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+
+
 def _check_states(cell) -> None:
     if not isinstance(cell.states, tuple | list) or not all(isinstance(name, str) for name in cell.states):
         raise CellError(f'states = {cell.states!r}: must be a tuple of names, such as ("h",) or ("h", "c")')
@@ -125,6 +180,8 @@ def _check_states(cell) -> None:
             f"state_sizes() returns {sizes}: must have a width for each of {', '.join(cell.states)}"
             f"{_defined(cell.state_sizes)}"
         )
+    if not all(map(_is_size, sizes)):
+        raise CellError(f"state_sizes() returns {sizes}: must be whole numbers, 0 or more{_defined(cell.state_sizes)}")
 
 
 # The step -------------------------------------------------------------------------------------------------------------
@@ -150,9 +207,28 @@ class _Attempt:
             numbers = [torch.rand(shape, generator=each, dtype=torch.float32, device="cpu") for each in generators]
             return (torch.stack(numbers) - 0.5).to(self.like)
 
-        tensors = {name: drawn(*shape).requires_grad_() for name, shape in self.shapes.items()}
+        tensors = {name: drawn(*shape) for name, shape in self.shapes.items()}
+        x_R1BI = drawn(1, self.B, self.cell.input_size)
+        return self._called(tensors, x_R1BI, tuple(drawn(self.B, width) for width in self.widths))
+
+    def first_step(self) -> list[Tensor]:
+        """The same from initial values and states of zero, as in a sequence's first step in training."""
+        trials = [initial_values_of(self.cell, np.random.default_rng(trial)) for trial in range(self.R)]
+        tensors = {}
+        for name in self.shapes:
+            tensors[name] = torch.from_numpy(np.stack([values[name] for values in trials])).to(self.like)
+            if name.startswith("bias") and not self.cell.biased:
+                tensors[name].zero_()
+        numbers = torch.Generator(device="cpu").manual_seed(0)
+        x_R1BI = torch.rand((self.R, 1, self.B, self.cell.input_size), generator=numbers, device="cpu") - 0.5
+        state = tuple(self.like.new_zeros(self.R, self.B, width) for width in self.widths)
+        return self._called(tensors, x_R1BI.to(self.like), state)
+
+    def _called(self, tensors: dict[str, Tensor], x_R1BI: Tensor, state: tuple[Tensor, ...]) -> list[Tensor]:
+        tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
         cell, watch = self.cell.with_tensors(tensors), _Watch(tensors)
-        x_R1BI, state = drawn(1, self.B, cell.input_size), tuple(drawn(self.B, width) for width in self.widths)
+        if cell.trials is not None:
+            cell.trials = self.R
         with seeded(0), torch.enable_grad(), _without_autocast(self.like.device.type):
             with _in_one_line("bias_rows()", cell.bias_rows):
                 net_RBK = cell.input_net(x_R1BI)[:, 0]

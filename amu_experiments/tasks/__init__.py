@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping
 
-from amu_experiments.options import added_options, check_option, options_of
+from amu_experiments.options import ConfigurationError, added_options, check_option, format_value, options_of
 from amu_experiments.own_code import KEY, check_code
 from amu_experiments.registry import find_class
 from amu_experiments.tasks.task import Task
@@ -18,7 +18,7 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
     """The task of the section `task` of a configuration, for the trials with these numbers.
 
     Raises ValueError, which names the key and the accepted values, for an unknown problem, an unknown or missing
-    option, or a value that is not allowed.
+    option, a value that is not allowed, or names of classes that do not fit the outputs.
     """
     options = dict(options)
     problem, digest = options.pop("problem", None), options.pop(KEY, None)
@@ -37,7 +37,29 @@ def make_task(options: Mapping, trials: Iterable[int]) -> Task:
         if name not in options and argument.default is argument.empty:
             raise ValueError(f"task.{name} is missing: {problem} needs {', '.join(known)}")
     checked = {name: check_option(f"task.{name}", value, annotations.get(name)) for name, value in options.items()}
-    return kind(trials, **checked)
+    task = kind(trials, **checked)
+    if task.classes is not None:
+        _check_classes(f"task.problem={problem}", task)
+    return task
+
+
+def _check_classes(key: str, task: Task) -> None:
+    """Raise ConfigurationError unless there is one name for each output, and no name twice."""
+    advice = "give one name for each output, or classes = None"
+    if isinstance(task.classes, str) or not isinstance(task.classes, Iterable):
+        raise ConfigurationError(f"{key}: classes is {task.classes!r}: {advice}")
+    names = [str(name) for name in task.classes]
+    if len(names) != task.output_size:
+        raise ConfigurationError(
+            f"{key}: classes has {_counted(len(names), 'name')}, and the network has "
+            f"{_counted(task.output_size, 'output')}: {advice}"
+        )
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise ConfigurationError(f"{key}: classes has the name {format_value(twice[0])} twice: {advice}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def criteria_of(options: Mapping) -> Mapping:
