@@ -284,8 +284,8 @@ def _check_earlier(base: Path, protocol: Protocol, plan: Mapping) -> None:
     models = {path.stem for path in base.parent.glob("*.yaml")} - {base.stem}
     if left := sorted(models - plan["models"].keys()):
         raise ConfigurationError(
-            f"{base}: {', '.join(left)} had {numbers['configurations']} to {numbers['most']} configurations; for "
-            "more, name every model of the experiment, or give another --name"
+            f"{base}: {', '.join(left)} had at most {numbers['most']} configurations; for more, name every model of "
+            "the experiment, or give another --name"
         )
 
 

@@ -2,7 +2,7 @@
 # Makes results/paper and the results in README.md without using old results: runs, mechanism, speed, report. Needs amu-run in the
 # PATH (pip install -e .).
 #
-#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: about 7 hours on 2 cores, by estimate
+#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: about 6 hours on 2 cores, by estimate
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: many hours more
 #   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick
 #

@@ -240,7 +240,7 @@ def test_more_configurations_later_end_as_if_all_had_them_from_the_start(tmp_pat
     assert ends[0] == ends[1]
     assert "The best of 4 configurations" in capsys.readouterr().out
     more = [*SHORT, *FEW, "--configurations=5", "--most=5"]
-    assert "lstm had 4 to 4 configurations; for more, name every model" in told(capsys, *more, "model=mgu")
+    assert "lstm had at most 4 configurations; for more, name every model" in told(capsys, *more, "model=mgu")
     assert "was tuned with --configurations 4 --most 4; give the same" in told(capsys, *SHORT, *FEW, "model=mgu,lstm")
 
 
