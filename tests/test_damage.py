@@ -48,7 +48,7 @@ def make(root: Path) -> None:
         (out / "mechanism").mkdir(parents=True, exist_ok=True)
         table.to_csv(out / "mechanism" / f"{name}.csv.gz", index=False)
     (out / "tuning").mkdir()
-    for path in ("tuning/adding-amu", "tuning/adding-lstm", "reconstruction", "speed"):
+    for path in ("tuning/adding-amu", "tuning/adding-lstm", "readings", "speed"):
         (out / f"{path}.csv").write_text("rate,trials,note\n0.01,3,slow\n0.1,3,fast\n")
     (out / "speed.json").write_text('{"caption": "How fast it is."}\n')
 
