@@ -8,12 +8,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from amu_experiments import store
 from amu_experiments.analysis.comparison import compare
 from amu_experiments.analysis.report import main as report
 from amu_experiments.cells import cell_class
 from amu_experiments.cli import main
+from amu_experiments.conf_files import conf_dir
 from amu_experiments.overrides import load_all
 from amu_experiments.scans.__main__ import main as print_source
 from amu_experiments.tasks import criteria_of, make_task, task_class
@@ -58,6 +60,7 @@ TYPED = """
 import shlex, sys
 import amu_experiments
 from amu_experiments.cli import main
+from amu_experiments.conf_files import conf_dir
 print(amu_experiments.__file__)
 sys.exit(any([main(shlex.split(command)[1:]) for command in sys.argv[1:]]))
 """
@@ -239,3 +242,13 @@ def test_every_promise_of_the_readme_names_the_test_that_proves_it():
     assert len(promises) > 10
     for promise in promises:
         assert re.search(r"\[(test_\w+)\]\(tests/\1\.py\)", promise), promise
+
+
+def test_the_numbers_of_the_search_are_those_of_the_plan():
+    plan = yaml.safe_load((conf_dir() / "tuning.yaml").read_text())
+    words = {3: "three", 8: "eight", 12: "twelve"}
+    section = " ".join(README.read_text().partition("## Tuning\n")[2].partition("\n## ")[0].split())
+    assert f"the best {words[plan['finalists']]} get {words[plan['final_trials']]} trials" in section
+    assert (
+        f"is {plan['configurations']} of {words[plan['trials']]} trials each, and up to {plan['most']} while" in section
+    )
