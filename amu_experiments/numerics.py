@@ -3,6 +3,8 @@
 Compilers and libraries choose instructions by the processor they find, and each choice rounds differently.
 `instructions=portable` fixes one set: x86-64-v3 (AVX2 and FMA, processors since 2013 to 2015) on x86, the baseline of
 64-bit ARM elsewhere. `instructions=native` leaves the choice to LLVM, torch and MKL, which may be faster.
+Compiled scans then give the same numbers on all x86 processors that have the set. Plain torch does so on those of one
+maker: MKL, which multiplies its matrices, adds in another order on processors of AMD than on those of Intel.
 This module does not import torch at its top: torch reads environment variables when it is imported, and `fix` must set
 these first.
 """
@@ -29,7 +31,7 @@ FEATURES = {"x86-64-v3": "", "generic": "+neon"}
 _LIBRARIES = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own loops
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",  # products of matrices: the only code path that is the same for all makers' processors
+    "MKL_CBWR": "COMPATIBLE",  # products of matrices: the only code path that does not depend on the instruction set
 }
 """Environment variables that fix the instructions of torch's libraries on x86; each is read once."""
 
@@ -66,7 +68,8 @@ def used(backend: str) -> dict:
     import torch
 
     products = os.environ.get("MKL_CBWR", "as MKL chooses")
-    return {"version": VERSION, "instructions": f"{torch.backends.cpu.get_cpu_capability()}, products {products}"}
+    instructions = f"{torch.backends.cpu.get_cpu_capability()}, products {products}"
+    return {"version": VERSION, "instructions": f"{instructions}, {maker}" if (maker := maker_name()) else instructions}
 
 
 def _processor() -> str:
@@ -80,7 +83,7 @@ def _processor() -> str:
 def choice_of(instructions: str) -> str:
     """The choice, "portable" or "native", that leads to these instructions; they are named as in `used`."""
     torch_portable = f"AVX2, products {_LIBRARIES['MKL_CBWR']}"
-    return "portable" if instructions in (*PORTABLE.values(), torch_portable) else "native"
+    return "portable" if instructions in PORTABLE.values() or instructions.startswith(torch_portable) else "native"
 
 
 def portable_name() -> str | None:
@@ -88,9 +91,22 @@ def portable_name() -> str | None:
     name = PORTABLE.get(platform.machine().lower())
     if name != "x86-64-v3":
         return name
+    flags = _processor_field("flags")
+    if flags is None:  # not Linux: all x86 processors of macOS have them
+        return name
+    return name if {"avx2", "fma", "bmi2"} <= set(flags.split()) else None
+
+
+def maker_name() -> str | None:
+    """Who made this machine's processor, such as "GenuineIntel" or "AuthenticAMD"; None where Linux does not say."""
+    return _processor_field("vendor_id") or None
+
+
+def _processor_field(name: str) -> str | None:
+    """What Linux says of the first processor under this name, "" if nothing; None on other systems."""
     try:
         with open("/proc/cpuinfo") as file:
-            flags = next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:  # not Linux: all x86 processors of macOS have them
-        return name
-    return name if {"avx2", "fma", "bmi2"} <= set(flags) else None
+            fields = (line.partition(":") for line in file)
+            return next((value.strip() for field, _, value in fields if field.strip() == name), "")
+    except OSError:
+        return None

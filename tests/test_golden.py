@@ -1,6 +1,7 @@
-"""Exact rows of small stacks. Any change of the arithmetic fails here; such a change must be on purpose.
+"""Exact rows of small stacks, and checksums of data. Any change of the arithmetic fails here and must be on purpose.
 
-`python tests/test_golden.py` writes new rows. A commit with new rows says why the numbers changed, and increases
+`python tests/test_golden.py` writes those of this machine: rows of compiled stacks, rows in torch for its maker's
+processors, and data. A commit with new rows says why the numbers changed, and increases
 numerics.VERSION if numbers of the compiled backend changed.
 """
 
@@ -20,6 +21,8 @@ from llvmlite.binding.targets import FeatureMap
 
 from amu_experiments import numerics
 from amu_experiments.cli import main
+from amu_experiments.overrides import Composer
+from amu_experiments.tasks import make_task
 
 ROWS = Path(__file__).with_name("golden.json")
 CELLS = ("amu", "amu_tframe", "gru", "lstm", "lstm97", "rnn")
@@ -28,14 +31,27 @@ TASKS = {
     "embedded_reber": ["task=embedded_reber", "task.strings=16"],
     "two_sequence": ["task=two_sequence", "task.T=10", "task.validation_size=16", "task.test_size=16"],
 }
+DRAWN = (*TASKS, "copy_memory", "fitzhugh_nagumo", "japanese_vowels", "long_lag", "mackey_glass", "multiplication")
+DRAWN += ("oscillators", "pen", "temporal_order", "waveform")
 STACKS = [f"{task} {cell} {backend}" for task in TASKS for cell in CELLS for backend in ("fused", "torch")]
 
 # Settings that make the compiler, numpy and torch believe in other processors; PROCESSOR is this file's own.
 HOSTS = {
-    "with AVX-512": {"PROCESSOR": "skylake-avx512", "ATEN_CPU_CAPABILITY": "avx512", "MKL_CBWR": "AVX512"},
-    "of another maker": {"PROCESSOR": "znver3", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"},
+    "with AVX-512": {
+        "PROCESSOR": "skylake-avx512",
+        "OPENBLAS_CORETYPE": "SkylakeX",
+        "ATEN_CPU_CAPABILITY": "avx512",
+        "MKL_CBWR": "AVX512",
+    },
+    "of AMD": {
+        "PROCESSOR": "znver3",
+        "OPENBLAS_CORETYPE": "Zen",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_CBWR": "AVX2",
+    },
     "of 2013": {
         "PROCESSOR": "haswell",
+        "OPENBLAS_CORETYPE": "Haswell",
         "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL",
         "ATEN_CPU_CAPABILITY": "default",
         "MKL_CBWR": "COMPATIBLE",
@@ -62,9 +78,23 @@ def rows(stack: str) -> dict:
     } | {"weights": digest}
 
 
+def data() -> dict[str, str]:
+    """A checksum of the data of every task, drawn for two trials."""
+    composer, found = Composer(), {}
+    for task in DRAWN:
+        with composer.ready():
+            config = composer.load([f"task={task}"])
+        made = make_task(config["task"], [0, 1])
+        parts = [made.train_batch(0, 20), made.validation(), made.test()]
+        arrays = [array for part in parts for array in (part.inputs, part.lengths, part.targets)]
+        found[task] = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+    return found
+
+
 def golden() -> dict:
-    """The expected rows for the portable processor of this machine."""
-    return json.loads(ROWS.read_text())[numerics.portable_name()]
+    """What is expected on the portable processor of this machine, in torch on one of its maker."""
+    rows = json.loads(ROWS.read_text())
+    return rows[numerics.portable_name()] | rows[str(numerics.maker_name())]
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -72,23 +102,29 @@ def test_a_stack_gives_its_rows(stack):
     assert rows(stack) == golden()[stack]
 
 
+def test_the_data_of_a_task_are_known():
+    assert data() == golden()["data"]
+
+
 @pytest.mark.parametrize("host", HOSTS)
-def test_another_processor_gives_the_same_rows(host):
+def test_another_processor_gives_the_same_rows_and_data(host):
     stacks = ["two_sequence amu fused", "two_sequence lstm torch"]
     environment = os.environ | HOSTS[host]
     done = subprocess.run(
         [sys.executable, __file__, *stacks], env=environment, capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == {stack: golden()[stack] for stack in stacks}
+    assert json.loads(done.stdout.splitlines()[-1]) == {name: golden()[name] for name in ("data", *stacks)}
 
 
 if __name__ == "__main__":
     if processor := os.environ.get("PROCESSOR"):
         llvm.get_host_cpu_name, llvm.get_host_cpu_features = lambda: processor, FeatureMap
     asked = sys.argv[1:]
-    made = {stack: rows(stack) for stack in asked or STACKS}
+    made = {"data": data()} | {stack: rows(stack) for stack in asked or STACKS}
     if asked:
         print(json.dumps(made))
     else:
         kept = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-        ROWS.write_text(json.dumps(kept | {numerics.portable_name(): made}, indent=1) + "\n")
+        torch = {stack: made.pop(stack) for stack in STACKS if stack.endswith("torch")}
+        kept |= {numerics.portable_name(): made, str(numerics.maker_name()): torch}
+        ROWS.write_text(json.dumps(kept, indent=1) + "\n")

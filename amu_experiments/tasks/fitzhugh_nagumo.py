@@ -3,7 +3,7 @@
 The protocol of Rusch, Mishra, Erichson & Mahoney 2022 (LEM), after the code in tk-rusch/LEM.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -58,7 +58,8 @@ class FitzHughNagumo(NextValue, Task):
 def fitzhugh_nagumo(x: np.ndarray, T: int) -> np.ndarray:
     """Series (B, T + 1) of x on [0, END], which begin at x (B,).
 
-    The method of scipy.integrate.RK45 with its default tolerances and choice of steps, for all series side by side.
+    The method of scipy.integrate.RK45 with its default tolerances and choice of steps, for all series side by side. It
+    has no product of matrices and no power of numpy: they round differently on other processors.
     """
     relative, absolute = TOLERANCES
     grid = np.linspace(0, END, T + 1)
@@ -71,28 +72,30 @@ def fitzhugh_nagumo(x: np.ndarray, T: int) -> np.ndarray:
     d0, d1 = _norm(y / scale), _norm(slope / scale)
     h0 = np.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
     d2 = _norm((_slope(y + h0[:, None] * slope) - slope) / scale) / h0
-    h = np.minimum(100 * h0, (0.01 / np.maximum(d1, d2)) ** 0.2)
+    h = np.minimum(100 * h0, _fifth_root(0.01 / np.maximum(d1, d2)))
     rejected = np.zeros(len(x), bool)
     while len(rows := np.flatnonzero(t < END)):
         step = np.minimum(t[rows] + h[rows], END) - t[rows]
         stages = np.empty((7, len(rows), 2))
         stages[0] = slope[rows]
         for n in range(1, 6):
-            stages[n] = _slope(y[rows] + step[:, None] * np.tensordot(RK45.A[n, :n], stages[:n], 1))
-        new = y[rows] + step[:, None] * np.tensordot(RK45.B, stages[:6], 1)
+            stages[n] = _slope(y[rows] + step[:, None] * _weighted(RK45.A[n, :n], stages[:n]))
+        new = y[rows] + step[:, None] * _weighted(RK45.B, stages[:6])
         stages[6] = _slope(new)
         scale = absolute + np.maximum(np.abs(y[rows]), np.abs(new)) * relative
-        error = np.maximum(_norm(step[:, None] * np.tensordot(RK45.E, stages, 1) / scale), 1e-30)
+        error = np.maximum(_norm(step[:, None] * _weighted(RK45.E, stages) / scale), 1e-30)
         accepted = error < 1
         longest = np.where(rejected[rows] | ~accepted, 1, 10)
-        h[rows] = step * np.clip(0.9 * error**-0.2, 0.2, longest)
+        h[rows] = step * np.clip(0.9 / _fifth_root(error), 0.2, longest)
         rejected[rows] = ~accepted
         done, step, stages = rows[accepted], step[accepted], stages[:, accepted, 0]
         end = t[done] + step
         while len(inside := np.flatnonzero((following[done] <= T) & (grid[np.minimum(following[done], T)] <= end))):
             at = done[inside]
-            share = ((grid[following[at]] - t[at]) / step[inside])[:, None] ** np.arange(1, 5)
-            series[at, following[at]] = y[at, 0] + step[inside] * ((stages[:, inside].T @ RK45.P) * share).sum(axis=1)
+            share = (grid[following[at]] - t[at]) / step[inside]
+            powers = np.cumprod([share] * 4, axis=0)
+            weights = [_weighted(row, powers) for row in RK45.P]
+            series[at, following[at]] = y[at, 0] + step[inside] * _weighted(stages[:, inside], weights)
             following[at] += 1
         t[done], y[done] = end, new[accepted]
         slope[done] = _slope(y[done])
@@ -102,7 +105,21 @@ def fitzhugh_nagumo(x: np.ndarray, T: int) -> np.ndarray:
 def _slope(y: np.ndarray) -> np.ndarray:
     """The time derivatives of (x, y), (..., 2)."""
     x, slow = y[..., 0], y[..., 1]
-    return np.stack([x - x**3 / 3 - slow + 0.5, (x + 0.7 - 0.8 * slow) / 50], axis=-1)
+    return np.stack([x - x * x * x / 3 - slow + 0.5, (x + 0.7 - 0.8 * slow) / 50], axis=-1)
+
+
+def _weighted(weights: Sequence, values: Sequence) -> np.ndarray:
+    """The sum of the values, each times its weight."""
+    return sum(weight * value for weight, value in zip(weights, values, strict=True))
+
+
+def _fifth_root(x: np.ndarray) -> np.ndarray:
+    """Of positive numbers, by Newton's method."""
+    _, exponent = np.frexp(x)
+    root = np.ldexp(1.0, -(-exponent // 5))
+    for _ in range(8):  # the start is at most twice the root; from there, 8 steps reach the last digits
+        root = (4 * root + x / (root * root * root * root)) / 5
+    return root
 
 
 def _norm(values: np.ndarray) -> np.ndarray:
