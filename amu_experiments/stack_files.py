@@ -1,5 +1,7 @@
 """The files of one stack's folder, trials-<first>-<last>/: results, weights, checkpoint and provenance.
 
+The history is history.csv, or history.csv.gz in a small copy (studies/export.py).
+
 A stack is finished if it has trials.csv, which is written last. Its sums.json has the checksums of the other files; a
 stack without it was written before checksums existed, and is only checked for values that make sense. The first line
 of a checkpoint is its checksum.
@@ -25,6 +27,9 @@ COLUMNS = {
     "history.csv": {"trial", "sequences", "seconds", "loss"},
 }
 """The tables of a finished stack, and the columns that each must have."""
+
+HISTORIES = ("history.csv", "history.csv.gz")
+"""The names that the file with the history may have."""
 
 CONFUSION = ("trial", "true_class", "answered_class", "answers")
 """The columns of confusion.csv, the confusion matrices on test data. A diverged trial, which has no test, has none."""
@@ -88,7 +93,8 @@ def read_stack(stack: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if summed:
         _check_sums(stack)
     trials = read_table(stack / "trials.csv", COLUMNS["trials.csv"], ("status",), stack)
-    history = read_table(stack / "history.csv", COLUMNS["history.csv"], owner=stack)
+    name = next((name for name in HISTORIES if os.path.lexists(stack / name)), HISTORIES[0])
+    history = read_table(stack / name, COLUMNS["history.csv"], owner=stack)
     named = trials_of(stack)
     if len(trials) != named.stop - named.start or trials["trial"].tolist() != list(named):
         raise UnusableError(stack, "trials.csv does not hold the trials that the folder is named after")
@@ -149,7 +155,8 @@ def _check_sums(stack: Path) -> None:
     if not isinstance(sums, dict):
         sums = {}
     owner = sums.pop("identity", stack.parent.name)
-    if not sums.keys() >= COLUMNS.keys() or not all(re.fullmatch(r"[\w.]+", name) for name in sums):
+    whole = "trials.csv" in sums and not sums.keys().isdisjoint(HISTORIES)
+    if not whole or not all(re.fullmatch(r"[\w.]+", name) for name in sums):
         raise UnusableError(stack, "sums.json lacks checksums")
     if owner != stack.parent.name:
         raise UnusableError(stack, f"belongs to the configuration {owner}")
