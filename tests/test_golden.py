@@ -17,11 +17,12 @@ import llvmlite.binding as llvm
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from llvmlite.binding.targets import FeatureMap
 
 from amu_experiments import numerics
 from amu_experiments.cli import main
-from amu_experiments.overrides import Composer
+from amu_experiments.conf_files import choices
 from amu_experiments.tasks import make_task
 
 ROWS = Path(__file__).with_name("golden.json")
@@ -31,7 +32,7 @@ TASKS = {
     "embedded_reber": ["task=embedded_reber", "task.strings=16"],
     "two_sequence": ["task=two_sequence", "task.T=10", "task.validation_size=16", "task.test_size=16"],
 }
-DRAWN = (*TASKS, "copy_memory", "fitzhugh_nagumo", "japanese_vowels", "long_lag", "mackey_glass", "multiplication")
+DRAWN = (*TASKS, "copy_memory", "fitzhugh_nagumo", "long_lag", "mackey_glass", "multiplication")
 DRAWN += ("oscillators", "pen", "temporal_order", "waveform")
 STACKS = [f"{task} {cell} {backend}" for task in TASKS for cell in CELLS for backend in ("fused", "torch")]
 
@@ -79,12 +80,10 @@ def rows(stack: str) -> dict:
 
 
 def data() -> dict[str, str]:
-    """A checksum of the data of every task, drawn for two trials."""
-    composer, found = Composer(), {}
+    """A checksum of the data of every task, those of one trial."""
+    files, found = choices("task"), {}
     for task in DRAWN:
-        with composer.ready():
-            config = composer.load([f"task={task}"])
-        made = make_task(config["task"], [0, 1])
+        made = make_task(yaml.safe_load(files[task].read_bytes())["task"], [0])
         parts = [made.train_batch(0, 20), made.validation(), made.test()]
         arrays = [array for part in parts for array in (part.inputs, part.lengths, part.targets)]
         found[task] = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
