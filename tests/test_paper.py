@@ -58,6 +58,12 @@ def test_exported_histories_are_short_and_keep_every_end(runs, tmp_path):
 def test_a_damaged_history_of_a_copy_is_told(runs, tmp_path):
     export(runs, tmp_path / "small")
     path = next((tmp_path / "small").glob("*/*/*/*/history.csv.gz"))
+    _, expected = read_stack(path.parent)
+    (path.parent / "history.csv").write_text("trial,sequences,seconds,loss\n0,1,1,123\n")
+    _, history = read_stack(path.parent)
+    pd.testing.assert_frame_equal(history, expected)  # a file without a checksum is no part of the stack
+    (path.parent / "history.csv").unlink()
+    assert path.read_bytes()[4:8] == bytes(4)  # no time, so that the same history gives the same file
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UnusableError, match="history.csv.gz does not match its checksum"):
         read_stack(path.parent)
@@ -73,7 +79,7 @@ def test_exporting_again_changes_nothing_and_strangers_are_told(runs, tmp_path):
     small = tmp_path / "small"
     export(runs, small)
     before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
-    next(small.glob("*/*/*/*")).joinpath("history.csv").write_text("of a version that did not compress it")
+    next(small.glob("*/*/*/trials-*")).joinpath("history.csv").write_text("of a version that did not compress it")
     export(runs, small)
     assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     shutil.rmtree(runs / "two_sequence" / "lstm")
