@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -115,7 +116,8 @@ class Progress:
         self.title, self.trials, self.sequences, self.criterion = title, trials, sequences, criterion
         self.bar = None
         if _mode.get() == "bar" or (_mode.get() == "command" and sys.stderr.isatty()):
-            from tqdm.auto import tqdm  # in a notebook, a bar of the notebook
+            with warnings.catch_warnings(action="ignore"):  # a notebook without ipywidgets gets a bar of text
+                from tqdm.auto import tqdm  # in a notebook, a bar of the notebook
 
             self.bar = tqdm(total=sequences, initial=done, desc=title, unit="seq", leave=False, miniters=1)
         self.started = self.reported = time.monotonic()

@@ -1,4 +1,4 @@
-"""Processor instructions that compute a run: with the same instructions, a command gives the same numbers everywhere.
+"""Processor instructions that compute a run. They decide how its numbers are rounded.
 
 Compilers and libraries choose instructions by the processor they find, and each choice rounds differently.
 `instructions=portable` fixes one set: x86-64-v3 (AVX2 and FMA, processors since 2013 to 2015) on x86, the baseline of
@@ -61,15 +61,16 @@ def compiled_for() -> tuple[str, str] | tuple[None, None]:
     return (name, FEATURES[name]) if name else (None, None)
 
 
-def used(backend: str) -> dict:
+def used(backend: str, device: str = "cpu") -> dict:
     """The version and the instructions that a backend ("fused" or "torch") computes with in this process."""
     if backend == "fused":
         return {"version": VERSION, "instructions": _processor()}
     import torch
 
     products = os.environ.get("MKL_CBWR", "as MKL chooses")
-    instructions = f"{torch.backends.cpu.get_cpu_capability()}, products {products}"
-    return {"version": VERSION, "instructions": f"{instructions}, {maker}" if (maker := maker_name()) else instructions}
+    maker = maker_name() if device == "cpu" else None
+    parts = (torch.backends.cpu.get_cpu_capability(), f"products {products}", maker)
+    return {"version": VERSION, "instructions": ", ".join(filter(None, parts))}
 
 
 def _processor() -> str:
@@ -83,7 +84,8 @@ def _processor() -> str:
 def choice_of(instructions: str) -> str:
     """The choice, "portable" or "native", that leads to these instructions; they are named as in `used`."""
     torch_portable = f"AVX2, products {_LIBRARIES['MKL_CBWR']}"
-    return "portable" if instructions in PORTABLE.values() or instructions.startswith(torch_portable) else "native"
+    without_maker = ", ".join(instructions.split(", ")[:2])
+    return "portable" if without_maker in (*PORTABLE.values(), torch_portable) else "native"
 
 
 def portable_name() -> str | None:

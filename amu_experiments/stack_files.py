@@ -1,5 +1,7 @@
 """The files of one stack's folder, trials-<first>-<last>/: results, weights, checkpoint and provenance.
 
+The history is history.csv, or history.csv.gz in a small copy (studies/export.py).
+
 A stack is finished if it has trials.csv, which is written last. Its sums.json has the checksums of the other files; a
 stack without it was written before checksums existed, and is only checked for values that make sense. The first line
 of a checkpoint is its checksum.
@@ -10,7 +12,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,9 @@ COLUMNS = {
     "history.csv": {"trial", "sequences", "seconds", "loss"},
 }
 """The tables of a finished stack, and the columns that each must have."""
+
+HISTORIES = ("history.csv", "history.csv.gz")
+"""The names that the file with the history may have."""
 
 CONFUSION = ("trial", "true_class", "answered_class", "answers")
 """The columns of confusion.csv, the confusion matrices on test data. A diverged trial, which has no test, has none."""
@@ -85,15 +90,15 @@ def write_stack(stack: Path, files: Mapping[str, bytes]) -> None:
 def read_stack(stack: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The trials and the history of a finished stack; UnusableError if a file is damaged."""
     summed = os.path.lexists(stack / "sums.json")
-    if summed:
-        _check_sums(stack)
+    kept = _check_sums(stack) if summed else [name for name in HISTORIES if os.path.lexists(stack / name)]
     trials = read_table(stack / "trials.csv", COLUMNS["trials.csv"], ("status",), stack)
-    history = read_table(stack / "history.csv", COLUMNS["history.csv"], owner=stack)
+    history_name = next((name for name in HISTORIES if name in kept), HISTORIES[0])
+    history = read_table(stack / history_name, COLUMNS["history.csv"], owner=stack)
     named = trials_of(stack)
     if len(trials) != named.stop - named.start or trials["trial"].tolist() != list(named):
         raise UnusableError(stack, "trials.csv does not hold the trials that the folder is named after")
     _check_trials(trials, stack)
-    _check_history(history, named, stack)
+    _check_history(history, named, stack, history_name)
     if not summed:
         _check_times(trials, stack)
         if os.path.lexists(stack / "weights.npz"):
@@ -140,8 +145,11 @@ def are_times(met: pd.Series, sequences: pd.Series) -> bool:
     return bool((met.isna() | (_whole(met) & (met <= sequences))).all())
 
 
-def _check_sums(stack: Path) -> None:
-    """Raise UnusableError if a file does not match its checksum, or belongs to another configuration."""
+def _check_sums(stack: Path) -> Collection[str]:
+    """The names of the files with a checksum.
+
+    Raises UnusableError if one does not match its checksum, or the stack belongs to another configuration.
+    """
     try:
         sums = json.loads(read_bytes(stack / "sums.json"))
     except (ValueError, RecursionError):
@@ -149,7 +157,8 @@ def _check_sums(stack: Path) -> None:
     if not isinstance(sums, dict):
         sums = {}
     owner = sums.pop("identity", stack.parent.name)
-    if not sums.keys() >= COLUMNS.keys() or not all(re.fullmatch(r"[\w.]+", name) for name in sums):
+    whole = "trials.csv" in sums and not sums.keys().isdisjoint(HISTORIES)
+    if not whole or not all(re.fullmatch(r"[\w.]+", name) for name in sums):
         raise UnusableError(stack, "sums.json lacks checksums")
     if owner != stack.parent.name:
         raise UnusableError(stack, f"belongs to the configuration {owner}")
@@ -158,6 +167,7 @@ def _check_sums(stack: Path) -> None:
             raise UnusableError(stack, f"{name} is gone")
         if hashlib.sha256(read_bytes(stack / name, stack)).hexdigest() != expected:
             raise UnusableError(stack, f"{name} does not match its checksum")
+    return sums
 
 
 def _check_trials(trials: pd.DataFrame, stack: Path) -> None:
@@ -173,16 +183,16 @@ def _check_trials(trials: pd.DataFrame, stack: Path) -> None:
         raise UnusableError(stack, "trials.csv has trials with different numbers of parameters")
 
 
-def _check_history(history: pd.DataFrame, trials: range, stack: Path) -> None:
+def _check_history(history: pd.DataFrame, trials: range, stack: Path, name: str) -> None:
     """Raise UnusableError for values that training never writes."""
     if not history["trial"].isin(trials).all():
-        raise UnusableError(stack, "history.csv has other trials than the folder is named after")
+        raise UnusableError(stack, f"{name} has other trials than the folder is named after")
     if not _whole(history["sequences"]).all():
-        raise UnusableError(stack, "history.csv: sequences must be whole numbers of 1 or more")
+        raise UnusableError(stack, f"{name}: sequences must be whole numbers of 1 or more")
     if not history["seconds"].between(0, LARGEST).all():
-        raise UnusableError(stack, "history.csv: seconds must be numbers of 0 or more")
+        raise UnusableError(stack, f"{name}: seconds must be numbers of 0 or more")
     if history.duplicated(["trial", "sequences"]).any():
-        raise UnusableError(stack, "history.csv has an evaluation twice")
+        raise UnusableError(stack, f"{name} has an evaluation twice")
 
 
 def _check_times(trials: pd.DataFrame, stack: Path) -> None:

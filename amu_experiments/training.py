@@ -89,7 +89,8 @@ def train_stack(run: Run, lease: leases.Lease) -> None:
     signals = [signal.Signals[f"SIG{name}"] for name in run.config["stop_signals"]]
     with postponed_signals(signals, run.config["stop_seconds"]) as interrupted:
         stack = resumed(run, path)
-        made = provenance() | {"backend": stack.network.backend, "numerics": numerics.used(stack.network.backend)}
+        backend = stack.network.backend
+        made = provenance() | {"backend": backend, "numerics": numerics.used(backend, run.config["device"])}
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
         layers = run.config["model"].get("layers", 1)
         if layers > 1 and run.config["backend"] == "auto" and run.config["device"] == "cpu":
@@ -150,28 +151,28 @@ def resumed(run: Run, path: Path) -> Stack:
     except ValueError as error:
         alert(f"Damaged: {checkpoint}: {error}; set aside as {files.set_aside(checkpoint).name}. Starting again.")
         return stack
-    _check_numerics(checkpoint, run.config, stack.network.backend, made)
-    if made["version"] is None:
+    if not _check_numerics(checkpoint, run.config, stack.network.backend, made):
         say("The checkpoint does not name its arithmetic: the steps before it may be rounded differently.")
     say(f"Resuming from the checkpoint at {stack.sequences:,} sequences.")
     return stack
 
 
-def _check_numerics(checkpoint: Path, config: dict, backend: str, made: dict) -> None:
-    """Raise ConfigurationError if the checkpoint's backend, instructions or arithmetic version round differently."""
+def _check_numerics(checkpoint: Path, config: dict, backend: str, made: dict) -> bool:
+    """Whether the checkpoint names its arithmetic in full; ConfigurationError if that rounds differently."""
     if made["version"] not in (numerics.VERSION, None):
         raise ConfigurationError(
             f"{checkpoint} was computed with version {made['version']} of the arithmetic, and this is version "
             f"{numerics.VERSION}; resume with the release that wrote it, or delete the checkpoint to start again"
         )
-    here = {"backend": backend, "instructions": numerics.used(backend)["instructions"]}
+    used = numerics.used(backend, config["device"])["instructions"]
+    here, without_maker = {"backend": backend, "instructions": used}, used.rpartition(", ")[0]
     if made["backend"] != backend:
         option, needed = "backend", made["backend"]
-    elif made["instructions"] not in (here["instructions"], None):
+    elif made["instructions"] not in (used, without_maker, None):
         option, needed = "instructions", numerics.choice_of(made["instructions"])
     else:
-        return
-    remedy = f"resume with {option}={needed}" if needed != config[option] else "resume on the machine that wrote it"
+        return made["version"] is not None and made["instructions"] == used
+    remedy = f"resume with {option}={needed}" if needed != config[option] else "resume on a machine of that kind"
     raise ConfigurationError(
         f"{option}={config[option]}: this is {here[option]} here, and {checkpoint} was computed with {made[option]}; "
         f"{remedy}, or delete the checkpoint to start again"

@@ -82,7 +82,7 @@ def readings() -> str:
 
 def experiments() -> str:
     """A row for each experiment: the trials solved and the median or, if no model solved any, the accuracy."""
-    rows, names = [], [model_names()[model] for model in plan()["everywhere"]]
+    rows, names = [], {model: name.replace(", memory emitted", "") for model, name in model_names().items()}
     others = {*judged(), *(experiment.name for experiment in GENERATION)}
     for experiment in paper_experiments():
         if experiment.name in others:
@@ -101,13 +101,15 @@ def experiments() -> str:
             "parameters": f"{min(sizes):,} to {max(sizes):,}",
             "sequences at most": f"{configs[0]['training']['max_sequences']:,}",
         }
-        rows.append(row | dict(zip(names, values, strict=True)))
+        rows.append(row | dict(zip(map(names.get, models), values, strict=True)))
     caption = (
         "Each cell is as above. If the answers are numbers (adding, multiplication), the AMU emits its memory. If no "
         "model met the criterion, or the problem has none: the median of the trials' accuracy on test data. Intervals "
-        f"and p-values are on [the page]({PAGE})."
+        f"and p-values are on [the page]({PAGE}). Empty: not tuned."
     )
-    return markdown(pd.DataFrame(rows), caption)
+    table = pd.DataFrame(rows)
+    models = [name for name in dict.fromkeys(names.values()) if name in table]
+    return markdown(table[[*table.columns.difference(models, sort=False), *models]].fillna(""), caption)
 
 
 def generation() -> str:

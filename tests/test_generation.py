@@ -11,8 +11,11 @@ from scipy.integrate import solve_ivp
 from amu_experiments import AMU, LSTM, store
 from amu_experiments.cells.modules import module_cell
 from amu_experiments.cli import main
+from amu_experiments.config import identity
 from amu_experiments.network import Network
 from amu_experiments.options import ConfigurationError
+from amu_experiments.overrides import load
+from amu_experiments.plan import prepare
 from amu_experiments.tasks.embedded_reber import (
     LONGEST,
     SYMBOLS,
@@ -220,6 +223,15 @@ def test_mackey_glass_follows_its_equation():
     delayed, now = fine[:, : slope.shape[1]], fine[:, 17:-1]
     assert np.abs(slope - 0.2 * delayed / (1 + delayed**10) + 0.1 * now).max() < 0.01  # the slopes are of size 0.06
     assert np.ptp(fine[:, 300:]) == pytest.approx(0.9, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["fitzhugh_nagumo", "mackey_glass"])
+def test_a_run_with_series_of_another_version_is_another_run(name):
+    run = prepare(load(f"task={name}", "model=rnn"))
+    assert identity(run.config) != identity(run.config | {"task": run.config["task"] | {"contents": "version_1"}})
+    assert task(name, contents=run.config["task"]["contents"]).contents["contents"] == run.config["task"]["contents"]
+    with pytest.raises(ConfigurationError, match="task.contents=version_1: series are version_2 here"):
+        task(name, contents="version_1")
 
 
 def test_neighbours_on_the_mackey_glass_attractor_part():

@@ -17,11 +17,12 @@ import llvmlite.binding as llvm
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from llvmlite.binding.targets import FeatureMap
 
 from amu_experiments import numerics
 from amu_experiments.cli import main
-from amu_experiments.overrides import Composer
+from amu_experiments.conf_files import choices
 from amu_experiments.tasks import make_task
 
 ROWS = Path(__file__).with_name("golden.json")
@@ -31,11 +32,10 @@ TASKS = {
     "embedded_reber": ["task=embedded_reber", "task.strings=16"],
     "two_sequence": ["task=two_sequence", "task.T=10", "task.validation_size=16", "task.test_size=16"],
 }
-DRAWN = (*TASKS, "copy_memory", "fitzhugh_nagumo", "japanese_vowels", "long_lag", "mackey_glass", "multiplication")
-DRAWN += ("oscillators", "pen", "temporal_order", "waveform")
 STACKS = [f"{task} {cell} {backend}" for task in TASKS for cell in CELLS for backend in ("fused", "torch")]
 
 # Settings that make the compiler, numpy and torch believe in other processors; PROCESSOR is this file's own.
+# They cannot change the maker's name, so MKL computes as it does on this processor.
 HOSTS = {
     "with AVX-512": {
         "PROCESSOR": "skylake-avx512",
@@ -79,12 +79,13 @@ def rows(stack: str) -> dict:
 
 
 def data() -> dict[str, str]:
-    """A checksum of the data of every task, drawn for two trials."""
-    composer, found = Composer(), {}
-    for task in DRAWN:
-        with composer.ready():
-            config = composer.load([f"task={task}"])
-        made = make_task(config["task"], [0, 1])
+    """A checksum of the data of one trial of every task that computes them; the others read files."""
+    found = {}
+    for task, path in choices("task").items():
+        options = yaml.safe_load(path.read_bytes()).get("task", {})
+        if options.get("problem", "time_series") in ("time_series", "chorales"):
+            continue
+        made = make_task(options, [0])
         parts = [made.train_batch(0, 20), made.validation(), made.test()]
         arrays = [array for part in parts for array in (part.inputs, part.lengths, part.targets)]
         found[task] = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
@@ -92,13 +93,14 @@ def data() -> dict[str, str]:
 
 
 def golden() -> dict:
-    """What is expected on the portable processor of this machine, in torch on one of its maker."""
+    """The rows of this machine's portable processor; those in torch are of processors of its maker, if any are."""
     rows = json.loads(ROWS.read_text())
-    return rows[numerics.portable_name()] | rows[str(numerics.maker_name())]
+    return rows[numerics.portable_name()] | rows.get(str(numerics.maker_name()), {})
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_stack_gives_its_rows(stack):
+    assert stack in golden(), f"no rows for processors of {numerics.maker_name()}; python {__file__} writes them"
     assert rows(stack) == golden()[stack]
 
 

@@ -10,7 +10,8 @@ import pytest
 from handmade import write
 
 from amu_experiments.analysis.report import write_report
-from amu_experiments.files import partial_path
+from amu_experiments.files import UnusableError, partial_path
+from amu_experiments.stack_files import read_stack
 from amu_experiments.store import read_results
 from amu_experiments.studies.export import main
 
@@ -54,10 +55,31 @@ def test_exported_histories_are_short_and_keep_every_end(runs, tmp_path):
         pd.testing.assert_frame_equal(*ends, check_dtype=False)
 
 
+def test_a_damaged_history_of_a_copy_is_told(runs, tmp_path):
+    export(runs, tmp_path / "small")
+    path = next((tmp_path / "small").glob("*/*/*/*/history.csv.gz"))
+    _, expected = read_stack(path.parent)
+    (path.parent / "history.csv").write_text("trial,sequences,seconds,loss\n0,1,1,123\n")
+    _, history = read_stack(path.parent)
+    pd.testing.assert_frame_equal(history, expected)  # a file without a checksum is no part of the stack
+    (path.parent / "history.csv").unlink()
+    assert path.read_bytes()[4:8] == bytes(4)  # no time, so that the same history gives the same file
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UnusableError, match="history.csv.gz does not match its checksum"):
+        read_stack(path.parent)
+    (path.parent / "sums.json").unlink()
+    with pytest.raises(UnusableError, match=r"history.csv.gz cannot be read \(EOFError\)"):
+        read_stack(path.parent)
+    path.unlink()
+    with pytest.raises(UnusableError, match="history.csv is not there"):
+        read_stack(path.parent)
+
+
 def test_exporting_again_changes_nothing_and_strangers_are_told(runs, tmp_path):
     small = tmp_path / "small"
     export(runs, small)
     before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
+    next(small.glob("*/*/*/trials-*")).joinpath("history.csv").write_text("of a version that did not compress it")
     export(runs, small)
     assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     shutil.rmtree(runs / "two_sequence" / "lstm")
@@ -78,8 +100,8 @@ def test_a_provenance_that_is_none_is_left_out_and_the_trials_exported(runs, tmp
 
 def test_what_cannot_be_exported_is_told_in_one_line(runs, tmp_path):
     stack = next(runs.glob("two_sequence/amu/*/trials-*"))
-    (tmp_path / "small" / stack.relative_to(runs) / "history.csv").mkdir(parents=True)
-    with pytest.raises(SystemExit, match="studies.export: .*history.csv: Is a directory"):
+    (tmp_path / "small" / stack.relative_to(runs) / "history.csv.gz").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="studies.export: .*history.csv.gz: Is a directory"):
         export(runs, tmp_path / "small")
     (stack / "history.csv").write_text("")
     with pytest.raises(SystemExit, match=r"studies.export: .*history.csv cannot be read \(EmptyDataError\)"):

@@ -4,9 +4,11 @@
     amu-report --results-dir results/paper/runs --out results/paper
 
 The copy is a store like any other. It has the same configurations, results of trials and provenance. Of the histories
-it has about 12 evaluations of each trial, and all evaluations at which some trial ended. It has no weights.
+it has about 12 evaluations of each trial, and all evaluations at which some trial ended, compressed: history.csv.gz,
+which pandas.read_csv opens. It has no weights.
 """
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +72,9 @@ def copy(stack: Path, to: Path) -> None:
         print(f"Left out: {error}")
     table = thinned(history).to_csv(index=False, float_format="%.5g")
     whole = [path.name for name in ("confusion.csv", "trials.csv") if (path := stack / name).exists()]
-    write_stack(to, {"history.csv": table.encode()} | {name: (stack / name).read_bytes() for name in whole})
+    packed = gzip.compress(table.encode(), mtime=0)  # no time: same bytes
+    write_stack(to, {"history.csv.gz": packed} | {name: (stack / name).read_bytes() for name in whole})
+    (to / "history.csv").unlink(missing_ok=True)  # of an earlier version
 
 
 def thinned(history: pd.DataFrame) -> pd.DataFrame:

@@ -42,8 +42,10 @@ class FitzHughNagumo(NextValue, Task):
         validation_size: Count,
         test_size: Count,
         criteria: Mapping,
+        contents: str | None = None,
     ):
         super().__init__(trials)
+        self.set_contents(contents)
         self.set_free_steps(T, free_steps)
         self.set_sizes(train_size, validation_size, test_size)
         self.criteria = read_criteria(criteria, self.metrics)
@@ -124,4 +126,4 @@ def _fifth_root(x: np.ndarray) -> np.ndarray:
 
 def _norm(values: np.ndarray) -> np.ndarray:
     """Root of the mean square of the two components."""
-    return np.sqrt((values**2).mean(axis=-1))
+    return np.sqrt((values * values).mean(axis=-1))

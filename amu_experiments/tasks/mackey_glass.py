@@ -42,8 +42,10 @@ class MackeyGlass(NextValue, Task):
         validation_size: Count,
         test_size: Count,
         criteria: Mapping,
+        contents: str | None = None,
     ):
         super().__init__(trials)
+        self.set_contents(contents)
         self.tau = tau
         self.set_free_steps(T, free_steps)
         self.first_measured = self.given_steps - 1
@@ -60,13 +62,18 @@ class MackeyGlass(NextValue, Task):
 
 
 def mackey_glass(history: np.ndarray, tau: int, steps: int) -> np.ndarray:
-    """Series (B, steps) at t = 0, 1, ..., each with a constant history (B,)."""
+    """Series (B, steps) at t = 0, 1, ..., each with a constant history (B,).
+
+    It has no power of numpy, which rounds differently on other processors.
+    """
     delay, h = tau * FINE, 1 / FINE
     x = np.empty((delay + 1 + steps * FINE, len(history)))
     x[: delay + 1] = history
 
     def slope(now, delayed):
-        return 0.2 * delayed / (1 + delayed**10) - 0.1 * now
+        square = delayed * delayed
+        fourth = square * square
+        return 0.2 * delayed / (1 + fourth * fourth * square) - 0.1 * now
 
     for t in range(delay, len(x) - 1):
         before, after = x[t - delay], x[t - delay + 1]

@@ -8,6 +8,12 @@ from amu_experiments.tasks.task import Sequences
 CONTINUED = 64
 """Test sequences that a network continues, at most."""
 
+INTEGRATED = "version_2"
+"""How series are integrated. It is part of a run's identity; change it if a task computes other series.
+
+Version 1, which has no such key, used products of matrices and powers of numpy, which differ between processors.
+"""
+
 LEFT = 0.5
 """A free run has left the series when its error exceeds this share of the series' standard deviation."""
 
@@ -51,6 +57,14 @@ class NextValue:
         """For finite sets of series; a training series is in RAM twice, as drawn and in the order of the pass."""
         self.training_size, self.validation_size, self.test_size = 2 * train, validation, test
         self.sizes = {"train": train, "validation": validation, "test": test}
+
+    def set_contents(self, contents: str | None) -> None:
+        """For series that are integrated. Raises ConfigurationError for a run with series of another version."""
+        if contents not in (None, INTEGRATED):
+            raise ConfigurationError(
+                f"task.contents={contents}: series are {INTEGRATED} here; another release has yours"
+            )
+        self.contents = {"contents": INTEGRATED}
 
     def split(self, series: np.ndarray) -> dict[str, Sequences]:
         """The sets, from all series (B, T + 1) of a trial in the order of `sizes`."""
