@@ -31,6 +31,13 @@ def test_a_comparison_has_the_title_of_its_experiment_with_what_differs(tmp_path
     assert found.text == text
 
 
+@pytest.mark.parametrize(
+    ("task", "between"), [({}, False), ({"T": 500}, True), ({"T": 1000}, False), ({"N": 1}, True), ({"T": None}, False)]
+)
+def test_other_sizes_are_between_unless_they_are_ten_times_as_large(tmp_path, task, between):
+    assert heading_of(tmp_path, **task)[1].between == between
+
+
 @pytest.mark.parametrize("task", [{"variance": 0.5}, {"problem": "my.Task"}, {"own": 1}])
 def test_a_comparison_of_no_experiment_has_its_own_name_and_comes_last(tmp_path, task):
     comparison, found = heading_of(tmp_path, **task)

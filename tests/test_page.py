@@ -193,6 +193,17 @@ def test_a_report_is_made_again_by_the_commands_of_its_runs_and_ours_by_its_scri
     assert "Give the commands" not in read.text
 
 
+def test_only_our_report_folds_other_sizes(out):
+    """It is long."""
+    write(out.parent / "runs", "lstm", [300, 700, None], task={"T": 200})
+    folded = "<summary>Two-sequence problem 3a (noise-free), T = 200</summary>"
+    html, _ = page(out)
+    assert folded not in html
+    (out / "readings_shipped.csv").write_text("reading,share\nabstract,0.5\n")
+    html, _ = page(out)
+    assert folded in html
+
+
 def test_studies_are_shown_where_their_numbers_are(out):
     (out / "tuning").mkdir(parents=True)
     (out / "speed.csv").write_text("what,value,unit\nAMU,40.1234,us\n")

@@ -35,11 +35,19 @@ class Experiment(NamedTuple):
         return {key: value for key, value in own if key not in self.settings or self.settings[key] != value}
 
 
+LONG = 10
+"""A size is far from that of the experiment if it is at least so many times as large."""
+
+
 class Heading(NamedTuple):
-    """The heading of a comparison and its place among all comparisons, as a sort key."""
+    """The heading of a comparison and its place among all comparisons, as a sort key.
+
+    between: whether the comparison differs from its experiment in sizes, none of which is far from the experiment's.
+    """
 
     text: str
     place: tuple
+    between: bool = False
 
 
 @functools.cache
@@ -67,11 +75,14 @@ def heading(comparison: Comparison) -> Heading:
             if answers:
                 names = [name for name, settings in of_training.items() if settings.items() <= own.items()]
                 text = f"{text}, loss and output of training={names[0]}" if names else titled(text, differences)
-            found.append((len(differences), place, bool(answers), text))
+            usual = {key: experiment.settings.get(key) for key in sizes}
+            known = [key for key in sizes if isinstance(sizes[key], int) and isinstance(usual[key], int)]
+            far = [sizes[key] >= LONG * usual[key] for key in known]
+            found.append((len(differences), place, bool(answers), text, bool(far) and not any(far)))
     if not found:
         return Heading(comparison.name, (len(paper_experiments()), False))
-    _, place, other_answers, text = min(found)
-    return Heading(text, (place, other_answers))
+    _, place, other_answers, text, between = min(found)
+    return Heading(text, (place, other_answers), between)
 
 
 def titled(title: str, differences: Mapping[str, object]) -> str:
