@@ -1,6 +1,7 @@
 """LLVM modules as machine code for a processor, kept on disk from one process to the next."""
 
 import ctypes
+import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,7 @@ class Machine:
     """
 
     def __init__(self, processor: str | None = None, features: str | None = None, vectorised: bool = False):
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
+        _start_llvm()
         self.processor = processor or llvm.get_host_cpu_name()
         self.features = features if features is not None else llvm.get_host_cpu_features().flatten()
         self.vectorised = vectorised
@@ -70,6 +70,15 @@ class Machine:
             passes = llvm.create_pass_builder(target, options)
             passes.getModulePassManager().run(parsed, passes)
         return target.emit_object(parsed)
+
+
+@functools.cache
+def _start_llvm() -> None:
+    """Once in a process: LLVM takes an option once only."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    # Otherwise LLVM makes masked vectors of loops that run less than 16 times, and these are slow on processors of AMD.
+    llvm.set_option("", "--vectorizer-min-trip-count=0")
 
 
 class Compiled:
