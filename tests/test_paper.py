@@ -1,5 +1,6 @@
 """The committed outcome: that runs exported for git, and those that are committed, make the tables beside them."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,6 +54,22 @@ def test_exported_histories_are_short_and_keep_every_end(runs, tmp_path):
         assert len(small.history) < len(whole.history) / 2
         ends = [result.history.groupby("trial").last() for result in (whole, small)]
         pd.testing.assert_frame_equal(*ends, check_dtype=False)
+
+
+def test_exported_commands_do_not_name_a_folder_of_this_machine(runs, tmp_path):
+    for path in runs.glob("*/*/*/trials-*/provenance.json"):
+        made = json.loads(path.read_text()) | {"command": "amu-run task=adding results_dir=/home/me/runs trials=3"}
+        path.write_text(json.dumps(made))
+    export(runs, tmp_path / "small")
+    copies = list((tmp_path / "small").glob("*/*/*/trials-*/provenance.json"))
+    assert [json.loads(path.read_text())["command"] for path in copies] == ["amu-run task=adding trials=3"] * 2
+
+
+def test_committed_results_name_no_folder_of_one_machine():
+    texts = [path.read_text(encoding="utf-8") for path in PAPER.glob("runs/*/*/*/trials-*/provenance.json")]
+    texts += [(PAPER / name).read_text(encoding="utf-8") for name in ("index.html", "report.md")]
+    assert len(texts) > 300
+    assert not [text for text in texts if "results_dir=/" in text]
 
 
 def test_a_damaged_history_of_a_copy_is_told(runs, tmp_path):

@@ -9,6 +9,7 @@ which pandas.read_csv opens. It has no weights.
 """
 
 import gzip
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,8 +67,10 @@ def copy(stack: Path, to: Path) -> None:
     remove_partial([to.parent, to])
     write_bytes(to.parent / "config.yaml", (stack.parent / "config.yaml").read_bytes())
     try:
-        read_provenance(stack)
-        write_bytes(to / "provenance.json", (stack / "provenance.json").read_bytes())
+        made = read_provenance(stack)
+        # The folder is of one machine; without it, the command is right on any.
+        made["command"] = " ".join(word for word in made["command"].split(" ") if not word.startswith("results_dir="))
+        write_bytes(to / "provenance.json", json.dumps(made, indent=1).encode() + b"\n")
     except UnusableError as error:
         print(f"Left out: {error}")
     table = thinned(history).to_csv(index=False, float_format="%.5g")
