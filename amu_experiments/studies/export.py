@@ -3,9 +3,10 @@
     python -m amu_experiments.studies.export --results-dir results/runs --out results/paper/runs
     amu-report --results-dir results/paper/runs --out results/paper
 
-The copy is a store like any other. It has the same configurations, results of trials and provenance. Of the histories
-it has about 12 evaluations of each trial, and all evaluations at which some trial ended, compressed: history.csv.gz,
-which pandas.read_csv opens. It has no weights.
+The copy is a store like any other. It has the same configurations and results of trials, and the same provenance,
+whose commands lack results_dir: a folder of one machine. Of the histories it has about 12 evaluations of each trial,
+and all evaluations at which some trial ended, compressed: history.csv.gz, which pandas.read_csv opens. It has no
+weights.
 """
 
 import gzip
