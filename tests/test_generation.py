@@ -251,6 +251,17 @@ def test_oscillators_obey_the_linear_recurrence_of_their_frequencies(sines):
     assert task("oscillators", sines=sines).test().targets.var() == pytest.approx(1, abs=0.1)
 
 
+def test_only_the_inputs_of_training_have_noise():
+    noisy, clean = (task("oscillators", noise=noise, T=99, free_steps=50) for noise in (0.03, 0.0))
+    ours, without = (each.train_batch(0, 200) for each in (noisy, clean))
+    np.testing.assert_array_equal(ours.targets, without.targets)
+    added = ours.inputs - without.inputs
+    assert added.std() == pytest.approx(0.03, rel=0.02)
+    assert added.mean() == pytest.approx(0, abs=0.001)
+    for split in ("validation", "test"):
+        np.testing.assert_array_equal(getattr(noisy, split)().inputs, getattr(clean, split)().inputs)
+
+
 @pytest.mark.parametrize("form", ["sines", "composed"])
 def test_a_wave_has_320_samples_between_minus_1_and_1(form):
     data = task("waveform", form=form).test().take(0)

@@ -4,11 +4,12 @@ The frequencies mso2 to mso8 of the literature on echo state networks and Evolin
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 
-from amu_experiments.options import Count, whole
+from amu_experiments.options import FRACTION, Added, Count, whole
 from amu_experiments.tasks.next_value import NextValue, next_values
 from amu_experiments.tasks.task import Task, read_criteria
 
@@ -26,6 +27,9 @@ class Oscillators(NextValue, Task):
         x      0.000   0.505   0.972   1.368   1.664
         next   0.505   0.972   1.368   1.664   1.841
 
+    noise: the standard deviation of uniform noise that is added to the inputs of training; targets have none. A network
+    that learns without noise never meets its own small errors, and its free run adds them up.
+
     A free run continues each test window (see NextValue). The answer "the last value again" has an nrmse of about the
     root of the mean of f^2: 0.26 for two sines.
     """
@@ -40,12 +44,13 @@ class Oscillators(NextValue, Task):
         T: Annotated[int, whole(2, 10**5)],
         free_steps: Count,
         span: Count,
+        noise: Annotated[float, FRACTION, Added(0.0)] = 0.0,
         validation_size: Count,
         test_size: Count,
         criteria: Mapping,
     ):
         super().__init__(trials)
-        self.sines, self.span = sines, span
+        self.sines, self.span, self.noise = sines, span, noise
         self.set_free_steps(T, free_steps)
         self.first_measured = self.given_steps - 1
         self.validation_size, self.test_size = validation_size, test_size
@@ -55,4 +60,8 @@ class Oscillators(NextValue, Task):
         first = self.span * ("train", "validation", "test").index(split)
         t = first + rng.integers(0, self.span, count)[:, None] + np.arange(self.T + 1)
         series = sum(np.sin(f * t) for f in FREQUENCIES[: self.sines])
-        return next_values(np.sqrt(2 / self.sines) * series)
+        sequences = next_values(np.sqrt(2 / self.sines) * series)
+        if self.noise and split == "train":
+            noise = rng.random(sequences.inputs.shape, np.float32) - np.float32(0.5)  # of variance 1 / 12
+            return replace(sequences, inputs=sequences.inputs + np.float32(12**0.5 * self.noise) * noise)
+        return sequences
