@@ -1,9 +1,9 @@
 """How a layer runs: a compiled scan as an operation of torch, and a torch scan that has first derivatives only."""
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,6 +140,9 @@ class FusedScan(torch.autograd.Function):
         raise not_compiled("has no forward-mode derivatives", _FULL)
 
 
+FusedScan.forward.__signature__ = inspect.signature(FusedScan.forward)  # torch asks for it at each call
+
+
 class FusedAdjoint(torch.autograd.Function):
     """The adjoint of a FusedScan: the gradients of x, state and parameters.
 
@@ -231,16 +234,17 @@ def _by_sequence(values_RTBX: Tensor) -> Tensor:
 
 
 def scan(drive: Callable, *tensors: Tensor) -> None:
-    """Call a driver of compiled scans with the memory of tensors."""
-    given = _arrays(tensors)
+    """Call a driver of compiled scans, which reads and writes the memory of these tensors."""
+    given = _in_memory(tensors)
     if "torch._dynamo" in sys.modules:
         # It would follow numpy's calls, too, and free arrays whose addresses machine code has.
         drive = torch.compiler.disable(drive)
     drive(*given)
 
 
-def _arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+def _in_memory(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Plain tensors with the same memory; an error if one has none, like the stand-ins that torch traces with."""
     try:
-        return [tensor.detach().numpy() for tensor in tensors]
+        return [t if type(t) is Tensor else torch.from_numpy(t.detach().numpy()) for t in tensors]
     except (RuntimeError, TypeError) as error:
         raise not_compiled(f"does not run on {' and '.join({type(t).__name__ for t in tensors})} objects") from error

@@ -73,17 +73,16 @@ class SequenceScans:
         return module
 
     def forward(self, parameters, x, lengths, states, tape, y) -> None:
-        R, B, T, _ = x.shape
+        (R, B, T, I), r = x.shape, self.recurrence
         given = _layer(parameters, x, lengths) | {"states": states, "tape": tape, "y": y}
-        self._jobs.run("forward", given, R * B, 2 * x.size * self.recurrence.rows, self._floats(0, False))
+        self._jobs.run("forward", given, R * B, 2 * R * B * T * I * r.rows, self._floats(0, False))
 
     def backward(self, parameters, x, lengths, states, tape, dy, dstate, gradients, dx) -> None:
-        R, B, T, _ = x.shape
-        G, r = gradients.shape[1], self.recurrence
+        (R, B, T, I), G, r = x.shape, gradients.shape[1], self.recurrence
         given = _layer(parameters, x, lengths) | {"states": states, "tape": tape, "dy": dy, "dstate": dstate}
         given |= {"gradients": gradients, "dx": dx, "G": G}
         floats = self._floats(0, True) + T * (r.rows + r.recs)
-        self._jobs.run("backward", given, R * G, 4 * x.size * r.rows, floats)
+        self._jobs.run("backward", given, R * G, 4 * R * B * T * I * r.rows, floats)
 
     def train(
         self, parameters, memory, x, lengths, targets, batch, every, loss, squash, optimizer, rate, momentum, clip,
@@ -170,22 +169,21 @@ class BlockScans:
     # Layers -----------------------------------------------------------------------------------------------------
 
     def forward(self, parameters, x, lengths, first, xs, states, tape, ys, y, last) -> None:
-        R, T, B, _ = x.shape
-        C, r = xs.shape[1], self.recurrence
+        (R, T, B, I), C, r = x.shape, xs.shape[1], self.recurrence
         given = self._packed(parameters, 0, 1) | {
             "x": x, "lengths": lengths, "first": first, "xs": xs, "states": states, "tape": tape, "ys": ys, "y": y,
             "last": last, "T": T, "B": B, "C": C,
         }  # fmt: skip
-        self._run("forward", given, R * C, 2 * x.size * r.rows, blocks.odd_rows(r.rows) + blocks.odd_rows(r.recs))
+        rows = blocks.odd_rows(r.rows) + blocks.odd_rows(r.recs)
+        self._run("forward", given, R * C, 2 * R * T * B * I * r.rows, rows)
 
     def backward(self, parameters, lengths, xs, states, tape, dy, dlast, gradients, dx, dfirst) -> None:
-        R, T, B, _ = dy.shape
-        G = gradients.shape[1]
+        (R, T, B, I), G = dx.shape, gradients.shape[1]
         given = self._packed(parameters, 1, 2) | {
             "lengths": lengths, "xs": xs, "states": states, "tape": tape, "dy": dy, "dlast": dlast,
             "gradients": gradients, "dx": dx, "dfirst": dfirst, "T": T, "B": B, "C": xs.shape[1], "G": G,
         }  # fmt: skip
-        self._run("backward", given, R * G, 4 * dx.size * self.recurrence.rows, self._rows(T, 0, 0))
+        self._run("backward", given, R * G, 4 * R * T * B * I * self.recurrence.rows, self._rows(T, 0, 0))
 
     # Training ---------------------------------------------------------------------------------------------------
 

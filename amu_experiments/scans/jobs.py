@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import llvmlite.binding as llvm
 import numpy as np
+import torch
 from llvmlite import ir
 
 from amu_experiments.scans.threads import shared
@@ -94,7 +95,10 @@ class Jobs:
         self._functions = {name: (code.function(name, 4), names) for name, names in arguments.items()}
 
     def run(self, name: str, given: dict, jobs: int, multiplications: float, floats: int) -> None:
-        """Do all jobs. given: sizes, and arrays; multiplications: about how many; floats: of scratch memory."""
+        """Do all jobs.
+
+        given: sizes, and arrays or tensors; multiplications: about how many; floats: of scratch memory.
+        """
         function, names = self._functions[name]
         arguments = np.array([_number(argument, given[argument]) for argument in names], np.int64)
 
@@ -106,9 +110,14 @@ class Jobs:
 
 
 def _number(name: str, value) -> int:
-    """A size, or the address of an array, whose numbers lie one after another."""
-    if not isinstance(value, np.ndarray):
+    """A size, or the address of an array or tensor, whose numbers lie one after another."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, torch.Tensor):
+        if value.is_contiguous() and value.dtype in (torch.float32, torch.int64):
+            return value.data_ptr()
+    elif not isinstance(value, np.ndarray):
         return int(value)
-    if not value.flags.c_contiguous or value.dtype not in (np.float32, np.int64):
-        raise ValueError(f"{name}: an array of type {value.dtype}, shape {value.shape} and strides {value.strides}")
-    return value.__array_interface__["data"][0]
+    elif value.flags.c_contiguous and value.dtype in (np.float32, np.int64):
+        return value.__array_interface__["data"][0]
+    raise ValueError(f"{name}: {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)} in another order")

@@ -21,8 +21,7 @@ def set_threads(threads: int | None) -> None:
 
 def shared(work: Callable[[int, int], None], jobs: int, multiplications: float) -> None:
     """Call work(begin, end) for ranges that together cover all jobs; the threads take the next range when free."""
-    threads = min(number_of_threads(), jobs)
-    if threads <= 1 or multiplications < SMALL:
+    if multiplications < SMALL or (threads := min(number_of_threads(), jobs)) <= 1:
         work(0, jobs)
         return
     ranges = min(4 * threads, jobs)
