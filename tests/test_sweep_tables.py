@@ -56,6 +56,14 @@ def test_units_that_follow_from_another_setting_are_no_axis(tmp_path):
     assert list(sweep.axes) == ["model.neurons_per_unit"]
 
 
+def test_models_of_several_sizes_that_were_tuned_apart_are_no_sweep(tmp_path):
+    rows = [
+        write(tmp_path, "lstm", [900], model={"units": units}, training={"learning_rate": rate}, parameters=parameters)
+        for units, rate, parameters in ((4, 0.01, 101), (7, 0.003, 260), (15, 0.03, 1036))
+    ]
+    assert sweeps(compare(rows)[0]) == []
+
+
 def test_rows_that_are_no_grid_are_no_sweep(tmp_path):
     """Two rows; and settings that were drawn at random, no two alike."""
     two = [write(tmp_path / "two", "lstm", [900], training={"learning_rate": rate}) for rate in (0.1, 0.2)]

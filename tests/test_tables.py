@@ -164,6 +164,36 @@ def test_among_equals_the_reference_is_the_one_the_others_are_variations_of(tmp_
     assert comparison.labels[comparison.reference] == "amu (gradient=truncated, output=neuron)"
 
 
+def test_models_of_several_sizes_are_tested_against_the_amu_of_their_size(tmp_path):
+    """The small LSTM is like the small AMU and the large one like the large AMU, so nothing differs."""
+    fast, slow = [100, 200, 300, 400], [600, 700, 800, 900]
+    rows = [
+        write(tmp_path, cell, ends, model={"units": units}, parameters=parameters)
+        for cell, ends, units, parameters in (
+            ("amu", slow, 3, 112),
+            ("amu", fast, 10, 1001),
+            ("lstm", slow, 4, 101),
+            ("lstm", fast, 15, 1036),
+        )
+    ]
+    (compared,) = compare(rows)
+    table = criteria_table(compared)
+    p = dict(zip(table.numbers["model"], table.text["p (Holm)"], strict=True))
+    assert p == {
+        "amu (units=3)": "reference",
+        "amu (units=10)": "reference",
+        "lstm (units=4)": "1.000",
+        "lstm (units=15)": "1.000",
+    }
+    assert "test against the reference with the nearest number of parameters, Holm-corrected for the 2 tests" in (
+        table.caption
+    )
+    (asked,) = against([compared], "amu (units=3)")
+    assert criteria_table(asked).text["p (Holm)"].tolist().count("reference") == len(asked.criteria)
+    (sizes,) = compare(rows[:2])
+    assert criteria_table(sizes).numbers["p_holm"].notna().sum() == len(sizes.criteria)
+
+
 def test_the_amu_is_the_reference_wherever_it_ranks(tmp_path):
     results = [write(tmp_path, cell, ends) for cell, ends in (("amu", [900]), ("gru", [300]), ("lstm", [None]))]
     (comparison,) = compare(results)

@@ -11,6 +11,7 @@ import numpy as np
 
 from amu_experiments.analysis import statistics
 from amu_experiments.analysis.comparison import Comparison, final_values
+from amu_experiments.analysis.labels import parameters_of
 from amu_experiments.analysis.reading import Reading, named_readings, reading_of
 from amu_experiments.analysis.text import sequences_text
 from amu_experiments.selection import flat
@@ -56,7 +57,7 @@ class Row(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        return int(self.comparison.results[self.number].trials["parameters"].iloc[0])
+        return parameters_of(self.comparison.results[self.number])
 
     @property
     def model(self) -> dict:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.labels import comparison_names, natural, row_labels, settings_of
+from amu_experiments.analysis.labels import (
+    ALIKE,
+    comparison_names,
+    form_of,
+    natural,
+    parameters_of,
+    row_labels,
+    settings_of,
+)
 from amu_experiments.analysis.reading import named_readings, reading_of
 from amu_experiments.analysis.text import printable
 from amu_experiments.files import UnusableError
@@ -70,6 +78,32 @@ class Comparison:
         if self.asked is not None:
             return next(iter(self.named(self.asked)), None)
         return 0 if self.reference_is_best else self.by_model[0]
+
+    @functools.cached_property
+    def references(self) -> list[int]:
+        """The reference, and rows like it of other sizes, if the comparison has models of several sizes.
+
+        These rows differ from the reference in their size and in tuned settings only; no two have about the same number
+        of parameters (`labels.ALIKE`). There is only one if a user chose it, or if all rows are like it.
+        """
+        if self.reference is None:
+            return []
+        forms, found = list(map(form_of, self.results)), [self.reference]
+        like = [row for row in self.by_model if forms[row] == forms[self.reference]]
+        if self.asked is None and len(like) < len(forms):
+            for row in like:
+                if all(self._ratio(row, other) > ALIKE for other in found):
+                    found.append(row)
+        return found
+
+    def reference_of(self, row: int) -> int | None:
+        """The reference with the number of parameters nearest to that of a row; None for a reference."""
+        return None if row in self.references else min(self.references, key=lambda other: self._ratio(row, other))
+
+    def _ratio(self, row: int, other: int) -> float:
+        """How many times as many parameters the larger of two rows has."""
+        sizes = sorted(parameters_of(self.results[each]) for each in (row, other))
+        return sizes[1] / sizes[0]
 
     @property
     def reference_is_best(self) -> bool:

@@ -55,6 +55,16 @@ def _described(result: Result) -> dict[str, object]:
     return {"model.reading": name} | {key: value for key, value in settings.items() if key not in replaced}
 
 
+def form_of(result: Result) -> dict[str, object]:
+    """The settings of a row without its size and without those that tuning changes."""
+    return {key: value for key, value in _described(result).items() if key not in (*tuned(), "model.units")}
+
+
+def parameters_of(result: Result) -> int:
+    """The number of parameters of one trial."""
+    return int(result.trials["parameters"].iloc[0])
+
+
 def row_labels(results: list[Result]) -> list[str]:
     """A label for each result: its model, and the settings that `compare` describes; if needed, the identity."""
     settings = [_described(result) for result in results]
@@ -72,7 +82,7 @@ def row_labels(results: list[Result]) -> list[str]:
         return f"{results[row].model} ({stated})" if stated else results[row].model
 
     def short(row: int) -> str:
-        sizes = [int(results[other].trials["parameters"].iloc[0]) for other in of_model(row)]
+        sizes = [parameters_of(results[other]) for other in of_model(row)]
         return label(row, (*tuned(), "model.units") if max(sizes) <= ALIKE * min(sizes) else tuned())
 
     shorts = [short(row) for row in range(len(results))]

@@ -16,7 +16,7 @@ from amu_experiments.analysis.comparison import (
     final_values,
     higher_is_better,
 )
-from amu_experiments.analysis.labels import PROTOCOL, leaf
+from amu_experiments.analysis.labels import ALIKE, PROTOCOL, leaf, parameters_of
 from amu_experiments.analysis.picture import Picture, house_style, literal
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import listing, metric_text, printable, sequences_text, setting_text
@@ -29,7 +29,8 @@ SHARE = 0.5
 """Least share of a grid's combinations that a sweep has; an interrupted sweep lacks some."""
 
 DERIVED = ("model.units",)
-"""Settings that others may decide, such as model.parameters; a sweep is not over them if others tell its rows apart."""
+"""Settings that model.parameters may decide. A sweep is not over them if its rows have about the same number of
+parameters, and other settings tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def _sweep(comparison: Comparison, model: str, rows: list[int], settings: list[d
         return len({tuple(repr(s.get(key)) for key in keys) for s in own})
 
     without = [key for key in keys if key not in DERIVED]
-    if distinct(without) == len(rows):
+    sizes = [parameters_of(comparison.results[row]) for row in rows]
+    if distinct(without) == len(rows) and max(sizes) <= ALIKE * min(sizes):
         keys = without
     axes = {key: _in_order([s.get(key) for s in own]) for key in keys}
     full = math.prod(map(len, axes.values()))

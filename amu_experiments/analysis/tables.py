@@ -18,7 +18,7 @@ from amu_experiments.analysis.comparison import (
     final_values,
     times_to,
 )
-from amu_experiments.analysis.labels import PROTOCOL, leaf
+from amu_experiments.analysis.labels import PROTOCOL, leaf, parameters_of
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
 from amu_experiments.analysis.text import (
     cell_text,
@@ -267,11 +267,11 @@ def _cut_off(result: Result, criterion: str) -> int:
 
 
 def _against_reference(comparison: Comparison, test: Callable[[int, int], float]) -> list[tuple[float, float]]:
-    """p and Holm-adjusted p of `test(reference, row)` for each row; NaN for the reference, and if there is none."""
+    """p and Holm-adjusted p of `test(reference, row)` for each row; NaN for references, and if there is none."""
     tested = [(math.nan, math.nan)] * len(comparison.results)
-    if comparison.reference is not None:
-        others = [row for row in range(len(tested)) if row != comparison.reference]
-        p_values = [test(comparison.reference, row) for row in others]
+    if comparison.references:
+        others = [row for row in range(len(tested)) if row not in comparison.references]
+        p_values = [test(comparison.reference_of(row), row) for row in others]
         for row, p, adjusted in zip(others, p_values, statistics.holm(p_values), strict=True):
             tested[row] = p, adjusted
     return tested
@@ -283,7 +283,7 @@ def _row_columns(comparison: Comparison, row: int) -> dict:
     return {
         "model": comparison.labels[row],
         "identity": result.identity,
-        "parameters": int(result.trials["parameters"].iloc[0]),
+        "parameters": parameters_of(result),
         "units": result.config["model"]["units"],
         "trials": len(result.trials),
         "diverged": int((result.trials["status"] == "diverged").sum()),
@@ -312,10 +312,12 @@ def _rank_note(comparison: Comparison) -> str:
 def _test_note(comparison: Comparison, test: str, family: str) -> str:
     if comparison.reference is None:
         return f"No p-values: no row is named {printable(comparison.asked)}."
-    others = len(comparison.results) - 1
+    others = len(comparison.results) - len(comparison.references)
     if others == 0:
         return "No p-values: there is only one row."
     note = f"p: two-sided {test} test against {comparison.labels[comparison.reference]}"
+    if len(comparison.references) > 1:
+        note = f"p: two-sided {test} test against the reference with the nearest number of parameters"
     if others > 1:
         note += f", Holm-corrected for the {others} tests of each {family}"
     if comparison.reference_is_best:
@@ -360,8 +362,8 @@ def _interval(row: Mapping, name: str, text: Callable[[float], str]) -> str:
 
 
 def _p_column(comparison: Comparison, rows: list[dict]) -> dict[str, list[str]]:
-    """The column of p-values, in which the reference is marked; no column if nothing is tested."""
+    """The column of p-values, in which references are marked; no column if nothing is tested."""
     if not _is_tested(comparison):
         return {}
-    reference = comparison.labels[comparison.reference]
-    return {"p (Holm)": ["reference" if row["model"] == reference else p_text(row["p_holm"]) for row in rows]}
+    references = [comparison.labels[row] for row in comparison.references]
+    return {"p (Holm)": ["reference" if row["model"] in references else p_text(row["p_holm"]) for row in rows]}
