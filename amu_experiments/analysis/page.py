@@ -128,12 +128,12 @@ def data_uri(picture: Drawn) -> Markup:
 
 
 def columns(table: Table) -> list[tuple[str, str]]:
-    """Name and CSS classes of a table's columns: "l" or "l wide" for words, "r" for numbers."""
+    """Name and CSS classes of a table's columns: "l" or "l wide" for words, none for numbers."""
 
     def classes(name: str) -> str:
         values = table.numbers[name].dropna() if name in table.numbers else pd.Series([0])
         if name not in (*WORDS, *table.words) and not all(isinstance(value, str) for value in values):
-            return "r"
+            return ""
         return "l wide" if table.text[name].str.len().max() > NARROW else "l"
 
     return [(name, classes(name)) for name in table.text]
