@@ -288,7 +288,7 @@ def test_an_experiment_without_runs_is_left_out_and_makes_the_verdict_partial(tm
     (verdict,) = claim.verdicts
     assert (verdict.verdict, verdict.words) == ("supported", "supported (partial)")
     assert (claim.sentence, len(verdict.judged)) == ("Supported (partial).", 11)
-    assert verdict.findings[-1].text.startswith("left out: mso2, pen, chorales: 10 trials or more of each of amu, lstm")
+    assert verdict.findings[-1].text.startswith("left out: mso2, pen, chorales: needs 10 trials or more of each of amu")
     assert "add findings. It would become undecided" in verdict.would_change
 
 

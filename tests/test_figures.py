@@ -236,7 +236,8 @@ def test_a_figure_of_many_rows_draws_the_main_ones_and_says_so(tmp_path):
         texts = [text.get_text() for text in picture.figure.legends[0].get_texts()]
         assert not any("gradient=full" in text or "output=memory" in text for text in texts)
         assert picture.caption.endswith(
-            "Only 10 of 22 rows are drawn, of each model those nearest to the paper; the tables have all."
+            "Only 10 of 22 rows are drawn: of each model those with most trials; if equal, those nearest to the paper. "
+            "The tables have all."
         )
 
 

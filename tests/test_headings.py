@@ -22,7 +22,7 @@ def heading_of(tmp_path, **task):
         ({"loss": "half_squared_error"}, "Two-sequence problem 3a (noise-free), T = 100, loss = half_squared_error"),
         (
             {"loss": "half_squared_error", "squash": "logistic", "T": 500},
-            "Two-sequence problem 3a (noise-free), T = 500, loss and output of training=sgd",
+            "Two-sequence problem 3a (noise-free), T = 500, with the loss and output layer for training=sgd",
         ),
     ],
 )

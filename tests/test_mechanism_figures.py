@@ -53,7 +53,7 @@ def tables(models=("amu", "lstm"), truncated=("amu",)) -> dict[str, pd.DataFrame
 def test_a_comparison_has_a_figure_of_flow_conflict_and_traces(comparison, tmp_path):
     pictures = drawn(comparison, tables())
     assert [picture.name.rpartition("-")[2] for picture in pictures] == ["flow", "conflict", "traces"]
-    assert "Further units repeat these lines" in pictures[2].caption
+    assert "Further units reuse these line styles" in pictures[2].caption
     for picture in pictures:
         assert picture.save(tmp_path).svg.rstrip().endswith("</svg>")
         assert all((tmp_path / f"{picture.name}.{kind}").exists() for kind in ("png", "pdf"))

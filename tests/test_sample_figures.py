@@ -63,6 +63,8 @@ def test_the_page_has_figures_and_sounds_of_samples(tmp_path):
     assert "1 of 2 right" in page
     assert "BTBTXSE[P]E" in page.replace("%5B", "[").replace("%5D", "]")
     (sound,) = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,([^"]*)"', page)
+    policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert "media-src data:" in policy.split("; ")
     with wave.open(io.BytesIO(base64.b64decode(sound))) as played:
         assert played.getnframes() == 16_000
 

@@ -1,7 +1,7 @@
-"""The cases in which claims are judged: a reading of the auxiliary memory unit, and a training.
+"""The cases in which claims are judged: a reading of the auxiliary memory unit (reading.py) with a training.
 
-A training is named by its optimizer. The loss and the output layer of a task depend on it, so each training has its
-own comparisons.
+A training is a way to train networks, identified by its optimizer. For the problems in conf/answers, task settings such
+as the loss depend on the training, so each training has its own comparisons.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ OPTIMIZERS = {"adam": "Adam", "sgd": "gradient descent", "rmsprop": "RMSprop"}
 """The trainings in words, in the order of every list of cases."""
 
 OLDER = {"samples": 0}
-"""Task settings that older rows lack, with the values that they had."""
+"""Task settings missing from older rows, with the values that those rows were run with."""
 
 
 class Case(NamedTuple):

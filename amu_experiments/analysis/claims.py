@@ -1,7 +1,8 @@
 """The paper's claims, each with the rule that judges it from stored results, in every case.
 
 The claims are those of the abstract of Wang, Zhang, Guo & Yi 2018 ("Recurrent Neural Networks With Auxiliary Memory
-Units", IEEE TNNLS 29(5)), in our words. How findings make a verdict is in verdicts.py; what a case is, in cases.py.
+Units", IEEE TNNLS 29(5)), in our words. verdicts.py has the rule that turns findings into a verdict; cases.py
+defines a case.
 
 In each case, the judged AMU has the case's reading and training and the truncated gradient, which is the paper's own
 algorithm. All rows that it is tested against are in the same comparison and have the same optimizer. If several
@@ -57,7 +58,7 @@ the paper used.
 """
 
 
-# The metrics were chosen before these experiments were run. They judge what a network generates by itself. A chorale
+# The metrics were chosen before these experiments were run. They judge the sequences that networks generate. A chorale
 # has no true continuation, so its metric is the likelihood.
 GENERATION = (
     Generated("embedded_reber_sampled", {"problem": "embedded_reber", "samples": 1000}, "grammatical"),
@@ -149,8 +150,8 @@ def algorithm(results: Results, case: Case) -> Evidence:
 
     The two differ only in `gradient`, and perhaps in tuned settings. Test on each experiment: the log-rank test on
     sequences to the stop criterion. A finding supports the claim if truncation is ahead with Holm-corrected p < 0.05.
-    It contradicts the claim if truncation is behind with p < 0.05. Time per sequence is reported beside, because it
-    depends on the machine.
+    It contradicts the claim if truncation is behind with p < 0.05. Time per sequence is not judged, because it
+    depends on the machine; it is reported as a further fact.
     """
     evidence = Evidence()
     for experiment in EXPERIMENTS:
@@ -203,9 +204,9 @@ def gradient(results: Results, case: Case) -> Evidence:
     """The derivative of the loss with respect to the AMU's state at the longest lag, relative to lag 1.
 
     It is measured on the two-sequence problem at T = 100, noise-free and noisy, at the start of training and after it.
-    The full derivative is judged. The truncated flow is reported beside: it is constant by construction and proves
-    nothing. A finding supports the claim if the 95 % bootstrap interval of the median over trials lies between 1/10 and
-    10. It contradicts the claim if the whole interval lies outside.
+    The full derivative is judged. The truncated flow is reported as a further fact: it is constant by construction and
+    proves nothing. A finding supports the claim if the 95 % bootstrap interval of the median over trials lies between
+    1/10 and 10. It contradicts the claim if the whole interval lies outside.
     """
     evidence = Evidence()
     for experiment in CLASSIFICATION:
@@ -259,7 +260,7 @@ def convergence(results: Results, case: Case) -> Evidence:
 
 
 def generation(results: Results, case: Case) -> Evidence:
-    """The AMU against LSTM, GRU and RNN on the embedded Reber grammar, and on tasks that networks continue alone.
+    """The AMU against LSTM, GRU and RNN on the embedded Reber grammar, and on tasks in which networks generate.
 
     Parameter counts are matched. Each experiment is one finding. On the grammar, with each kind of targets, log-rank
     tests compare sequences to the stop criterion. On each other experiment, Mann-Whitney tests compare one metric of

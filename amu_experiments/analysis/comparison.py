@@ -29,14 +29,14 @@ CELLS = ("amu", "lstm", "gru", "rnn", "lstm97")
 """The order of cells in `Comparison.by_model`; other cells follow by name."""
 
 PAPER = {"gradient": "truncated", "output": "neuron"}
-"""The AMU of the paper; an AMU with these settings comes before other AMUs in `Comparison.by_model`."""
+"""The AMU of the paper; of AMUs with equally many trials, one with these settings is first in `Comparison.by_model`."""
 
 HIGHER_IS_BETTER = ("accuracy", "right", "correct", "grammatical", "followed")
 """Words in the names of metrics for which higher is better; for every other metric, lower is better."""
 
 
 AS_PUBLISHED = "as_published"
-"""The end of a name: the comparison has the runs with published settings only."""
+"""The end of the name of a comparison that has only runs with published settings."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Comparison:
     def by_model(self) -> list[int]:
         """The rows in an order that does not depend on their results.
 
-        Rows are sorted by cell, in the order of `CELLS`. Rows of one cell are sorted by their number of trials, the
-        most first; then by the settings of the paper (`PAPER`); then AMUs by their reading, in the order of
-        readings.yaml; then by how little their settings differ from the other rows of the cell.
+        Rows are sorted by cell, in the order of `CELLS`. The order within a cell: most trials first; then the settings
+        of the paper (`PAPER`); then, for AMUs, the order of readings in readings.yaml; then the fewest differences from
+        the settings of the cell's other rows; then the label.
         """
         return sorted(range(len(self.results)), key=lambda row: _row_order(self.results, row, self.labels[row]))
 
@@ -176,15 +176,15 @@ def compare(
 
     Rows of a comparison may differ in every other setting. A label states each setting in which rows of its model
     differ, and each setting of `PROTOCOL` in which any rows differ. It states settings of `tuned` only if needed, and
-    also the number of units if all rows of its model have about the same number of parameters. A named reading of the
-    AMU is stated by its name.
+    also the number of units if all rows of its model have about the same number of parameters. For an AMU, the name of
+    its reading in readings.yaml replaces the reading's options, except `output`.
 
     Args:
         results: results from the store.
-        left_out: if given, a result without the criteria and metrics of most results of its comparison is left out, and
-            the list receives an error that names it. Otherwise all results of a comparison must have the same ones.
-        apart: identities of runs as they were published. If none of the other results of a task has the same budget, a
-            comparison of their own has them, whose name ends in `AS_PUBLISHED`.
+        left_out: if given, a result that lacks a column of most results of its comparison is left out, and its error is
+            appended. Otherwise all results of a comparison must have the same columns.
+        apart: identities of runs with published settings. If a task also has other results, and none of them has the
+            same budget, such a run is in a separate comparison, whose name ends in `AS_PUBLISHED`.
 
     Returns:
         Comparisons in the natural order of their names (T50 before T100), with ranked rows.
@@ -210,7 +210,7 @@ def compare(
 
 
 def _divided(results: list[Result], apart: Collection[str]) -> tuple[list[Result], list[Result]]:
-    """The results of a task without and with those that are compared apart, as `compare` describes it."""
+    """The results of a task in two lists: the usual ones, and those that `compare` puts into a separate comparison."""
     budgets = {result.config["training"]["max_sequences"] for result in results if result.identity not in apart}
     usual, published = [], []
     for result in results:

@@ -11,7 +11,7 @@ MOST_CLASSES = 12
 """With more classes, readers get a list of the most frequent confusions; the CSV has the matrices."""
 
 MOST_PAIRS = 10
-"""Length of that list for each row of the comparison."""
+"""Maximum number of confusions in this list, for each row of the comparison."""
 
 
 def confusion_table(comparison: Comparison, confusions: dict[str, pd.DataFrame]) -> Table | None:
@@ -32,8 +32,8 @@ def confusion_table(comparison: Comparison, confusions: dict[str, pd.DataFrame])
     numbers = numbers[["model", "identity", "trials", "true_class", "answered_class", "answers", "share"]]
     classes = sorted({*numbers["true_class"], *numbers["answered_class"]}, key=lambda name: natural(name.lower()))
     caption = (
-        f"{comparison.name}: confusion matrices on test data, summed over n trials. Diverged trials have none, and "
-        "neither have trials of releases that kept none. "
+        f"{comparison.name}: confusion matrices on test data, summed over n trials. Diverged trials have none, "
+        "and neither have trials of older releases, which did not store any. "
     )
     if len(classes) <= MOST_CLASSES:
         text = _matrices(numbers, classes)
@@ -80,7 +80,7 @@ def _pairs(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _percentage(share: float) -> str:
-    """With one decimal; neither none nor all if it is not exactly that."""
+    """A percentage with one decimal; "<0.1" or ">99.9" if it rounds to 0 or 100 but is not; "" for NaN."""
     if pd.isna(share):
         return ""
     text = f"{share:.1%}".rstrip("%")

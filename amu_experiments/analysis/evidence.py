@@ -31,9 +31,9 @@ class Generated(NamedTuple):
 
     Args:
         name: the experiment in conf/tuning.yaml.
-        settings: those of its task by which its runs are found.
-        metric: the one that is tested, on test data.
-        parameters: the size of its models, if experiments differ in nothing else.
+        settings: the task settings that select its runs.
+        metric: the metric on test data that is compared.
+        parameters: the number of parameters of its models, if experiments differ in nothing else.
     """
 
     name: str
@@ -132,7 +132,7 @@ def amu_row(
 
 
 def amu_pair(results: Results, settings: dict, case: Case, key: str, value: str) -> tuple[Row, Row] | Finding:
-    """The AMU of the case and the AMU that differs from it in one option only, which has this value."""
+    """The AMU of the case, and an AMU with key=value that otherwise differs from it in tuned settings only."""
     for row in amu_rows(results, settings, case):
         for other in rows_of(row.comparison, "amu", case.optimizer):
             if other.model.get(key) == value and other.trials >= MIN_TRIALS and _alike(row, other, key):
@@ -150,13 +150,13 @@ def _alike(row: Row, other: Row, key: str) -> bool:
 
 
 def _missing(settings: dict, rows: str) -> Finding:
-    return Finding(f"{_in_words(settings)}: {MIN_TRIALS} trials or more of {rows}", "missing")
+    return Finding(f"{_in_words(settings)}: needs {MIN_TRIALS} trials or more of {rows}", "missing")
 
 
 def lacking(experiments: str, rivals: Iterable[str], case: Case) -> str:
-    """The runs that are missing of experiments in which the AMU has these rivals."""
+    """The runs that a rule needs in these experiments, in words."""
     cells = ", ".join(["amu", *rivals])
-    return f"{experiments}: {MIN_TRIALS} trials or more of each of {cells}, trained by {case.training}"
+    return f"{experiments}: needs {MIN_TRIALS} trials or more of each of {cells}, trained by {case.training}"
 
 
 def _in_words(settings: dict) -> str:

@@ -28,7 +28,7 @@ MAIN_METRICS = ("mse", "mean_error", "strings_right", "accuracy", "loss")
 """The figure shows the first of these validation metrics that the task has; every task has the loss."""
 
 MOST_LINES = 10
-"""A figure draws at most so many rows; with more, curves could not be told apart."""
+"""Maximum number of rows in a figure; with more, readers could not distinguish the curves."""
 
 ENTRY = 72
 """Characters in a line of a legend entry; a figure is wide enough for them."""
@@ -50,7 +50,7 @@ def with_main_rows(comparison: Comparison, styles: list[Style]) -> tuple[Compari
         return comparison, styles, ""
     parts = [[values[row] for row in rows] for values in (comparison.results, comparison.labels, styles)]
     count = f" Only {len(rows)} of {len(styles)} rows are drawn"
-    note = f"{count}, of each model those nearest to the paper; the tables have all."
+    note = f"{count}: of each model those with most trials; if equal, those nearest to the paper. The tables have all."
     return replace(comparison, results=parts[0], labels=parts[1]), parts[2], note
 
 

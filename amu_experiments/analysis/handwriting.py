@@ -5,19 +5,19 @@ import numpy as np
 from amu_experiments.tasks.pen import CAPITAL, DRAWN, LAST, right_letters
 
 LINE, MOST = 42 * CAPITAL, 26
-"""Length of a line of letters, and the number of letters in it at most."""
+"""Length of a line of letters, and the maximum number of letters in it."""
 
 SPACE = CAPITAL / 2
-"""Between two letters; no letter is drawn farther outside of its place."""
+"""Gap between two letters; a letter is clipped where it leaves its place by more than this."""
 
 TOP, BOTTOM = 1.2 * CAPITAL, -0.8 * CAPITAL
-"""Of a line of letters; the baseline is at 0."""
+"""Upper and lower edge of a line of letters; the baseline is at 0."""
 
 RIGHT, WRONG, TRUTH = "black", "#D55E00", "0.8"
 
 
 def draw_letters(panel, drawn: np.ndarray, truth: np.ndarray | None) -> int | None:
-    """Draw letters (B, T, 4) into a matplotlib panel, line by line, the true ones in grey below them.
+    """Draw letters (B, T, 4) into a matplotlib panel, line by line, with the true letters in grey behind them.
 
     Returns the number of right letters, which are black, or None without true ones; wrong letters are coloured.
     """
@@ -48,7 +48,7 @@ def draw_letters(panel, drawn: np.ndarray, truth: np.ndarray | None) -> int | No
 
 
 def lines_of(letters: int) -> int:
-    """About how many lines so many letters take."""
+    """Approximate number of lines for this number of letters."""
     return -(-letters // MOST)
 
 

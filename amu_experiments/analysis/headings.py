@@ -36,7 +36,7 @@ class Experiment(NamedTuple):
 
 
 LONG = 10
-"""A size is far from that of the experiment if it is at least so many times as large."""
+"""A size is far from that of the experiment if it is at least this many times as large."""
 
 
 class Heading(NamedTuple):
@@ -61,8 +61,8 @@ def paper_experiments() -> tuple[Experiment, ...]:
 def heading(comparison: Comparison) -> Heading:
     """The title of a comparison's experiment, with the settings that differ; else the comparison's name, at the end.
 
-    A comparison belongs to the experiment from which it differs least, if it differs only in sizes, which are the
-    settings named by one letter, and in answers: settings that depend on the training and are in conf/answers.
+    A comparison belongs to an experiment if it differs from it only in sizes, the settings named by one letter, and in
+    settings of conf/answers, which depend on the training. If several experiments fit, it belongs to the nearest.
     """
     found, own = [], flat(comparison.task)
     for place, experiment in enumerate(paper_experiments()):
@@ -74,7 +74,11 @@ def heading(comparison: Comparison) -> Heading:
             text = titled(experiment.title, sizes)
             if answers:
                 names = [name for name, settings in of_training.items() if settings.items() <= own.items()]
-                text = f"{text}, loss and output of training={names[0]}" if names else titled(text, differences)
+                text = (
+                    f"{text}, with the loss and output layer for training={names[0]}"
+                    if names
+                    else titled(text, differences)
+                )
             usual = {key: experiment.settings.get(key) for key in sizes}
             known = [key for key in sizes if isinstance(sizes[key], int) and isinstance(usual[key], int)]
             far = [sizes[key] >= LONG * usual[key] for key in known]
@@ -96,7 +100,7 @@ def titled(title: str, differences: Mapping[str, object]) -> str:
 
 @functools.cache
 def _answers(problem: str) -> dict[str, dict[str, object]]:
-    """The answers of a problem by training, from conf/answers: loss and output."""
+    """The settings of conf/answers for a problem, by training: loss and output layer."""
     files = sorted((conf_dir() / "answers" / problem).glob("*.yaml"))
     return {file.stem: flat(_read(file)) for file in files}
 
@@ -105,7 +109,7 @@ def _settings(file: Path) -> dict[str, object]:
     """The task settings of a yaml file, on top of those of the tasks that its defaults name."""
     content, settings = _read(file), {}
     for entry in content.get("defaults", []):
-        # Other entries are options that a run may choose: a model, or the answers of a training.
+        # Other entries are options that a run may choose: a model, or the settings of conf/answers.
         task = entry.get("override /task") if isinstance(entry, Mapping) else entry
         if task is not None and task != "_self_":
             settings |= _settings(conf_dir() / "task" / f"{task}.yaml")

@@ -35,7 +35,7 @@ def historical_runs(results: list[Result], published: list[dict]) -> set[str]:
 
 
 def historical_table(comparisons: list[Comparison], published: list[dict]) -> Table | None:
-    """A row for each published mean of the LSTM of 1997 and each run with its settings.
+    """A row for each pair of a published mean of the LSTM of 1997 and a run that repeats its experiment.
 
     Args:
         comparisons: all comparisons.
@@ -70,7 +70,7 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
     weaker = dict.fromkeys(entry["weaker"] for entry in published if "weaker" in entry)
     remarks = {entry["remarks"]: entry["task"]["problem"] for entry in published if "remarks" in entry}
     caption = [
-        "The LSTM of 1997 (model=lstm97) with the settings of Hochreiter & Schmidhuber 1997, beside their means.",
+        "The LSTM of 1997 (model=lstm97) with the settings of Hochreiter & Schmidhuber 1997, compared to their means.",
         "But with: settings that differ from the published settings; such a row is about another network.",
         "Mean and range: sequences until the criterion was met, over the trials that met it. Ratio: mean here divided",
         f"by the published mean. Agrees: yes if at least {SOLVED:.0%} met it and the means differ at most by a factor",
@@ -115,7 +115,7 @@ def _is_of(result: Result, entry: Mapping, settings: Mapping) -> bool:
 def _ours(result: Result | None, criterion: str, published: float, weaker: str | None) -> dict:
     """The columns with our numbers for a run and a criterion; without a run, "not run".
 
-    weaker: a metric that was 0 at an evaluation in trials that met a weaker criterion, or None.
+    weaker: a metric; a trial meets the weaker test if this metric was 0 at an evaluation. None: there is no such test.
     """
     if result is None or criterion not in criteria(result):
         return {"trials": 0, "agrees": "not run"}

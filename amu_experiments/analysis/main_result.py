@@ -14,9 +14,9 @@ EXPLANATION = (
     "For each experiment you see one figure and one small table. If any trial met the criterion of the experiment, the "
     "figure shows the share of trials that met it, and the table has the number of these trials and the median of "
     "their training sequences until then (Kaplan-Meier; n.r.: not reached). Otherwise figure and table show a metric. "
-    "p: probability of so large a difference to the reference row if there were none (log-rank test of times, "
-    "Mann-Whitney test of metrics, Holm's correction). "
-    "Intervals, parameters, other criteria and metrics are in the part below each figure that you can open."
+    "p: probability of a difference from the reference row as large as this one or larger if both rows were equal "
+    "(log-rank test of times, Mann-Whitney test of metrics, Holm's correction). "
+    "Open the section below a figure for intervals, parameters, other criteria and other metrics."
 )
 """How to read figure and table, once for all comparisons."""
 

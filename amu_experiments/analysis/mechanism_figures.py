@@ -27,7 +27,7 @@ UNIT_STYLES = (
     ("#882255", (0, (1.5, 1.5))),
     ("#999933", (0, (6, 2, 1.5, 2))),
 )
-"""Colour and dashes of each unit in traces, which show no models. After the last, the list starts again."""
+"""Colour and dashes of each unit in the figure of traces; further units start the list again."""
 
 
 def mechanism_pictures(
@@ -150,7 +150,7 @@ def _conflict_label(label: str, own: pd.DataFrame) -> str:
 def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | None:
     """Memory and output of one row's trained units on a few validation sequences; None if no row has traces.
 
-    The row is the first in the order of models, so that an AMU of the paper is preferred.
+    The row is the first one with traces in the order of `by_model`.
     """
     measured = ((row, of_row(traces, comparison, row)) for row in comparison.by_model)
     row, own = next(((row, own) for row, own in measured if len(own)), (None, None))
@@ -180,5 +180,5 @@ def trace_picture(comparison: Comparison, traces: pd.DataFrame) -> Picture | Non
         f"trial {own['trial'].iloc[0]}, after training, on validation sequences."
     )
     if own["unit"].nunique() > len(units):
-        caption += " Further units repeat these lines."
+        caption += " Further units reuse these line styles."
     return Picture(f"{comparison.name}-traces", caption, figure)

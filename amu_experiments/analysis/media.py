@@ -53,7 +53,7 @@ def _figure(sample: Sample) -> Figure:
 
 
 def _panels(sample: Sample, draw: Callable, height: float, step: str) -> Figure:
-    """Each sequence in a panel of this height: its prime, what the network said, and the truth."""
+    """Each sequence in a panel of this height: the given steps, the generated steps, and the truth."""
     prime, generated, truth = (sample.series[name] for name in ("prime", "generated", "truth"))
     figure = Figure(figsize=(WIDTH, height * len(generated) + 0.7), layout="constrained")
     panels = figure.subplots(len(generated), sharex=True, squeeze=False)[:, 0]
@@ -65,7 +65,7 @@ def _panels(sample: Sample, draw: Callable, height: float, step: str) -> Figure:
 
 
 def _midi(sample: Sample) -> bytes:
-    """The first piece, after what was given of it."""
+    """The first piece: its given part, then the generated part."""
     return midi(np.concatenate([sample.series["prime"][0, 1:], sample.series["generated"][0]]))
 
 
@@ -78,7 +78,7 @@ def _sheet(sample: Sample) -> Figure:
 
 
 def draw_series(panel, prime: np.ndarray, generated: np.ndarray, truth: np.ndarray | None) -> None:
-    """Draw a series into a matplotlib panel; step 0 is the first step that the network said."""
+    """Draw a series into a matplotlib panel; step 0 is the first generated step."""
     steps = np.arange(len(generated))
     if truth is not None:
         panel.plot(steps[: len(truth)], truth[: len(steps)], color="0.6", linewidth=3, label="target")

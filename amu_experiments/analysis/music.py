@@ -7,14 +7,14 @@ import numpy as np
 from amu_experiments.tasks.chorale_scores import LOWEST
 
 TEMPO = 80
-"""Quarters in a minute."""
+"""Quarter notes per minute."""
 
 OCTAVE_NAMES = {24: "C1", 36: "C2", 48: "C3", 60: "C4", 72: "C5", 84: "C6", 96: "C7"}
-"""Of the lowest note of each octave, a number of MIDI."""
+"""Names of octaves by the MIDI number of their lowest note."""
 
 
 class Note(NamedTuple):
-    """A note of a pitch, a number of MIDI; begin and length in quarters."""
+    """A note: its begin and length in quarter notes, and its pitch as a MIDI number."""
 
     begin: int
     length: int
@@ -33,7 +33,7 @@ def notes_of(frames: np.ndarray) -> list[Note]:
 
 
 def midi(frames: np.ndarray) -> bytes:
-    """Frames (T, 88) as a file of MIDI, for an organ. Needs music21."""
+    """Frames (T, 88) as a MIDI file, for an organ. Needs music21."""
     from music21 import instrument, note, stream, tempo
     from music21.midi.translate import streamToMidiFile
 

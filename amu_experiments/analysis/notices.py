@@ -12,7 +12,7 @@ MOST_LABELS = 4
 """Maximum number of rows that a line names."""
 
 UNKNOWN = "unknown (version 1, the machine's own instructions)"
-"""Numerics of a stack whose provenance does not state them."""
+"""The text for stacks whose provenance does not state the numerics: version and instructions of the arithmetic."""
 
 
 def notices(

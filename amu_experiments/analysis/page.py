@@ -28,7 +28,7 @@ NARROW = 28
 """Characters that fit into a narrow column."""
 
 OURS = "readings"
-"""The study that only results/paper has. scripts/reproduce_paper.sh makes that report, and no other."""
+"""A study that only results/paper has, the report that scripts/reproduce_paper.sh makes."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def render(
 
 
 def data_uri(picture: Drawn) -> Markup:
-    """The figure as a URL that contains it, for an attribute with double quotes: it has neither " nor &."""
+    """The figure as a data URL, for an attribute in double quotes: it has neither " nor &."""
     return Markup("data:image/svg+xml," + quote(picture.svg, safe=" /:;,=@()'+.-_!*~<>{}"))
 
 

@@ -73,8 +73,8 @@ class Picture:
         with house_style():
             pixels, pdf = io.BytesIO(), io.BytesIO()
             self.figure.savefig(pixels, format="png")
-            # The layout is final now. Computing it again for the PDF would take as long as drawing it, and so would
-            # the layout pass of savefig.
+            # The layout is final now. Another pass would take as long as drawing, so the PDF gets none, and print_pdf
+            # writes it: savefig always makes a pass.
             self.figure.set_layout_engine("none")
             unsigned = {"CreationDate": None, "Creator": None, "Producer": None}
             FigureCanvasPdf(self.figure).print_pdf(pdf, metadata=unsigned)
@@ -137,7 +137,7 @@ def small_svg(svg: str) -> str:
         return f' class="{classes.setdefault(style[1], f"c{len(classes)}")}"'
 
     def short(path: re.Match) -> str:
-        # After M or L, a pair without a letter is a line; the figures' other letters are C and Q, for curves, and z.
+        # In an SVG path, numbers after M or L draw lines without a further L. C and Q draw curves.
         lines_only = not re.search("[CQ]", path[0])
         return re.sub(r"\s+", " ", path[0].replace("L ", "") if lines_only else path[0])
 

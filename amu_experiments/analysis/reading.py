@@ -1,6 +1,6 @@
 """A reading of the paper's abstract: options of the auxiliary memory unit, with words and a name for them.
 
-The paper's text is closed. A reading is one way to understand its abstract.
+Only the abstract of the paper is public. A reading is one way to understand it.
 """
 
 import functools

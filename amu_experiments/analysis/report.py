@@ -1,7 +1,7 @@
 """The command amu-report: reads all finished runs, writes tables, figures and a page that shows them.
 
-In each table, the best row comes first, and every other row is tested against a reference. If runs bear on the claims
-of the AMU paper, the report has a verdict on each claim.
+The tables of criteria and metrics rank the rows, the best first, and test them against a reference row. If runs bear
+on the claims of the AMU paper, the report has a verdict on each claim.
 """
 
 import functools
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--reference",
         metavar="ROW",
         help="test every row against this row: a model, such as lstm, or a label in quotes, as printed in the tables "
-        "(default: the AMU, with the settings of the paper if there are several; without an AMU, the best row)",
+        "(default: the AMU with most trials, of equals that of the paper; without an AMU, the best row)",
     )
     parser.add_argument("--only", choices=PARTS, help="write only tables or only figures, without the page")
     options = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Figures and sounds of networks that go on by themselves: free runs, phase portraits, texts, and scores."""
+"""Figures and sounds of generated sequences: free runs, phase portraits, texts, letters, piano rolls, and scores."""
 
 import base64
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from amu_experiments.analysis.samples import Sample
 from amu_experiments.analysis.styles import Style
 
 MOST_ROWS = 6
-"""A figure shows at most so many samples."""
+"""Maximum number of samples in a figure."""
 
 MOST_TEXTS = 10
 """Texts of each sample in a figure."""
@@ -45,12 +45,12 @@ PERFECT = {
     "test_right_chords": 0.98,  # of the test pieces
     "test_keys_error": 0,
 }
-"""The scores of the source itself."""
+"""The scores of the source."""
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A WAV as a URL that contains it, and what one hears."""
+    """A WAV file as a data URL, with its caption."""
 
     caption: str
     url: str
@@ -68,7 +68,7 @@ def of_comparison(comparison: Comparison, samples: list[Sample]) -> list[tuple[i
 
 
 def sample_pictures(comparison: Comparison, styles: list[Style], samples: list[Sample]) -> list[Picture]:
-    """Every figure of what the networks of a comparison said by themselves. `styles`: one for each row."""
+    """Every figure of the sequences that the networks of a comparison generated. `styles`: one for each row."""
     own = of_comparison(comparison, samples)
     with house_style():
         made = [
@@ -82,7 +82,7 @@ def sample_pictures(comparison: Comparison, styles: list[Style], samples: list[S
 
 
 def sounds(comparison: Comparison, samples: list[Sample]) -> list[Sound]:
-    """What can be heard of the rows of a comparison."""
+    """The sounds of a comparison, one for each row whose sample has a WAV."""
     heard = [(row, sample) for row, sample in of_comparison(comparison, samples) if "wav" in sample.media]
     return [
         Sound(
@@ -111,7 +111,7 @@ def _free_run_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> 
         right.set_xlim(left.get_ylim())
         right.set_ylim(left.get_ylim())
         right.set_title(f"x(t + {lag}) against x(t)", fontsize=9)
-    panels[-1, 0].set_xlabel("steps alone")
+    panels[-1, 0].set_xlabel("step of the free run")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     caption = (
         f"{comparison.name}: free run of one trial of each model, over time and as a phase portrait. The network reads "
@@ -155,8 +155,8 @@ def _rolls_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Pic
     panels[-1].set_xlabel("quarter")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     caption = (
-        f"{comparison.name}: a piece that a trial of each model composed, reading the keys that it drew, as a piano "
-        "roll. Where a part of a test piece was given before, the rest of that piece is grey."
+        f"{comparison.name}: a piece that a trial of each model composed, as a piano roll. The network reads its own "
+        "sampled keys. Where a part of a test piece was given before, the rest of that piece is grey."
     )
     return Picture(f"{comparison.name}-piano-roll", caption, figure)
 
@@ -198,7 +198,7 @@ def _texts_picture(comparison: Comparison, own: list[tuple[int, Sample]]) -> Pic
 
 
 def _scores_picture(comparison: Comparison, styles: list[Style]) -> Picture | None:
-    """Scores of what networks wrote, a point for each trial, beside the score of the source itself."""
+    """Scores of generated sequences, a point for each trial, and the scores of the source."""
     names = [name for name in SCORES if all(name in result.trials for result in comparison.results)]
     if not names:
         return None
@@ -214,7 +214,7 @@ def _scores_picture(comparison: Comparison, styles: list[Style]) -> Picture | No
     panels[0].set_yticks(range(len(comparison.labels)), [literal(label[:40]) for label in comparison.labels])
     panels[0].set_ylim(len(styles) - 0.5, -0.5)
     caption = (
-        f"{comparison.name}: what each trial's network wrote, against the source (grey line); a point is a "
-        "trial, a black bar the median."
+        f"{comparison.name}: scores of the generated sequences, and of the source (grey line); a point is a trial, a "
+        "black bar the median."
     )
     return Picture(f"{comparison.name}-scores", caption, figure)

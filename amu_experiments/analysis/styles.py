@@ -34,7 +34,7 @@ AMU_COLOURS = ("#6A3D9A", "#56B4E9", "#000000")
 """Colours of further readings of the AMU."""
 
 FORM_MARKERS = "*<>8dH"
-"""Markers of a cell's further forms; no cell has them."""
+"""Markers of a cell's further forms; no first form has them."""
 
 VARIANT_DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 3)), (0, (8, 1.5, 1, 1.5)))
 """Dashes of a form's variants."""
@@ -53,7 +53,7 @@ SET_BY_TASK = ("model.output", "model.block_size", "model.biases")
 
 
 def report_styles(comparisons: list[Comparison]) -> dict[str, list[Style]]:
-    """The styles of the rows of each comparison, by the comparison's name; a row looks the same in all comparisons.
+    """The styles of the rows of each comparison, by its name; a variant of a model looks the same in all.
 
     A cell has forms and variants. Forms differ in settings of the cell, such as the readings of the AMU. They have
     different colours and markers. The variants of a form differ in the gradient, and in whether they emit the memory.
@@ -61,7 +61,7 @@ def report_styles(comparisons: list[Comparison]) -> dict[str, list[Style]]:
     nothing. If rows of one comparison differ only in those, they count as several variants.
 
     The form and the variant in most comparisons take the cell's own style; if several are in equally many, the one that
-    comes first in the order of models.
+    comes first in the order of `by_model`.
     """
     cells = {result.config["model"]["cell"] for comparison in comparisons for result in comparison.results}
     spare = {cell: SPARE_STYLES[place % len(SPARE_STYLES)] for place, cell in enumerate(sorted(cells - set(STYLES)))}
@@ -86,9 +86,9 @@ def report_styles(comparisons: list[Comparison]) -> dict[str, list[Style]]:
 
 
 def main_rows(comparison: Comparison, styles: list[Style], most: int) -> list[int]:
-    """At most so many rows, in order: the first row of each form of a cell, then the second, and so on.
+    """At most `most` rows, in order: the first row of each form of a cell, then the second, and so on.
 
-    The rows of a form have the order of models, so the variant of the paper comes first.
+    The rows of a form are in the order of `by_model`: with equal numbers of trials, the variant of the paper is first.
     """
     places, seen = {}, Counter()
     for row in comparison.by_model:
@@ -100,7 +100,7 @@ def main_rows(comparison: Comparison, styles: list[Style], most: int) -> list[in
 
 
 def _usual(comparisons: list[Comparison]) -> dict[tuple[str, str], object]:
-    """The usual value of each cell's settings in `SET_BY_TASK`: of the first rows of comparisons that state them."""
+    """For each cell and setting of `_stated`, the most frequent value in the cell's first rows of all comparisons."""
     counts: dict[tuple[str, str], Counter] = {}
     for comparison in comparisons:
         for (cell, key), values in _stated(comparison).items():
@@ -122,7 +122,7 @@ def _stated(comparison: Comparison) -> dict[tuple[str, str], list]:
 def _looks(comparison: Comparison, usual: dict[tuple[str, str], object]) -> dict[int, tuple[str, str, tuple]]:
     """The cell, form and variant of each row; the variant has the number of earlier rows that are equal otherwise.
 
-    Rows are in the order of models, so that styles do not depend on results.
+    Rows are in the order of `by_model`, so that styles do not depend on results.
     """
     looks, seen, stated = {}, Counter(), _stated(comparison)
     for row in comparison.by_model:
@@ -145,7 +145,7 @@ def _looks(comparison: Comparison, usual: dict[tuple[str, str], object]) -> dict
 
 
 def _by_frequency(groups: list[list[tuple]]) -> list[tuple]:
-    """All members, those of most groups first; among equals, those that stand highest in them."""
+    """All members, those in most groups first; among equals, those with the lowest sum of their positions."""
     counts, standing = Counter(), Counter()
     for group in groups:
         members = list(dict.fromkeys(group))

@@ -29,8 +29,8 @@ SHARE = 0.5
 """Least share of a grid's combinations that a sweep has; an interrupted sweep lacks some."""
 
 DERIVED = ("model.units",)
-"""Settings that model.parameters may decide. A sweep is not over them if its rows have about the same number of
-parameters, and other settings tell them apart."""
+"""Settings that may follow from others, as units from model.parameters. They are left out if rows have about the same
+number of parameters and the others identify each row."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _heat_map(sweep: Sweep) -> Picture:
 
 
 def _name(sweep: Sweep) -> str:
-    """Named after the model; with the budget, if the model has sweeps with several."""
+    """Named after the model, and after the budget if the comparison has several."""
     budgets = {result.config["training"]["max_sequences"] for result in sweep.comparison.results}
     own = sweep.comparison.results[sweep.rows[0]].config["training"]["max_sequences"]
     return f"{sweep.comparison.name}-{sweep.model}-sweep{f'-{own}' if len(budgets) > 1 else ''}"
@@ -190,7 +190,7 @@ def _caption(sweep: Sweep) -> str:
         f"{comparison.name}: {sweep.model} over {listing(map(leaf, sweep.axes))}, {len(sweep.rows)} of "
         f"{math.prod(map(len, sweep.axes.values()))} combinations.",
         f"Best: by {', then by '.join(by)}. Neighbour: one step from the best on one axis."
-        " The best of many is too good by chance; train it again with other seeds before you report it.",
+        " The best of many looks better than it is, by chance; train it again with other seeds before you report it.",
     ]
     if sweep.edges:
         caption.append(f"The best lies at the edge of {listing(sweep.edges)}: better values may lie beyond.")

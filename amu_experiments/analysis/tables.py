@@ -45,8 +45,8 @@ CROSSING = (
 )
 
 STOPPED = (
-    "A trial that met its criterion stopped there. Its final metrics, and their p-values, mostly tell where the "
-    "criterion lies, not how good a model can get: compare models by the trials solved and the sequences until then."
+    "A trial that met its criterion stopped there. Its final metrics, and their p-values, mostly reflect the threshold "
+    "of the criterion, not how good a model can get: compare models by the trials solved and the sequences until then."
 )
 
 

@@ -1,4 +1,4 @@
-"""Verdicts: how findings make a verdict on a claim in a case, and sentences about all verdicts.
+"""Verdicts: the rule that turns findings into a verdict on a claim in a case, and sentences about all verdicts.
 
 A finding supports the claim, contradicts it or leaves it undecided, by the same threshold in both directions. A finding
 without its runs is missing. The claim is supported if more than half of its findings support it and none contradicts
@@ -80,7 +80,7 @@ class Verdict:
 
     @property
     def judged(self) -> list[Finding]:
-        """The findings that the rule counts: all but missing ones that it leaves out."""
+        """The findings that the rule counts: all except missing findings that are not needed."""
         return [finding for finding in self.findings if finding.needed or finding.says != "missing"]
 
     @property
@@ -101,14 +101,14 @@ class Verdict:
         """What would change the verdict."""
         lacking = sum(finding.says == "missing" for finding in self.judged)
         if lacking:
-            return f"{lacking} of its {len(self.judged)} findings have no runs; with these runs, the rule decides."
+            return f"{lacking} of its {len(self.judged)} findings have no runs; it stays undecided without them."
         if self.count("missing"):
             return f"Runs of the experiments that are left out add findings. {self._would_change}"
         return self._would_change
 
     @property
     def _would_change(self) -> str:
-        """The same, if nothing is missing."""
+        """What would change the verdict if no finding is missing."""
         supports, contradicts = self.count("supported"), self.count("contradicted")
         if supports and contradicts:
             return (

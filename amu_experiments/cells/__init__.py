@@ -8,7 +8,7 @@ from amu_experiments.registry import find_class
 
 
 def cell_class(name: str) -> type[Cell] | type[ModuleCell]:
-    """The cell in cells/<name>.py, that entry point, or the class MODULE.CLASS; ValueError if there is none.
+    """The cell in cells/<name>.py, the entry point <name>, or the class MODULE.CLASS; ValueError if there is none.
 
     For a class of torch modules that is no Cell, this is a ModuleCell.
     """
@@ -17,5 +17,5 @@ def cell_class(name: str) -> type[Cell] | type[ModuleCell]:
 
 
 def written_class(name: str) -> type[Cell] | type[nn.Module]:
-    """As `cell_class`, but a torch module as its author wrote it."""
+    """Like `cell_class`, but a class of torch modules is returned unchanged."""
     return find_class("amu_experiments.cells", name, Cell, nn.Module)

@@ -16,7 +16,7 @@ from amu_experiments.options import Added, whole
 
 
 class AMU(Cell):
-    """A units of N neurons and one memory neuron s each; K = N * A net inputs.
+    """A layer of A units, each with N neurons and one memory neuron s, so with K = N * A net inputs.
 
         net_n(t) = W_n x(t) + U_n h(t-1) + V_n s(t-1) + b_n        n = 0 .. N-1, each of size A
         h_n(t)   = f_n(net_n(t))                                   f_n = tanh
@@ -36,10 +36,10 @@ class AMU(Cell):
         delta_n(t) = e_n(t) + eps(t) * prod_{m != n} h_m(t) * f_n'(net_n(t))
         dW = sum delta(t) x(t)^T, dU = sum delta(t) h(t-1)^T, dV = sum delta(t) s(t-1)^T, db = sum delta(t)
 
-    So a neuron passes an error from outside to the memory that it saw, where it stays constant (eps). It passes the
-    error of what it wrote, the second term of delta, to no earlier state. m runs over the writing neurons, and the
-    second term is zero for another neuron. An output neuron that sees s(t) passes its error to s(t), and so to the
-    writing neurons of the same step: then V_0^T e_0(t) is a part of eps(t), too, and dV_0 = sum delta_0(t) s(t)^T.
+    So a neuron passes an error from outside to the memory that it saw, and in the memory it stays constant (eps). The
+    second term of delta, the error of what a neuron wrote, reaches no earlier state. m runs over the writing neurons,
+    and the second term is zero for another neuron. An output neuron that sees s(t) passes its error to s(t), and so to
+    the writing neurons of the same step: then V_0^T e_0(t) is a part of eps(t), too, and dV_0 = sum delta_0(t) s(t)^T.
     Error to the input, W^T delta(t), is kept, so that layers can be stacked; error to an earlier h is cut.
 
     `output, (h, s) = layer(x)`, with h (R, B, K) and s (R, B, A). Parameters of a trial: weight_ih W (K, I),
@@ -80,7 +80,7 @@ class AMU(Cell):
         if neurons_per_unit < 2 and not output_in_product:
             raise ValueError(f"neurons_per_unit={neurons_per_unit}: must be 2 or more with output_in_product=false")
         if output_sees == "new" and output_in_product:
-            raise ValueError("output_sees=new: needs output_in_product=false, for the product makes the new memory")
+            raise ValueError("output_sees=new: needs output_in_product=false, because the product makes the new memory")
         if writers == "gated" and neurons_per_unit - (not output_in_product) < 2:
             raise ValueError(
                 f"writers=gated: needs two writing neurons, and neurons_per_unit={neurons_per_unit} with "
@@ -121,8 +121,8 @@ class AMU(Cell):
         rest = net_RBK + recur(h if full else h.detach(), self.weight_hh)
         net = rest + self.seen(s, V, K)
         h = self.squashed(net)
-        # Equal numbers, and two ways back for the error: a neuron passes its own on to the memory that it sees; a
-        # factor of what is added to the memory passes none.
+        # Equal values, but with the truncated gradient other errors: h passes its error to the memory that it sees; the
+        # factors of the product pass none to it.
         factors = h if full else self.squashed(rest + self.seen(s.detach(), V, K))
         s = s + factors.unflatten(-1, (-1, A))[..., self.first_factor :, :].prod(dim=-2)
         if self.output_sees == "new":

@@ -12,14 +12,14 @@ NOT_NEGATIVE = Rule(float, "a number from 0 on", lambda value: value >= 0)
 
 
 class AntisymmetricRNN(Cell):
-    """Euler steps of a stable system, gated, with rows of weight_ih for gate and candidate, M = U - U^T - gamma I:
+    """Gated Euler steps of a stable system, M = U - U^T - gamma * identity; rows of weight_ih for gate and candidate:
 
         h(t) = h(t-1) + epsilon * sigmoid(M h(t-1) + W_z x(t) + b_z) * tanh(M h(t-1) + W_h x(t) + b_h)
 
     Args:
         epsilon: step size.
         gamma: diffusion, which keeps the system stable.
-        gated: whether the gate is there (section 4.2 of the paper).
+        gated: whether there is a gate (section 4.2 of the paper).
         See Cell for the others, and for shapes. As published, U starts normal with variance 1 / A, W with 1 / I, and
         b at zero; `initial_range` scales the deviations.
     """

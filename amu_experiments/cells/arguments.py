@@ -9,13 +9,13 @@ from amu_experiments.cells.contract import check_step
 from amu_experiments.options import check_arguments
 
 _BY_PLACE = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
-"""May follow the sizes without a name, as in torch.nn.LSTM."""
+"""Arguments that may follow the sizes by position, as in torch.nn.LSTM."""
 
 _OF_A_LAYER = (*_BY_PLACE, "trials", "backend", "device", "dtype")
 
 
 class CellType(type(nn.Module)):
-    """The class of cells: checks arguments before an __init__ uses or passes them on, and the step of a user's cell."""
+    """Metaclass of cells: checks the arguments before __init__ runs, and the step of a user's cell after it."""
 
     def __call__(cls, *arguments, **options):
         sizes, options = by_name(cls, arguments, options)
@@ -44,7 +44,7 @@ def signature_of(kind: type, base: type) -> inspect.Signature:
                     named[name] = argument.replace(kind=argument.KEYWORD_ONLY)
             elif argument.kind == argument.VAR_KEYWORD:
                 named[name] = argument
-    # Up to the first that the cell itself has by name only: the place of a further one would not be torch's.
+    # Stop at the first argument that is keyword-only in the cell: later ones would not have their places in torch.
     for name in itertools.takewhile(lambda name: name in passed_on or _has_place(own, name), _BY_PLACE):
         if name in passed_on:
             named[name] = named[name].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -52,7 +52,7 @@ def signature_of(kind: type, base: type) -> inspect.Signature:
 
 
 def option_names(kind: type, base: type) -> list[str] | None:
-    """The options of a cell: the arguments of its `__init__` and `shapes`, and of `base`; None if it takes any."""
+    """The names of a cell's arguments, without sizes and layer arguments; None if `shapes` takes arbitrary ones."""
     functions = (kind.__init__, kind.shapes, base.__init__)
     arguments = [argument for function in functions for argument in inspect.signature(function).parameters.values()]
     if any(argument.kind == argument.VAR_KEYWORD for argument in inspect.signature(kind.shapes).parameters.values()):
@@ -62,7 +62,7 @@ def option_names(kind: type, base: type) -> list[str] | None:
 
 
 def by_name(kind: type, arguments: tuple, options: dict) -> tuple[tuple, dict]:
-    """The arguments of a call: those of the class without a name, and all others by name.
+    """The arguments of a call: positional sizes as a tuple, and all others by name.
 
     Raises TypeError for an argument that the cell does not take, with the names of those that it takes.
     """

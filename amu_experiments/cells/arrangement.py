@@ -111,7 +111,7 @@ class Call:
         return values_RTBX.gather(1, index_RTB.unsqueeze(-1).expand_as(values_RTBX))
 
     def within_sequences(self, y_RTBA: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """A function of a layer's outputs, in the order in memory that torch.nn has them in."""
+        """A function of a layer's outputs, applied in the memory layout of torch.nn."""
         if self.packed is None:
             return function(y_RTBA.contiguous())
         packed = self._packed(y_RTBA[0])

@@ -18,7 +18,7 @@ def compiled(scans, x_RTBI: Tensor, state: Sequence[Tensor], lengths_RB: Tensor 
 
 
 def first_derivatives(unroll: Callable, inputs: Sequence[Tensor]):
-    """What `unroll` computes from these inputs, y and a state, without second derivatives."""
+    """The result of `unroll`, y and a state computed from these inputs, without second derivatives."""
     y_RTBA, last = unroll()
     outputs = (y_RTBA, *last)
     y_RTBA, *last = FirstDerivative.apply(len(outputs), *outputs, *inputs)
@@ -57,7 +57,7 @@ class SequenceLayer:
         # A fixed number of groups, so that the sums come out the same whatever the number of threads.
         gradients = x.new_zeros(x.shape[0], min(x.shape[1], 8), flat.shape[1])
         dx = torch.zeros_like(x)
-        # The tape is the adjoint's to read only, so a second backward over a retained graph is right, too.
+        # The adjoint only reads the tape, so a second backward over a retained graph is right, too.
         dy = dy_RBTA.contiguous()
         scan(self.scans.backward, flat, x, lengths_RB.contiguous(), states, tape, dy, dstate, gradients, dx)
         return gradients.sum(dim=1), dx.transpose(1, 2), dstate
@@ -115,7 +115,7 @@ class FusedScan(torch.autograd.Function):
         _, _, *kept = output
         ctx.layer, ctx.kept = layer, len(kept)
         ctx.mark_non_differentiable(*kept)
-        ctx.set_materialize_grads(False)  # what is kept is large
+        ctx.set_materialize_grads(False)  # the kept tensors are large
         ctx.save_for_backward(lengths_RB, *kept, x_RTBI, state_RBS, *parameters)
 
     @staticmethod
@@ -126,7 +126,7 @@ class FusedScan(torch.autograd.Function):
             dy = ctx.layer.outputs(x_RTBI)
         if dlast_RB1S is None:
             dlast_RB1S = torch.zeros_like(state_RBS).unsqueeze(2)
-        # Without a graph of the gradients its plain function will do, which is faster to call.
+        # Without a graph of the gradients, the plain function is enough, and calling it is faster.
         adjoint = FusedAdjoint.apply if torch.is_grad_enabled() else FusedAdjoint.forward
         gradients = adjoint(ctx.layer, ctx.kept, lengths_RB, *kept, dy, dlast_RB1S, x_RTBI, state_RBS, *parameters)
         return None, None, *gradients
@@ -146,8 +146,9 @@ FusedScan.forward.__signature__ = inspect.signature(FusedScan.forward)  # torch 
 class FusedAdjoint(torch.autograd.Function):
     """The adjoint of a FusedScan: the gradients of x, state and parameters.
 
-    An operation of its own with all that it depends on as inputs, for a second derivative to reach its error:
-    what torch's once_differentiable returns is a constant if the errors dy and dlast are.
+    It is a separate operation, and all that it depends on is an input. So a second derivative reaches its backward,
+    which raises an error. With torch's once_differentiable, the gradients would be constants if dy and dlast need no
+    gradient, and nothing would be raised.
     """
 
     @staticmethod
@@ -175,17 +176,17 @@ class FusedAdjoint(torch.autograd.Function):
 
 
 class FirstDerivative(torch.autograd.Function):
-    """The first `count` of the tensors as they are, with first derivatives and no higher ones.
+    """The first `count` tensors, unchanged, with first derivatives and no higher ones.
 
-    The tensors after them are all that they were computed from. A gradient is linear in the error that comes in here,
-    so that every second derivative passes through this operation's backward.
+    The other tensors are the inputs from which the first ones were computed. A gradient is linear in the error that
+    enters here, so every second derivative passes through this operation's backward.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(count, *tensors):
-        # Copies, for they may be changed in place, unlike views that an operation gives.
+        # Copies: users may change them in place, which autograd forbids for views that an operation returns.
         return tuple(tensor.clone() for tensor in tensors[:count])
 
     @staticmethod
@@ -205,7 +206,7 @@ class FirstDerivative(torch.autograd.Function):
 
 
 class NoDerivative(FirstDerivative):
-    """The first `count` of the tensors as they are; a derivative is an error."""
+    """The first `count` tensors, unchanged; a derivative raises an error."""
 
     @staticmethod
     def backward(ctx, *_):
@@ -237,7 +238,7 @@ def scan(drive: Callable, *tensors: Tensor) -> None:
     """Call a driver of compiled scans, which reads and writes the memory of these tensors."""
     given = _in_memory(tensors)
     if "torch._dynamo" in sys.modules:
-        # It would follow numpy's calls, too, and free arrays whose addresses machine code has.
+        # dynamo would trace the calls of numpy, too, and free arrays that the machine code still uses.
         drive = torch.compiler.disable(drive)
     drive(*given)
 

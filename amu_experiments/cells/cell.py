@@ -142,9 +142,9 @@ class Cell(nn.Module, metaclass=CellType):
 
     @classmethod
     def shapes(cls, input_size: int, hidden_size: int, **options) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter of one trial: weight_ih (K, I), weight_hh, bias (K,), then others.
+        """Name and shape of every parameter of one trial; weight_ih (K, I) and bias (K,) are required.
 
-        Where only the first rows have a bias, it is that long.
+        The bias may be shorter: then only the first rows have one.
         """
         raise CellError(f"{cls.__name__} must define shapes()")
 
@@ -171,7 +171,7 @@ class Cell(nn.Module, metaclass=CellType):
 
     @classmethod
     def unit_step(cls, **options) -> int:
-        """hidden_size must be a multiple of this; options: whatever the cell is made with beside its sizes."""
+        """hidden_size must be a multiple of this; options: the cell's arguments, without its sizes."""
         return 1
 
     @classmethod
@@ -181,7 +181,7 @@ class Cell(nn.Module, metaclass=CellType):
 
     @classmethod
     def option_names(cls) -> list[str] | None:
-        """The options, from the arguments that the cell takes; None if it takes any option."""
+        """The names of the options; None if the cell takes arbitrary ones."""
         return option_names(cls, Cell)
 
     # Parameters -------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ class Cell(nn.Module, metaclass=CellType):
         parameters = [getattr(self, name) for name in self._names]
         if scans is not None:
             y_RTBA, last_RBS = compiled(scans, x_RTBI, state, lengths_RB, parameters)
-            # Slices, for they may be changed in place, unlike what split gives.
+            # Slices: users may change them in place, which autograd forbids for the results of split.
             last, end = [], 0
             for size in self.state_sizes():
                 last.append(last_RBS[..., end : end + size])
@@ -312,7 +312,7 @@ class Cell(nn.Module, metaclass=CellType):
         if torch.compiler.is_compiling():
             if self.backend == "auto" and torch.compiler.is_exporting():
                 return None
-            # torch.compile leaves what follows to Python; with fullgraph=True its error gives this reason.
+            # torch.compile runs the rest in Python; with fullgraph=True, it raises an error with this text.
             torch._dynamo.graph_break(str(not_compiled("is no part of a graph of torch.compile")))
         from amu_experiments.scans import drivers
 
@@ -324,7 +324,7 @@ class Cell(nn.Module, metaclass=CellType):
 
                 self._scans[key] = drivers.scans(derive(self), purpose, batch_size)
             except Exception as error:
-                # Whatever keeps a machine from compiling, torch can do the same, slower.
+                # Whatever the error, torch computes the same without compiling, only slower.
                 if self.backend == "fused":
                     raise
                 warnings.warn(
@@ -350,7 +350,7 @@ class Cell(nn.Module, metaclass=CellType):
         R, T, B, _ = x_RTBI.shape
         outputs = []
         for t in range(T):
-            # Step by step: the size of one product for all T, of which some are padding, would decide its roundings.
+            # One product for each step: the rounding of one product for all T would depend on the amount of padding.
             net_RTBK = self.input_net(x_RTBI[:, t : t + 1].clone(memory_format=torch.contiguous_format))
             y_RBA, new = self.step(net_RTBK[:, 0], state)
             if lengths_RB is not None:

@@ -6,7 +6,7 @@ from amu_experiments.cells.cell import Cell, recur
 
 
 class CFN(Cell):
-    """Forget gate f and input gate i, which have biases, and the input's share, rows of weight_ih in this order:
+    """Forget gate f and input gate i, which have biases, and the input term W_c x(t); rows of weight_ih in this order:
 
         f, i = sigmoid(W x(t) + b + U h(t-1))
         h(t) = f * tanh(h(t-1)) + i * tanh(W_c x(t)), which is the output

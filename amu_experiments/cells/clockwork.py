@@ -14,8 +14,8 @@ class ClockworkRNN(Cell):
 
         h_i(t) = tanh(W_i x(t) + b_i + sum over j >= i of U_ij h_j(t-1)) if active, else h_i(t-1)
 
-    A module sees itself and the slower ones. `weight_hh_<i>` is U_ij for all j, side by side. The state `phase` has the
-    steps since each module was active; 0 means that it is active now. The output is h.
+    A module sees itself and the slower ones. `weight_hh_<i>` is U_ij for j = i, i + 1, ..., side by side. The state
+    `phase` has the steps since each module was active; 0 means that it is active now. The output is h.
 
     Args:
         modules: their number, at most 16; hidden_size must be a multiple.

@@ -59,7 +59,7 @@ def shapes_of(cell) -> dict[str, tuple[int, ...]]:
     with _in_one_line("shapes()", kind.shapes):
         shapes = kind.shapes(cell.input_size, cell.hidden_size, **cell.options)
     _check_shapes(kind, shapes, cell.input_size)
-    # Where input_size happens to equal another size, a wrong shape shows with another input_size only.
+    # If input_size equals another size, only another input_size reveals a wrong shape.
     other = None
     with suppress(Exception):
         other = kind.shapes(cell.input_size + 1, cell.hidden_size, **cell.options)
@@ -72,11 +72,11 @@ def initial_values_of(cell, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One trial's initial parameters, each an array of its own in float32; CellError for a wrong name, shape or type.
 
     They are a function of the generator's state alone, even if the method uses the global generators of torch, numpy
-    or Python. The layers of a cell differ.
+    or Python. The layers of a cell get different random numbers.
     """
     shapes = cell.shapes(cell.input_size, cell.hidden_size, **cell.options)
     where = _defined(cell.initial_values)
-    # A copy's number: the package's cells get the generator as it was.
+    # The seed is drawn from a copy, so that the cell gets the generator unchanged.
     layer = zlib.crc32(getattr(cell, "suffix", "").encode())
     seed = int(copy.deepcopy(rng).integers(2**62)) ^ layer
     with seeded(seed), _in_one_line("initial_values()", cell.initial_values):
@@ -268,7 +268,7 @@ class _Attempt:
 
 
 class _Watch(TorchFunctionMode):
-    """Follows what a step makes of parameters alone, and keeps the tensors of the first operation that fails."""
+    """Follows tensors that a step computes from parameters only, and keeps those of the first operation that fails."""
 
     def __init__(self, parameters: Mapping[str, Tensor]):
         super().__init__()
@@ -342,7 +342,7 @@ def _in_one_line(what: str, method: Callable) -> Iterator[None]:
 
 
 def place_of(error: BaseException, method: Callable) -> str:
-    """In brackets, the file of a method and the last line of it that led to an error, or else the method's first."""
+    """In brackets, the file of a method, and its last line in the traceback of an error, or else its first line."""
     code = getattr(getattr(method, "__func__", method), "__code__", None)
     if code is None:
         return ""

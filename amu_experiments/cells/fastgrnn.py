@@ -7,7 +7,7 @@ from amu_experiments.cells.cell import Cell, recur
 
 
 class FastGRNN(Cell):
-    """Gate z and candidate c of one net input, which has no bias of its own, and two numbers zeta and nu:
+    """Gate z and candidate c share one net input without a bias; zeta and nu are two trained numbers:
 
         z    = sigmoid(W x(t) + U h(t-1) + b_z)
         c    = tanh(W x(t) + U h(t-1) + b_c)

@@ -1,4 +1,4 @@
-"""Initial values that several cells share, and the seed of those that torch's modules draw."""
+"""Initial values used by several cells, and a seed for torch's modules, which draw from global generators."""
 
 import random
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ class JANET(Cell):
         c(t) = sigmoid(net_f) * c(t-1) + (1 - sigmoid(net_f - beta)) * tanh(net_c), which is the output
 
     Args:
-        beta: how much more is remembered than makes room for the new; 1 in the paper.
+        beta: above 0, more of the candidate is added than of the memory is forgotten; 1 in the paper.
         longest_lag: T_max of the chrono initialisation, with which the paper trains; 0: the bias is random like the
             weights. See LSTM.
         See Cell for the others, and for shapes.

@@ -23,9 +23,9 @@ class LSTM(Cell):
     Args:
         forget_bias: added to the forget gate's initial bias, so that memory is kept at the start of training
             (Gers, Schmidhuber & Cummins 2000; Jozefowicz, Zaremba & Sutskever 2015 recommend 1).
-        longest_lag: T_max of the chrono initialisation (Tallec & Ollivier 2018), if not 0: the forget gate's bias
-            starts as log(u) with u uniform from 1 to T_max - 1, so that memories last up to about T_max steps, and
-            the input gate's bias as its negative; forget_bias must be 0.
+        longest_lag: T_max of the chrono initialisation (Tallec & Ollivier 2018); 0: none. The forget gate's bias starts
+            as log(u), u uniform from 1 to T_max - 1, and the input gate's bias as -log(u). So memories last up to about
+            T_max steps. forget_bias must be 0.
         See Cell for the others, and for shapes.
     """
 

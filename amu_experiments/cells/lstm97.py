@@ -16,10 +16,10 @@ from amu_experiments.options import whole
 class LSTM97(Cell):
     """Blocks j of `block_size` cells c each, which share an input gate and an output gate:
 
-        net(t)     = W x(t) + b + U h(t-1), where h is all that the hidden layer puts out: h = (in, out, y)
+        net(t)     = W x(t) + b + U h(t-1), where h is the output of the whole hidden layer: h = (in, out, y)
         in_j, out_j = f(net),   f(x) = 1 / (1 + exp(-x))
         s_c(t)     = s_c(t-1) + in_j(t) * g(net_c(t)),   g(x) = 4 f(x) - 2
-        y_c(t)     = out_j(t) * h(s_c(t)),   h(x) = 2 f(x) - 1; y is the output
+        y_c(t)     = out_j(t) * k(s_c(t)),   k(x) = 2 f(x) - 1 (h in the paper); y is the output
 
     Truncated gradient: d net(t) / d h(t-1) := 0. Error goes back in time along s alone, where it neither grows nor
     vanishes.
@@ -33,9 +33,9 @@ class LSTM97(Cell):
         biases: which units have a bias: "none", "gates", "hidden" (gates and cells) or "all" (the output units that
             read this cell, too).
         gradient: "truncated", as in 1997, or "full", back-propagation through time.
-        input_bias, output_bias: where the biases of the input and the output gates start, block by block, staggered
-            so that blocks come into use one after another; further blocks go on in steps of the list's last
-            difference. Empty: random like the weights.
+        input_bias, output_bias: initial biases of the input and the output gates, block by block, staggered so that
+            blocks come into use one after another. If blocks are left, the list continues with its last difference.
+            Empty: random like the weights.
         initial_range: weights, those of the output units included, start uniform in +-initial_range.
         See Cell for the others, and for shapes.
     """
@@ -104,7 +104,7 @@ class LSTM97(Cell):
 
 
 def staggered(listed: Sequence[float], count: int) -> np.ndarray:
-    """The first `count` numbers of a list that goes on in steps of its last difference: (count,)."""
+    """`count` numbers (count,) of a list that continues with its last difference: -1, -2 becomes -1, -2, -3."""
     listed = np.asarray(listed, np.float32)
     step = listed[-1] - listed[-2] if len(listed) > 1 else 0
     further = listed[-1] + step * np.arange(1, count - len(listed) + 1, dtype=np.float32)

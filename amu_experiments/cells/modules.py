@@ -45,7 +45,7 @@ class ModuleCell(nn.Module):
             raise ConfigurationError(f"backend=fused: {self.name} has no compiled form; use torch or auto")
         self.input_size, self.hidden_size, self.trials, self.options = input_size, hidden_size, trials, options
         module = self._made(0)
-        self._module = (module,)  # in a tuple: its own parameters are none of this layer's
+        self._module = (module,)  # in a tuple, so that torch does not add its parameters to this layer
         self._first, self._has_output = self._find_state(module)
         self._check_repeatable()
         self.stacked = nn.ParameterList(p.detach().expand(trials, *p.shape).clone() for p in module.parameters())
@@ -59,7 +59,7 @@ class ModuleCell(nn.Module):
 
     @classmethod
     def option_names(cls) -> list[str] | None:
-        """The arguments of the class after the two sizes; None if it takes any."""
+        """The arguments of the class after the two sizes; None if it takes arbitrary ones."""
         arguments = list(inspect.signature(cls.kind).parameters.values())
         if any(argument.kind == argument.VAR_KEYWORD for argument in arguments):
             return None
@@ -187,7 +187,7 @@ class ModuleCell(nn.Module):
                 f"for an input of shape {tuple(x.shape)} it returns {_shapes(result)}: must be a state, tensors of "
                 f"shape ({SEQUENCES}, ...), or (output, state)"
             )
-        # That None has no attributes tells nothing if zeros do not work either.
+        # If zeros fail, too, an error about None does not help, so any other reason comes first.
         reason = next((reason for reason in reasons if "NoneType" not in reason), reasons[0])
         raise self._refusal(reason + self._hint())
 
@@ -215,7 +215,7 @@ class ModuleCell(nn.Module):
             raise self._refusal("two equal calls differ: it is random, as with dropout, or remembers calls")
 
     def _find_vectorised(self) -> bool:
-        """Whether outputs and gradients of all trials together are those of one after another."""
+        """Whether torch.vmap over the trials gives the same outputs and gradients as a loop."""
         R = len(self.stacked[0]) if len(self.stacked) else 1
         x_RTBI = self._input().expand(R, 2, -1, -1)
         lengths_RB = torch.tensor([1, *[2] * (SEQUENCES - 1)]).expand(R, -1)
@@ -227,7 +227,7 @@ class ModuleCell(nn.Module):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # torch warns of operations that it does one by one anyway
                 found = self._with_gradients(x_RTBI, lengths_RB, vectorised=True)
-        except Exception:  # whatever the reason, one after another is right
+        except Exception:  # whatever the reason, the loop over trials works
             return False
         return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(wanted, found, strict=True))
 

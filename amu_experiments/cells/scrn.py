@@ -18,7 +18,7 @@ class SCRN(Cell):
     Rows of weight_ih: h, s; `weight_hh` is U and `weight_sh` is P. There are no biases, as in the paper.
 
     Args:
-        alpha: of the context units, 0.95 in the paper.
+        alpha: share of s(t-1) in s(t); 0.95 in the paper.
         hidden_per_context: hidden units for each context unit; hidden_size counts both.
         See Cell for the others, and for shapes.
     """

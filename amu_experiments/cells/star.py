@@ -16,8 +16,8 @@ class STAR(Cell):
         h(t) = tanh((1 - k) * h(t-1) + k * tanh(W_z x(t) + b_z)), which is the output
 
     Args:
-        longest_lag: T_max of the chrono initialisation, with which the authors' code trains: b_k starts as -log(u), u
-            uniform from 1 to T_max - 1, since 1 - k keeps the memory; 0: b_k starts at -1, as there without T_max.
+        longest_lag: T_max of the chrono initialisation, as in the authors' code: b_k starts as -log(u), u uniform from
+            1 to T_max - 1, because 1 - k keeps the memory. 0: b_k starts at -1, as in that code without T_max.
         See Cell for the others, and for shapes. As in that code, weights start orthogonal, here times initial_range,
         and b_z at 0. The equations are those of the paper: the code also has the shift of JANET's gate.
     """

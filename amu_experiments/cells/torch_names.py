@@ -1,7 +1,8 @@
 """State dicts of torch.nn.LSTM, GRU and RNN, which have two biases where our cells have their sum.
 
-torch's layer l and direction have weight_ih_l, weight_hh_l, bias_ih_l and bias_hh_l. Ours have weight_ih_l, weight_hh_l
-and bias_l = bias_ih_l + bias_hh_l. The candidate of a GRU has two biases: its rows of bias_hh_l are bias_hn_l.
+For each layer and direction l, torch has weight_ih_l, weight_hh_l, bias_ih_l and bias_hh_l. We have weight_ih_l,
+weight_hh_l and bias_l = bias_ih_l + bias_hh_l. The candidate of a GRU has two biases: its rows of bias_hh_l are
+bias_hn_l.
 """
 
 from collections.abc import MutableMapping

@@ -1,6 +1,7 @@
 """The command amu-export: writes stored trials as CSV, Parquet, TensorBoard events or an MLflow database.
 
-It only reads the store; training writes none of these formats. An export can be repeated: it replaces the same trials.
+It only reads the store; training writes none of these formats. A second export replaces CSV and Parquet files whole,
+and the same trials in TensorBoard and MLflow.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What an experiment tracker shows of a trial: its name, its settings, and its metrics by data and name."""
+"""Trials as experiment trackers show them: name, settings, and metrics such as validation/loss."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -86,7 +86,7 @@ def _start_times(result: Result) -> dict[int, float]:
     for stack in result.stacks:
         try:
             time = datetime.strptime(read_provenance(stack)["started"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-        except (UnusableError, ValueError):  # no provenance: a tracker shows it without a date
+        except (UnusableError, ValueError):  # no provenance: the start time is unknown, 0
             continue
         started |= {trial: time for trial in trials_of(stack) if trial not in started}
     return started

@@ -1,1 +1,1 @@
-"""Studies of many runs, each a command: python -m amu_experiments.studies.NAME. No other part imports them."""
+"""Studies of many runs, each a command: python -m amu_experiments.studies.NAME. Only tune.py imports them."""

@@ -22,7 +22,7 @@ class Options:
         results_dir: store of the trials.
         threads: processor threads; None: all.
         go_on: whether the results in the tables of `out` replace training.
-        machine: more keys of all runs that decide nothing but how they are computed, such as device.
+        machine: further keys of every run that affect only how it is computed, such as device.
     """
 
     config_dir: Path
@@ -36,7 +36,7 @@ class Options:
 def option_parser(study: str, description: str, *, out: str, results_dir: str, trains: bool) -> argparse.ArgumentParser:
     """A parser with the options that studies share: --results-dir and --out, with these defaults.
 
-    trains: whether the study trains networks; it then has the other options of `Options` and the names of experiments.
+    trains: whether the study trains; the parser then has --config-dir, --threads, --continue and experiments, too.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m amu_experiments.studies.{study}",

@@ -1,13 +1,13 @@
-"""The axes on which a model is tuned: the learning rate, a setting of its own, and the largest norm of the gradient.
+"""The axes on which a model is tuned: learning rate, one setting of the model, and largest norm of the gradient.
 
-The learning rates and norms are the same for all models. The setting of its own is in tuning/<model>.yaml, in conf/ or
-in a folder of the user's:
+Learning rates and norms are the same for all models. The setting of the model is in tuning/<model>.yaml, in conf/ or
+in the user's folder:
 
     key: model.beta
     values: [0.03, 0.1, 0.3, 1.0, 3.0]  # from the smallest to the largest
     start: [0.3, 1.0]  # the search begins with these; without this key, with all values
 
-A model without that file has its initial_range; a model without both has two axes.
+Without this file, the setting is initial_range; a model that has no initial_range, either, has two axes.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ PARTS = ("learning_rate", "initial_range", "clip_norm")
 
 
 def axes_of(plan: Mapping, model: str, default: Any, config_dir: str | Path | None = None) -> list[dict]:
-    """The axes of a model: each has a key, its values from the smallest to the largest, and those of the start.
+    """The axes of a model: each has a key, its values from the smallest to the largest, and its starting values.
 
     Args:
-        plan: a plan like conf/tuning.yaml; its learning_rate and clip_norm are the first axis and the last, and its
-            initial_range, in multiples of the default, is that of a model without a file.
+        plan: a plan like conf/tuning.yaml. learning_rate is the first axis, clip_norm the last. Between them, a model
+            without a file has the axis initial_range, in multiples of its default.
         model: the name of the model's file.
         default: the default of model.initial_range; anything but a number above 0 means that the model has none.
-        config_dir: a folder of the user's, like conf/.
+        config_dir: the user's folder, like conf/.
 
     Raises ConfigurationError if the model's file in tuning/ is not an axis.
     """

@@ -4,9 +4,8 @@
     amu-report --results-dir results/paper/runs --out results/paper
 
 The copy is a store like any other. It has the same configurations and results of trials, and the same provenance,
-whose commands lack results_dir: a folder of one machine. Of the histories it has about 12 evaluations of each trial,
-and all evaluations at which some trial ended, compressed: history.csv.gz, which pandas.read_csv opens. It has no
-weights.
+except that its commands lack results_dir, a folder of one machine. A history has about 12 evaluations of each trial and
+those at which a trial ended. It is compressed, history.csv.gz; pandas.read_csv opens it. The copy has no weights.
 """
 
 import gzip
@@ -43,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def export(results_dir: Path, out: Path) -> int:
     """Copy all finished stacks of a store, and return their number.
 
-    Raises ValueError if there are none, or if `out` has runs that the store does not have; UnusableError if a file is
-    damaged.
+    Raises ValueError if there are none, or if `out` has runs that the store does not have; UnusableError as in
+    `copy`.
     """
     runs, others = (
         {path.parent.relative_to(root) for path in root.glob("*/*/*/config.yaml")} for root in (results_dir, out)
@@ -61,7 +60,7 @@ def export(results_dir: Path, out: Path) -> int:
 
 
 def copy(stack: Path, to: Path) -> None:
-    """Copy one stack and its configuration; UnusableError if a file is damaged."""
+    """Copy one stack and its configuration; UnusableError if a file is damaged. Damaged provenance is left out."""
     read_config(stack.parent)
     _, history = read_stack(stack)
     to.mkdir(parents=True, exist_ok=True)
@@ -69,7 +68,7 @@ def copy(stack: Path, to: Path) -> None:
     write_bytes(to.parent / "config.yaml", (stack.parent / "config.yaml").read_bytes())
     try:
         made = read_provenance(stack)
-        # The folder is of one machine; without it, the command is right on any.
+        # results_dir exists on one machine only; without it, the command works on any.
         made["command"] = " ".join(word for word in made["command"].split(" ") if not word.startswith("results_dir="))
         write_bytes(to / "provenance.json", json.dumps(made, indent=1).encode() + b"\n")
     except UnusableError as error:

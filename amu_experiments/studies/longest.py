@@ -1,9 +1,10 @@
-"""Prints the experiments that go best at a long lag T, for a comparison at a longer one.
+"""Prints the experiments with the best results at a long lag T, to be compared at a longer one.
 
     python -m amu_experiments.studies.longest two_sequence_3c/lstm two_sequence_3c/gru ... --lag 1000 --count 3
 
-A line for each experiment, the best first. The rule is that of tuning: more trials that met the criterion come first,
-then the smaller Kaplan-Meier median of sequences. Trials that are missing in --results-dir are trained first.
+A line for each of the best --count experiments, the best first. The rule is that of tuning: more trials that met the
+criterion come first, then the smaller Kaplan-Meier median of sequences. Trials that are missing in --results-dir are
+trained first.
 """
 
 import argparse

@@ -104,9 +104,9 @@ def measure(result: Result, weights: dict[int, np.ndarray], sequences: int = 8) 
             `flow` is full or truncated: the derivative of the loss, or the error that a truncated gradient sends back
             (only for a cell that learns by one). The quartiles relative_... are of the ratio of `error_flow` to that at
             lag 1 (0 if there is no error at all). A trial's value is the median over sequences.
-        trials: columns task, model, identity, phase, flow, trial, quantity, value. The quantities are relative_flow,
-            the ratio at the longest lag of the table `flow`, and conflict, over all weights of the cell, of the
-            gradient that the cell learns by.
+        trials: columns task, model, identity, phase, flow, trial, quantity, value. Quantities: relative_flow, the
+            ratio at the longest lag of the table `flow`; conflict, the conflict ratio over all weights of the cell, for
+            the gradient that the cell learns by.
         traces: columns task, model, identity, trial, sequence, step, unit, memory, output, for one trial of an AMU: the
             first that met its stop criterion, else the first. Empty for other cells.
     """
@@ -186,7 +186,7 @@ def _traces(network: Network, result: Result, trials: list[int], few: Sequences)
 
 
 def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bool = False) -> np.ndarray:
-    """The norm of dL/d(state at t) against T - t: how much error reaches the state so many steps back.
+    """The norm of dL/d(state at t) against T - t: how much error reaches the state this many steps back.
 
     L is the loss of a sequence's last answer, and T is the sequence's length. The state at t is everything that step t
     passes to step t + 1: the state tensors of the cell, side by side.
@@ -195,10 +195,10 @@ def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bo
         network: R trials, in double precision.
         task: gives the loss.
         sequences: R trials of B sequences.
-        truncated: the error that a truncated gradient sends back, instead of the derivative. LSTM of 1997: no error
-            along h; along s the error that enters it at the last step, unchanged. AMU: no error along h; along the
-            memory s the error that enters at later steps, unchanged. This is v_0 e_0(T) in every s(t) with t < T, or
-            dL/ds(T) if the memory is emitted (see AMU).
+        truncated: the error that a truncated gradient sends back, instead of the derivative. h carries no error. The s
+            of the LSTM of 1997 carries the error that enters it at the last step, unchanged. The memory s of the AMU
+            carries the error that enters it at later steps, unchanged: v_0 e_0(T) in every s(t) with t < T, or dL/ds(T)
+            if the memory is emitted (see AMU).
 
     Returns:
         (R, B, T - 1), for T - t = 1, 2, ...; NaN before a sequence's start.
@@ -236,7 +236,7 @@ def error_flow(network: Network, task: Task, sequences: Sequences, truncated: bo
 def relative_flow(norms_RBL: np.ndarray) -> np.ndarray:
     """Error flow divided by error flow at lag 1, both from `error_flow`.
 
-    0 if there is no error: behind a neuron that is saturated to the last digit, all error vanishes before t = T - 1.
+    0 where there is no error: a saturated neuron whose derivative rounds to 0 passes none, not even to t = T - 1.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(norms_RBL == 0, 0.0, norms_RBL / norms_RBL[..., :1])

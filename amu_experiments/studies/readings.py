@@ -51,7 +51,7 @@ Reading = tuple
 """The values of a reading's options, in the order of the plan."""
 
 PARTS = ("seed", "trials", "configurations", "ranges", "options", "experiments", "named", "best")
-"""What the plan, readings.yaml, has."""
+"""Required keys of the plan, readings.yaml."""
 
 RECORD = "readings/tried.csv"
 """The table of all configurations, in the folder for tables."""
@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tried = current(plan, pd.read_csv(record) if record.exists() else pd.DataFrame())
     if not options.go_on:
         tried = tried[~tried["experiment"].isin(names)]
-    # A process for each reading that trains, forked from one that has done nothing: threads do not survive a fork.
+    # Processes that train readings, forked from a server without threads: threads do not survive a fork.
     with multiprocessing.get_context("forkserver").Pool(options.threads) as pool:
         for name in names:
             tried = screen(plan, name, tried, options, pool)
-    write(plan, pd.read_csv(record), options.out)  # as rounded as the record, from which anyone can make the tables
+    write(plan, pd.read_csv(record), options.out)  # rounded as in the record, so that it gives the same tables
 
 
 # Readings and configurations --------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def in_words(plan: Mapping, tried: pd.DataFrame, table: pd.DataFrame, chosen: Ma
 
 
 def outcome(row: Mapping) -> str:
-    """5/6, 3,000: trials that met the criterion, and the median."""
+    """Trials that met the criterion, of all trials, and the median in sequences: "5/6, 3,000"."""
     median = row["median_sequences"]
     return f"{row['solved']:.0f}/{row['trials']:.0f}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
 

@@ -1,11 +1,11 @@
-"""Chooses the reading of the auxiliary memory unit that model=amu is, from the results of tuning.
+"""Chooses the reading of the auxiliary memory unit for model=amu, from the results of tuning.
 
     python -m amu_experiments.studies.shipped
 
-The candidates are the readings that tuning.yaml tunes in full. The rule: of the candidates with the truncated gradient,
-the one that solves the largest share of its final tuning trials, in the mean over the experiments that have all of them
-and over their trainings. If shares are equal, the candidate with the smaller mean of median / budget; a median
-that is not reached counts as 1. Test data and the trials of reports play no part.
+The candidates are the readings that tuning.yaml tunes in full, with the truncated gradient. The rule chooses the one
+that solves the largest share of its final tuning trials, in the mean over the experiments that have all candidates and
+over their trainings. If shares are equal, it chooses the one with the smaller mean of median / budget; a median that is
+not reached counts as 1. Test data and the trials of reports play no part.
 
 Reads tuning/<experiment>-<model>.csv in --out; writes readings_shipped.csv, a row for each candidate, the best first,
 and its caption as JSON.
@@ -69,7 +69,7 @@ def candidates(plan: Mapping, tables: Path) -> pd.DataFrame:
 
 
 def truncated(models: Mapping[str, Mapping]) -> dict[str, str]:
-    """The reading of each model that is a reading with the truncated gradient, by the model's name."""
+    """By model, the reading from which its settings differ only by the truncated gradient; others are left out."""
     found = {name: model for name, model in models.items() if "reading" in model}
     return {
         name: model["reading"] for name, model in found.items() if model["settings"] == model["options"] | TRUNCATED

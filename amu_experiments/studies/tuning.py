@@ -94,7 +94,7 @@ def tuning_plan(config_dir: Path) -> dict:
 def most_trials(plan: dict) -> int:
     """The number of trials that a model gets at most.
 
-    With each configuration more, one more can be among the best few.
+    Each added configuration can bring one more finalist.
     """
     more = plan["most"] - plan["configurations"]
     return plan["most"] * plan["trials"] + (plan["finalists"] + more) * (plan["final_trials"] - plan["trials"])
@@ -137,7 +137,7 @@ def tune(plan: dict, experiment: str, options: Options) -> None:
         if count >= plan["most"] or not edges:
             break
         count += 1
-        say(f"{experiment}: each model gets one more; a neighbour of the best is untried ({', '.join(edges)}).")
+        say(f"{experiment}: one more configuration per model; a neighbour of the best is untried ({', '.join(edges)}).")
     for model, search in searches.items():
         store_choice(plan, experiment, model, search, options)
     if not any(search.has_trained for search in searches.values()):
