@@ -39,7 +39,7 @@ Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMEN
   amu-run task=adding model=lstm model.units=5     any key can be set, also of the model and the task
   amu-run -m task=adding model=amu,lstm,gru,rnn    a sweep: every combination, one after another
   amu-run task=adding model=lstm --cfg job         show every key of a run with its value, train nothing
-  amu-run --list task=adding                       list stored runs; --remove removes them, after a question
+  amu-run --list task=adding                       list stored runs; --remove removes them, after you confirm
   amu-report                                       compare all trained runs
   amu-export csv                                   the stored runs as tables; or parquet, tensorboard, mlflow
   amu-sample task=embedded_reber model=lstm        let a trained network go on by itself
@@ -169,7 +169,7 @@ def _sweep(flags: argparse.Namespace, loaded: list[tuple[list[str], dict]]) -> i
 
 def job_alone(lines: list[str], log: str) -> None:
     """A job of a sweep in a process of its own, which writes into a log. Its parent passes signals on."""
-    os.setsid()  # or else the terminal sends each signal, too, and a second one makes a job end without a checkpoint
+    os.setsid()  # otherwise the terminal also sends each signal, and a second signal ends a job without a checkpoint
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(file, number)
@@ -232,7 +232,7 @@ def _expected(error: Exception) -> bool:
 
 
 def _hand_over(flags: argparse.Namespace) -> int:
-    """Let Hydra show what a flag of its own asks for, as hydra.main does; returns the exit status."""
+    """Let Hydra handle one of its own flags, such as --cfg, as hydra.main does; returns the exit status."""
     from hydra._internal.utils import _run_hydra, get_args_parser
     from hydra.version import setbase
 

@@ -62,6 +62,9 @@ def check_anchors(file: Path) -> None:
 
 
 def named_readings(config_dir: str | Path | None = None) -> dict[str, dict]:
-    """The options of the readings of the AMU that readings.yaml names, and of those that its study chose, by name."""
+    """The AMU's options in each named or chosen reading of readings.yaml, by the name of the reading.
+
+    A reading is one choice of everything that the paper's abstract leaves open.
+    """
     plan = yaml.safe_load((Path(config_dir or conf_dir()) / "readings.yaml").read_text(encoding="utf-8"))
     return plan["named"] | plan.get("chosen", {})

@@ -1,4 +1,7 @@
-"""Confusion matrices: how often the networks of a stack took test sequences of one class for another."""
+"""Confusion matrices: how often networks took test sequences of one class for another.
+
+The networks are those of a stack, trials trained together.
+"""
 
 import numpy as np
 import pandas as pd
@@ -26,8 +29,8 @@ def confusion_counts(sequences: Sequences, outputs: np.ndarray) -> np.ndarray:
 def stack_confusions(stack: Stack) -> pd.DataFrame | None:
     """The matrices of all trials of a finished stack, except diverged ones; None if its task has no classes.
 
-    Each row has a trial, a true class, an answered class and the number of test answers, 1 or more. The network has
-    the tested parameters afterwards.
+    Each row has a trial, a true class, an answered class and the number of test answers, 1 or more. Side effect: the
+    stack's network then holds the parameters that were tested.
     """
     task, network = stack.task, stack.network
     if task.classes is None:

@@ -1,4 +1,4 @@
-"""Messages to the user, and the progress of a stack: a bar on a terminal, lines of text elsewhere.
+"""Messages to the user, and the progress of trials in training: a bar on a terminal, lines elsewhere.
 
 A command prints its messages. A program that imports the package gets them from Python's logging, within `quiet`.
 """

@@ -97,7 +97,7 @@ def remove_partial(folders: Iterable[Path]) -> None:
 
 @cache
 def machine() -> str:
-    """This machine since it started, as part of a file's name.
+    """A name for this machine, used in file names. It changes at each boot, and differs between containers.
 
     The number of a process is unique only here: two machines may have the same host name, and each container of a
     machine numbers its own processes.

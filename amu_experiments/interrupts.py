@@ -95,9 +95,10 @@ def postponed_signals(signals: Iterable[int], seconds: float) -> Iterator[list[i
 
 
 def stop(number: int) -> None:
-    """End as this signal demands, now that training has stopped for it: raises KeyboardInterrupt.
+    """Raise KeyboardInterrupt, after training has stopped for this signal.
 
-    A handler of the calling program comes first. That of submitit asks Slurm to start the job again, and ends it.
+    If the calling program has a handler for the signal, it is called first. The handler of submitit asks Slurm to
+    requeue the job, and then ends this process.
     """
     handler = signal.getsignal(number)
     if callable(handler) and getattr(handler, "__module__", None) != __name__:

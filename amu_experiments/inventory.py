@@ -1,4 +1,4 @@
-"""amu-run --list and --remove: the runs in the store, those that meet conditions, and how they are removed."""
+"""amu-run --list and --remove: list the stored runs that meet conditions, or remove them."""
 
 import shutil
 import sys
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("amu-run", usage="amu-run (--list | --remove [--yes]) [results_dir=DIR] [KEY=VALUE ...]")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--list", action="store_true", help="list the stored runs")
-    action.add_argument("--remove", action="store_true", help="remove stored runs, after a question")
-    parser.add_argument("--yes", action="store_true", help="remove without a question")
+    action.add_argument("--remove", action="store_true", help="remove stored runs, after you confirm")
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
     parser.add_argument("conditions", nargs="*", help='such as task=adding, model=lstm,gru, "training.max_sequences<5"')
     options = parser.parse_intermixed_args(arguments)
     places = [line for line in options.conditions if line.startswith("results_dir=")]
@@ -125,7 +125,7 @@ def _remove(runs: list[Stored], sure: bool) -> int:
 def remove(folder: Path) -> None:
     """Remove the folder of a configuration, and then empty folders above it.
 
-    Raises BlockingIOError, and removes nothing, if a process is training one of its stacks.
+    Raises BlockingIOError, and removes nothing, if a process is training one of its stacks (trials trained together).
     """
     with ExitStack() as held:
         held.enter_context(leases.exclusive(folder))

@@ -149,7 +149,7 @@ def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task)
     """
     answers = lengths_RB if task.answer == "every" else torch.ones_like(lengths_RB)
     counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)
-    # Of the answers alone: sequences of unequal lengths can be padding for the most part.
+    # Use the answers only: if lengths differ, most entries can be padding.
     given, wanted = net[counts], targets[counts]
     if task.loss == "cross_entropy":
         outputs = given.softmax(dim=-1)

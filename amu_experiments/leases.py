@@ -1,9 +1,10 @@
 """Leases: who trains which trials, among the processes and machines that share a store.
 
-A lease is a file `.lease` in a stack's folder while the stack is trained. It names the machine and the process. A
-thread, the heartbeat, renews its date every SECONDS_OF_A_BEAT. A lease expires if its process is gone from this
-machine, or if it has not been renewed for SECONDS_OF_SILENCE by the clock of the file server. A second lease, in the
-folder of the configuration, is held only while a process chooses a stack or removes the configuration.
+A stack is a group of trials that are trained together. While it is trained, its folder has a file `.lease`, the lease,
+which names the machine and the process. A thread, the heartbeat, renews its date every SECONDS_OF_A_BEAT. A lease
+expires if its process is gone from this machine, or if it has not been renewed for SECONDS_OF_SILENCE by the clock of
+the file server. A second lease, in the folder of the configuration, is held only while a process chooses a stack or
+removes the configuration.
 
 On one machine each lease is also a lock (flock) on the folder. It ends with its process, so another process of the
 machine waits for it without polling. Between machines such a lock means nothing: a network file system may grant it on
@@ -38,10 +39,10 @@ SECONDS_OF_A_BEAT = 20
 """A process renews the date of its leases this often."""
 
 SECONDS_OF_SILENCE = 300
-"""A lease that has not been renewed for so long has expired: its machine has died, or its process was stopped."""
+"""A lease that has not been renewed for this long has expired: its machine has died, or its process was stopped."""
 
 LONGEST_PAUSE = 5
-"""Seconds between two looks at the lease of another machine, at most."""
+"""Seconds, at most, between two polls of the lease of another machine."""
 
 NETWORK = re.compile(
     r"nfs\d?|lustre|gpfs|beegfs\w*|ceph|cifs|smb\d?|smbfs|afs|fuse|fuse\..+|glusterfs|panfs|pvfs2|orangefs"
@@ -150,7 +151,7 @@ def leased(stack: Path) -> bool:
 def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold this machine's lock of a folder. If another process holds it, wait for it, or yield False if not `wait`.
 
-    A file system without locks grants it: the lease decides.
+    On a file system without locks it yields True, and only the lease file decides.
     """
     file = os.open(folder, os.O_RDONLY)
     try:
@@ -260,9 +261,9 @@ def _create(path: Path) -> bytes | None:
 
 
 def _placed(partial: Path, path: Path) -> bool:
-    """Give a file another name, too; False if there is a file with that name already.
+    """Give a file a second name, a hard link; returns False if a file has that name already.
 
-    A link makes the whole file appear at once, so a killed process leaves no lease without an owner.
+    The link makes the whole file appear at once, so a killed process leaves no lease without an owner.
     """
     try:
         os.link(partial, path)
@@ -279,7 +280,7 @@ def _placed(partial: Path, path: Path) -> bool:
 
 
 def _freed(path: Path) -> bool:
-    """Remove a lease file if it has expired; whether there is none now."""
+    """Remove a lease file if it has expired; returns whether there is no lease now."""
     while (found := _read(path)) and not found.is_valid():
         aside = files.partial_path(path, os.getpid())
         with suppress(FileNotFoundError):

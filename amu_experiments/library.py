@@ -51,7 +51,8 @@ class Results(Sequence):
         """A row for each trial: task, model, identity, the keys of the configuration, then the columns of trials.csv.
 
         A column of the configuration is named as on the command line, such as training.learning_rate. It is missing
-        (NaN or None) for a configuration without this key. Numbers in trials.csv have seven digits.
+        (NaN or None) for a configuration without this key. Floats in trials.csv are rounded to seven significant
+        digits.
         """
         return self._table("trials")
 

@@ -210,7 +210,7 @@ def squashed(net: np.ndarray, squash: str) -> np.ndarray:
 
 
 def cell_options(model: dict) -> dict:
-    """The options of a model's cell: those in its configuration, and others with their values of older runs."""
+    """The options of a model's cell. One that is missing because it was added later has the value of older runs."""
     return added_options(cell_class(model["cell"]).annotations()) | _given(model)
 
 
@@ -231,15 +231,15 @@ def build(model: dict, task: Task, backend: str, device: str, batch_size: int = 
 def make_cell(
     model: dict, task: Task, units: int | None = None, trials: int = 1, backend: str = "torch"
 ) -> Cell | ModuleCell:
-    """The cell of a configuration; where no units are given, one with the fewest that it allows, to be counted only.
+    """The cell of a configuration; without `units`, the smallest cell allowed, made only to count parameters.
 
-    Raises ConfigurationError for a mistake in the class of the cell, in one line that names it; the error that it
-    caused is the cause. A ValueError is the class's own refusal of an option.
+    Raises ConfigurationError, one line with the cell's name, for a mistake in the class of the cell; `__cause__` is the
+    original error. A ValueError is the class's own refusal of an option.
     """
     kind, options = cell_class(model["cell"]), cell_options(model)
     try:
         layers = {"num_layers": _layers(model)} if _layers(model) > 1 else {}
-        # A step may need more units than the fewest, such as an even number of them.
+        # The step of the smallest cell is not tried: it may need more units, such as an even number.
         with nullcontext() if units else counting():
             units = units or kind.unit_step(**options)
             cell = kind(task.input_size, units, trials=trials, backend=backend, **layers, **options)
@@ -303,7 +303,7 @@ def match_units(model: dict, task: Task) -> int:
         if units % step:
             raise ValueError(f"model.units={units}: must be a multiple of {step}, the block size of this cell")
         return units
-    # A module is made to be counted: cells of many more units than wanted would take long.
+    # Counting creates a torch module, and a far too large one takes long: so the units are doubled from the smallest.
     end = step
     while end <= step * wanted and _counted(cell, task, end, layers) <= wanted:
         end *= 2

@@ -2,11 +2,11 @@
 
 Compilers and libraries choose instructions by the processor they find, and each choice rounds differently.
 `instructions=portable` fixes one set: x86-64-v3 (AVX2 and FMA, processors since 2013 to 2015) on x86, the baseline of
-64-bit ARM elsewhere. `instructions=native` leaves the choice to LLVM, torch and MKL, which may be faster.
-Compiled scans then give the same numbers on all x86 processors that have the set. Plain torch does so on those of one
-maker: MKL, which multiplies its matrices, adds in another order on processors of AMD than on those of Intel.
-This module does not import torch at its top: torch reads environment variables when it is imported, and `fix` must set
-these first.
+64-bit ARM elsewhere. Compiled scans then give the same numbers on all x86 processors that have the set. Plain torch
+gives the same numbers only on processors of one maker: MKL, its matrix library, adds in another order on processors of
+AMD than on those of Intel. `instructions=native` leaves the choice to LLVM, torch and MKL, which may be faster. Torch
+reads environment variables once, at its first operation, and `fix` must set them before. This module imports torch only
+where it needs it.
 """
 
 import os
@@ -24,7 +24,7 @@ smaller ones in loops that LLVM makes into vectors, whose sums differ from those
 """
 
 PORTABLE = {"x86_64": "x86-64-v3", "amd64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
-"""The compiler's name for the portable processor, by platform.machine()."""
+"""LLVM's name for the processor of `instructions=portable`, by platform.machine()."""
 
 FEATURES = {"x86-64-v3": "", "generic": "+neon"}
 """Features that the compiler may use in addition."""
@@ -43,8 +43,8 @@ _fixed: str | None = None
 def fix(instructions: str) -> None:
     """Set the instructions of this process and its children: "portable" or "native".
 
-    Call this before torch is imported: it chooses once, at import. Raises ConfigurationError if this process has
-    already made the other choice.
+    Call this before torch computes anything: it chooses once, at its first operation. Raises ConfigurationError if this
+    process has already made the other choice.
     """
     global _fixed
     if _fixed not in (None, instructions):
@@ -57,7 +57,7 @@ def fix(instructions: str) -> None:
 
 
 def compiled_for() -> tuple[str, str] | tuple[None, None]:
-    """The processor that decides the digits of compiled scans, and its features; nothing for that of this machine."""
+    """The processor and features that decide the digits of compiled scans; (None, None): those of this machine."""
     name = None if _fixed == "native" else portable_name()
     return (name, FEATURES[name]) if name else (None, None)
 
@@ -101,12 +101,12 @@ def portable_name() -> str | None:
 
 
 def maker_name() -> str | None:
-    """Who made this machine's processor, such as "GenuineIntel" or "AuthenticAMD"; None where Linux does not say."""
+    """Who made this machine's processor, such as "GenuineIntel" or "AuthenticAMD"; None if unknown."""
     return _processor_field("vendor_id") or None
 
 
 def _processor_field(name: str) -> str | None:
-    """What Linux says of the first processor under this name, "" if nothing; None on other systems."""
+    """The first field of this name in /proc/cpuinfo, "" if there is none; None on systems without this file."""
     try:
         with open("/proc/cpuinfo") as file:
             fields = (line.partition(":") for line in file)

@@ -26,7 +26,7 @@ GRAMMAR = re.compile(r"[\w/\-\\+.$%*@?|:\s]*", re.ASCII)
 """Values that Hydra reads without quotes."""
 
 LONGEST = 20_000
-"""Maximum number of characters in an override; Hydra's parser takes a second for so many."""
+"""Maximum number of characters in an override; Hydra's parser takes a second for this many."""
 
 MOST_JOBS = 100_000
 """Maximum number of runs in a sweep."""

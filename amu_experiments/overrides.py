@@ -70,7 +70,7 @@ def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
     loaded: each configuration with its reference. Tasks are checked first, because they are fast to import. Raises
         ConfigurationError for the first wrong option.
     """
-    # Cells and tasks import torch, which then cannot change its instructions any more.
+    # Cells and tasks import torch, which chooses its instructions once, at its first operation.
     for config, _ in loaded:
         numerics.fix(config["instructions"])
     from amu_experiments.tasks import task_class
@@ -240,7 +240,7 @@ def _set(config: DictConfig, override: Override) -> None:
     """Set a value as Hydra does, even if its key or its type is wrong: `check` has the better message."""
     key, value, group = override.key_or_group, override.value(), None
     try:
-        # What cannot be resolved will be replaced.
+        # If the old value cannot be resolved, that is no error: it is replaced below.
         with suppress(OmegaConfBaseException):
             group = None if isinstance(value, dict) else OmegaConf.select(config, key)
         if isinstance(group, DictConfig):

@@ -17,7 +17,7 @@ KEY = "code_digest"
 """The key of a digest in the sections `model` and `task` of a run's configuration."""
 
 VERSIONED = {"amu_experiments", "torch", *sys.stdlib_module_names} - {"__main__"}
-"""Packages whose classes have no digest: the provenance of a stack has their versions."""
+"""Packages whose classes have no digest: provenance.json, stored with the trials, has their versions."""
 
 HEADER = 16
 """Bytes before the code in a file of compiled Python."""
@@ -123,8 +123,8 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 def _check_unchanged(name: str, file: Path) -> None:
     """Raise ConfigurationError if a file is not what was imported.
 
-    Known are the code of functions, constants, what Python last compiled from the file, in this or in another process,
-    and what the file had when this module was first checked.
+    The file is compared with the imported functions and constants, with the code that Python last compiled from it (in
+    this or another process), and with the file at the first check.
     """
     module = sys.modules.get(name)
     if module is None or _file_of(name) != file:
@@ -138,7 +138,7 @@ def _check_unchanged(name: str, file: Path) -> None:
     written = _written(ast.parse(text), owners)
     same &= all(repr(vars(owners[owner]).get(constant)) == value for owner, constant, value in written)
     cached = Path(getattr(module, "__cached__", None) or "")
-    # Where Python writes no compiled files, an older one says nothing.
+    # If Python writes no compiled files here, an existing one may be out of date.
     if same and cached.is_file() and not sys.dont_write_bytecode and os.access(cached.parent, os.W_OK):
         same = _meaning(marshal.loads(cached.read_bytes()[HEADER:])) == _meaning(now)
     spec, meaning = _first_checked.get(name, (None, None))
@@ -148,7 +148,7 @@ def _check_unchanged(name: str, file: Path) -> None:
 
 
 _first_checked: dict[str, tuple] = {}
-"""By module: its specification, of which each import makes a new one, and the meaning of its file."""
+"""For each module: its spec, which each import makes anew, and the compiled code of its file (see `_meaning`)."""
 
 
 def _written(tree: ast.Module, owners: Collection[str]) -> Iterator[tuple[str, str, str]]:

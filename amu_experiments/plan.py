@@ -122,13 +122,13 @@ def _results_folder(config: dict) -> Path:
 def _check_ram(config: Mapping, task: Task, parameters: int) -> None:
     """Raise ValueError, with both sizes and the settings that decide them, if a run needs more RAM than is free.
 
-    config: complete, with the number of units; parameters: of one trial. This is a lower bound: a run that passes may
-    still be too large, but a run that is refused is too large for certain.
+    config: complete, with the number of units; parameters: their number in one trial. This is a lower bound: a run that
+    passes may still be too large, but a run that is refused is too large for certain.
     """
     trials, units = config["trials"], config["model"]["units"]
     networks = trials * parameters * COPIES * BYTES
-    # A trial has most sequences in RAM at the test, or in training with large batches. The sequences of a split, or of
-    # a batch, are drawn trial by trial and then copied into one array of all trials.
+    # RAM holds the most sequences during the test, or during training if batches are large. The sequences of a split,
+    # or of a batch, are drawn trial by trial and then copied into one array of all trials.
     sequences = task.training_size + task.validation_size + 2 * max(task.test_size, config["training"]["batch_size"])
     steps, width = task.steps or 1, task.input_size + (task.output_size if task.answer == "every" else 0)
     data = trials * (sequences * steps * width + task.window) * BYTES

@@ -22,8 +22,8 @@ def find_class(package: str, name: str, base: type, foreign: type | None = None)
     """The subclass of `base` that `name` stands for; MODULE.CLASS may be one of `foreign` instead.
 
     Args:
-        package: holds the modules for names without a dot. Each module defines one subclass of `base`.
-            Other packages add names through the entry point group of the same name.
+        package: holds the modules for names without a dot. A module counts if it defines exactly one
+            subclass of `base`. Other packages add names through the entry point group of the same name.
         name: a module of `package`, an entry point, or MODULE.CLASS. MODULE is installed or in the current folder.
 
     Only the module with the class is imported. Raises ValueError, in one line, if there is no such class or if

@@ -1,4 +1,4 @@
-"""The command amu-sample: a trained network goes on by itself, and what it says is written to files.
+"""The command amu-sample lets a trained network go on by itself, and writes what it generates to files.
 
 RUN is the folder of a run, RESULTS/TASK/MODEL/IDENTITY, or the overrides of the command amu-run that trained it.
 """
@@ -43,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("amu-sample", description=__doc__)
     parser.add_argument("run", nargs="+", metavar="RUN", help="a folder, or key=value ... as for amu-run")
     parser.add_argument("--trial", type=int, help="the trial (default: the one with the median validation loss)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of everything that is random (default: %(default)s)")
-    parser.add_argument("--count", type=whole(1), help="sequences (default: the task's own number)")
-    parser.add_argument("--length", type=whole(1), help="steps of each (default: as many as the task's own)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of all random numbers (default: %(default)s)")
+    parser.add_argument("--count", type=whole(1), help="number of sequences (default: the task's own)")
+    parser.add_argument("--length", type=whole(1), help="steps of each sequence (default: the task's own)")
     parser.add_argument(
         "--primed", action="store_true", help="begin with a part of test sequences, and keep their rest beside it"
     )
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature",
         type=_temperature,
         default=1.0,
-        help="of the probabilities with which symbols or keys are drawn: below 1, likely ones become more likely",
+        help="divides the readout (logits) before symbols or keys are drawn: below 1, likely ones become more likely",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("results/report/samples"), help="folder for samples (default: %(default)s)"
@@ -95,10 +95,10 @@ def _run(words: Sequence[str]) -> tuple[dict, Path]:
 
 
 def sample_run(config: Mapping, folder: Path, options: argparse.Namespace) -> Sample:
-    """What a network of a finished run says by itself.
+    """The sequences that a network of a finished run generates.
 
     Raises:
-        ConfigurationError: the task has nothing to continue, or there is no such trial.
+        ConfigurationError: the task cannot be continued, or there is no such trial.
         UnusableError: the folder has no finished trials, or no weights.
     """
     import torch
@@ -117,7 +117,7 @@ def sample_run(config: Mapping, folder: Path, options: argparse.Namespace) -> Sa
         raise UnusableError(folder, f"has weights of {len(weights)} parameters, not {network.flat.shape[1]}")
     network.load_flat(torch.from_numpy(weights[None].copy()))
     if task.feedback is None:
-        raise ConfigurationError(f"{folder.parent.parent.name}: the task has nothing to continue")
+        raise ConfigurationError(f"{folder.parent.parent.name}: the task cannot be continued")
     texts = task.feedback == "symbol"
     count = options.count or task.shown
     length, prime, truth = options.length or task.longest_generated(), None, None
@@ -147,7 +147,7 @@ def sample_run(config: Mapping, folder: Path, options: argparse.Namespace) -> Sa
 
 
 def _answers(values: np.ndarray, task: Task) -> np.ndarray:
-    """Of inputs or answers (count, steps, _): all O outputs of moves and notes, otherwise the first, (count, steps)."""
+    """The part of inputs or answers (count, steps, _) to show: all O outputs for moves and notes, else the first."""
     return values[..., : task.output_size] if {"svg", "mid"} & set(task.media) else values[..., 0]
 
 

@@ -40,7 +40,7 @@ class Condition:
 def read_condition(text: str) -> Condition:
     """The condition that a text states: KEY SIGN VALUE; == and != take several values, with commas.
 
-    Raises ConfigurationError for a text of another form, and for an order with a value that is not a number.
+    Raises ConfigurationError for a text of another form, and for <, <=, > or >= without a number.
     """
     found = _CONDITION.fullmatch(text)
     if not found or not found[3]:

@@ -307,10 +307,10 @@ class Stack:
         return {name: checkpoint[name] for name in ("backend", "version", "instructions")}
 
     def _converted(self, checkpoint):
-        """An older checkpoint in the layout of `dump`.
+        """The checkpoint in the layout of `dump`, converted if it has an older one.
 
-        The first layout has results in dictionaries; it is older than the class TrialState. The
-        second does not name its numerics.
+        The first layout has results in dictionaries; it is older than the class TrialState. The second lacks
+        "version" and "instructions".
         """
         if not isinstance(checkpoint, dict):
             return checkpoint

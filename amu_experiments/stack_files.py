@@ -1,4 +1,4 @@
-"""The files of one stack's folder, trials-<first>-<last>/: results, weights, checkpoint and provenance.
+"""The folder of a stack (trials trained together), trials-<first>-<last>/: results, weights, checkpoint, provenance.
 
 The history is history.csv, or history.csv.gz in a small copy (studies/export.py).
 

@@ -288,10 +288,10 @@ def unfinished_stacks(folder: Path) -> list[Path]:
 
 
 def configurations(results_dir: str | os.PathLike, left_out: list | None) -> list[Path]:
-    """The folders of configurations, sorted; `left_out` takes an error for each file in place of a folder.
+    """The folders of configurations, sorted; a file where a folder is expected adds an error to `left_out`.
 
-    A results folder may contain another one, such as that of tuning. The folders in it are one level deeper, so the
-    folders at the level of ours are models: they have neither the name of an identity nor a config.yaml.
+    A results folder may contain another one, such as that of tuning. Its folders are one level deeper, so its model
+    folders are where we expect identities. We skip them: they have neither the name of an identity nor a config.yaml.
     """
     found = [Path(results_dir)] if os.path.lexists(results_dir) else []
     if found and not os.path.isdir(results_dir) and left_out is not None:

@@ -41,13 +41,13 @@ from amu_experiments.override_lines import forced, quote
 from amu_experiments.plan import Run, prepare
 
 SECONDS_BETWEEN_POLLS = (2, 15)
-"""Between two looks at the jobs of a cluster: at the beginning, and at most."""
+"""The first and the longest pause between two polls of the jobs of a cluster."""
 
 SECONDS_OF_A_FILE = (5, 60)
-"""How long the result of a job that failed, and of one that did not, may take to appear on a network file system."""
+"""How long the result of a failed job, and of a completed one, may take to appear on a network file system."""
 
 LARGEST_ARRAY = 1000
-"""Jobs in one array of Slurm, at most: its default for MaxArraySize is 1001."""
+"""Maximum number of jobs in one array of Slurm: its default for MaxArraySize is 1001."""
 
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
@@ -207,7 +207,7 @@ def _one_by_one(jobs: Sequence[Job], train: Callable[[dict], int]) -> dict[int, 
 def _in_processes(
     jobs: Sequence[Job], processes: int, folder: Path, config_dir: str | None, alone: Callable[[list[str], str], None]
 ) -> dict[int, str]:
-    """Run jobs in so many processes at once, which share the threads of the machine unless a key gives their number.
+    """Run jobs in this many processes at once, which share the threads of the machine unless a key gives their number.
 
     After a signal the jobs end with a checkpoint, and KeyboardInterrupt is raised.
     """

@@ -31,7 +31,7 @@ class TrainedNetwork(nn.Module):
         super().__init__()
         (self.trial,) = task.trials
         self.task = task
-        self._stacked = (network,)  # in a tuple: its parameters (1, ...) are none of this module's
+        self._stacked = (network,)  # in a tuple, so that torch does not register its parameters (1, ...) here
         self._names = network.parameter_names()
         for own, name in self._names.items():
             *path, last = name.split(".")

@@ -1,4 +1,4 @@
-"""The training loop: trains the missing trials of a run, one stack at a time, and writes their results.
+"""The training loop: trains missing trials, one stack (trials trained together) at a time, and writes results.
 
 It knows no model and no task by name. A run may be interrupted at any point: started again, it gives the same rows as
 an uninterrupted run.
@@ -46,7 +46,9 @@ def run(config: dict) -> store.Result:
         say(f"{requested - missing} of {requested} trials already exist; training {missing}.")
     if missing and (system := leases.network_type(run.folder)):
         place, minutes = run.config["results_dir"], leases.SECONDS_OF_SILENCE // 60
-        say(f"{place} is on a network file system ({system}): if a machine dies, its trials wait {minutes} minutes.")
+        say(
+            f"{place} is on a network file system ({system}): if a machine dies, others take over in {minutes} minutes."
+        )
     try:
         return train_missing(run)
     except OSError:
@@ -94,7 +96,7 @@ def train_stack(run: Run, lease: leases.Lease) -> None:
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
         layers = run.config["model"].get("layers", 1)
         if layers > 1 and run.config["backend"] == "auto" and run.config["device"] == "cpu":
-            say(f"model.layers={layers}: the training step runs in torch; the layers themselves are compiled.")
+            say(f"model.layers={layers}: the training step runs in torch; layers are compiled if their cell can be.")
         train(stack, path, interrupted, lease)
     if stack.active:
         with suppress(leases.LeaseLostError):  # the new owner goes on from an earlier checkpoint
@@ -152,7 +154,7 @@ def resumed(run: Run, path: Path) -> Stack:
         alert(f"Damaged: {checkpoint}: {error}; set aside as {files.set_aside(checkpoint).name}. Starting again.")
         return stack
     if not _check_numerics(checkpoint, run.config, stack.network.backend, made):
-        say("The checkpoint does not name its arithmetic: the steps before it may be rounded differently.")
+        say("The checkpoint does not fully name its instructions: earlier steps may be rounded differently.")
     say(f"Resuming from the checkpoint at {stack.sequences:,} sequences.")
     return stack
 

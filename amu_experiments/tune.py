@@ -35,10 +35,10 @@ MACHINE = ("backend", "device", "instructions")
 PLACES = ("results_dir", "threads")
 
 NUMBERS = ("configurations", "most", "first", "trials", "finalists", "final_trials", "seed")
-"""Those of the plan that the command line can change."""
+"""Numbers of the plan that the command line can change."""
 
 MORE = ("configurations", "most")
-"""Those that a later command for the same experiment may raise."""
+"""Numbers that a later command for the same experiment may raise."""
 
 
 @dataclass
@@ -80,13 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="name of the experiment (default: that of the task and _tuned)")
     parser.add_argument(
-        "--out", type=Path, default=Path("results/report/tuning"), help="folder for the grids (%(default)s)"
+        "--out", type=Path, default=Path("results/report/tuning"), help="folder for the tuning tables (%(default)s)"
     )
     parser.add_argument("--configurations", type=whole(1), help="configurations of each model (20)")
     parser.add_argument(
-        "--most", type=whole(1), help="limit, while the best of a model has an untried neighbour (4 more)"
+        "--most",
+        type=whole(1),
+        help="limit, reached only while a model's best configuration has an untried neighbour (4 more)",
     )
-    parser.add_argument("--first", type=whole(1), help="of them, quasi-random ones at the start (12)")
+    parser.add_argument("--first", type=whole(1), help="quasi-random configurations at the start (12)")
     parser.add_argument("--trials", type=whole(1), help="trials of each configuration (3)")
     parser.add_argument("--finalists", type=whole(1), help="best configurations, which get more trials (8)")
     parser.add_argument("--final-trials", type=whole(1), help="trials of each of these, --trials included (12)")
@@ -127,7 +129,7 @@ def tune_models(options: argparse.Namespace) -> None:
     _check_earlier(base, protocol, plan)
     for place in (base.parent, options.out):
         place.mkdir(parents=True, exist_ok=True)
-    # The grids are written at the end: if that cannot work, it is better known now.
+    # The tables are written at the end: check now that this is possible.
     tempfile.TemporaryFile(dir=options.out).close()
     files.write_text(base, base_file(protocol, plan))
     say("\n".join(cost(plan, name, configs)))
@@ -346,7 +348,7 @@ def _next(options: argparse.Namespace, plan: Mapping, name: str, trials: int) ->
     experiments = ",".join(f"{name}/{key}" for key in plan["models"])
     words = ["amu-run", "--config-dir", str(options.config_dir), *(["-m"] if len(plan["models"]) > 1 else [])]
     words += [f"experiment={experiments}", f"trials={trials}"]
-    lines = [f"Grids are in {options.out}. The trials of a comparison:", f"  {shlex.join(words)}"]
+    lines = [f"All configurations are in {options.out}. The trials of a comparison:", f"  {shlex.join(words)}"]
     return lines + _unequal(options.config_dir / "experiment" / name, options.out, name)
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes results/paper and the results in README.md without using old results: runs, mechanism, speed, report. Needs amu-run in the
-# PATH (pip install -e .).
+# Makes results/paper and the results in README.md without using old results: runs, mechanism, speed, report. Needs
+# amu-run in the PATH (pip install -e .).
 #
-#   scripts/reproduce_paper.sh           everything, with the tuned values in conf/experiment: about 6 hours on 2 cores, by estimate
+#   scripts/reproduce_paper.sh           everything, tuned as in conf/experiment: an estimated 6 hours on 2 cores
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: many hours more
 #   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick
 #
@@ -147,7 +147,7 @@ compare() { # EXPERIMENT MODELS [KEY=VALUE]...: these models, one after another
   start "${name%-}" amu-run -m "experiment=${choices:1}" "${@:3}" "${few[@]}" "${small[@]}" "${place[@]}"
 }
 
-sample() { # EXPERIMENT OPTIONS...: what its median network says by itself
+sample() { # EXPERIMENT OPTIONS...: sequences that its median network generates
   local out=$paper/samples
   start "sample-$(tr / - <<<"$1")" amu-sample "experiment=$1" "${small[@]}" "${place[@]}" --out "$out" "${@:2}"
 }
@@ -175,7 +175,7 @@ start() { # NAME COMMAND...: in the background, once a processor is free
 }
 
 run() {
-  trap 'exit 143' TERM # exit after the command has ended, which gets the signal too
+  trap 'exit 143' TERM # exit after the command has ended; it gets the signal, too
   local name=$1 began=$SECONDS
   if "${@:2}" >"$logs/$name.log" 2>&1; then
     echo "   $name: $(duration $((SECONDS - began)))"

@@ -331,7 +331,7 @@ def test_a_checkpoint_without_its_instructions_or_their_maker_is_read(pristine, 
     rewritten(here, pristine, instructions=None if named == "nothing" else older)
     training.run(here)
     said = capsys.readouterr().out
-    assert "does not name its arithmetic" in said
+    assert "does not fully name its instructions" in said
     assert "Resuming from the checkpoint at 35 sequences." in said
     assert kept(here) == only(whole, [0, 1, 2, 3])
 

@@ -123,9 +123,9 @@ def test_ten_networks_make_100_000_steps_in_two_seconds():
     assert time.process_time() - began < 2
 
 
-def test_a_task_with_nothing_to_continue_says_so():
+def test_a_task_that_cannot_be_continued_says_so():
     adding = task("adding")
-    with pytest.raises(ConfigurationError, match="nothing to continue"):
+    with pytest.raises(ConfigurationError, match="cannot be continued"):
         adding.generate(network_of(LSTM, 1, 2, 1), [np.random.default_rng(0)], 1, 1)
 
 

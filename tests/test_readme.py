@@ -250,5 +250,6 @@ def test_the_numbers_of_the_search_are_those_of_the_plan():
     section = " ".join(README.read_text().partition("## Tuning\n")[2].partition("\n## ")[0].split())
     assert f"the best {words[plan['finalists']]} get {words[plan['final_trials']]} trials" in section
     assert (
-        f"is {plan['configurations']} of {words[plan['trials']]} trials each, and up to {plan['most']} while" in section
+        f": {plan['configurations']} with {words[plan['trials']]} trials each, and up to {plan['most']} while"
+        in section
     )

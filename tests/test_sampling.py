@@ -1,4 +1,4 @@
-"""The command amu-sample: what it writes, from which runs, and what it says to nonsense."""
+"""The command amu-sample: what it writes, from which runs, and what it answers to nonsense."""
 
 import io
 import json
@@ -161,7 +161,7 @@ def test_nonsense_gets_one_line(runs, tmp_path, capsys):
     assert "no such folder" in complaint(capsys, tmp_path / "none")[1]
     assert complaint(capsys, "task=nothing")[0] == 2
     assert "--trial 7" in complaint(capsys, *runs["series"], "--trial", 7)[1]
-    assert "nothing to continue" in complaint(capsys, *runs["adding"])[1]
+    assert "cannot be continued" in complaint(capsys, *runs["adding"])[1]
     assert "--temperature" in complaint(capsys, *runs["series"], "--temperature", "cold")[1]
     assert "--count" in complaint(capsys, *runs["series"], "--count", "-1")[1]
 

@@ -24,7 +24,7 @@ PREDICT = (*FRAME, *DATA, "blocks", "outputs")
 
 
 class Learner:
-    """What training and prediction share: a frame with room for a block, and the readout."""
+    """The common part of training and prediction: a frame with room for a block, and the readout."""
 
     def __init__(self, code: Driver, training: bool):
         self.code, self.f = code, Frame(code)
@@ -77,7 +77,7 @@ class Learner:
         return Rows(self.code, self.code.where(every, row.address, last.address))
 
     def each_last(self, count: Value):
-        """(place of a lane's entry in its last step's rows, place among the gathered ones), for every entry."""
+        """For every entry of every lane: (index in the block, at the lane's last step; index in the gathered rows)."""
         code = self.code
         for lane in code.loop(count):
             start = (self.f.ends[lane] - 1) * self.f["y_step"] * code.lanes + lane
@@ -104,7 +104,7 @@ class Learner:
         return y
 
     def read_back(self, answer: Value, count: Value, y: Rows) -> None:
-        """From the error dnet of the readout to dy and the readout's gradient."""
+        """Compute dy and the readout's gradient from dnet, the error of the readout."""
         code, a = self.code, self.code.given
         dy = self.at_answer(self.dy, self.dy_last, answer)
         self.fill(dy, self.A)
@@ -213,7 +213,7 @@ class Learner:
 
 
 def train_driver(module: ir.Module, machine, lanes: int) -> None:
-    """As `train` of learning.py; partial (R, G, P) and healthy (R, G) are written, done (R,) begins as zeros.
+    """As `train_driver` of learning.py; partial (R, G, P) and healthy (R, G) are written, too.
 
     The parameters are packed before the first update. what: what a job is, above; `update` is the number of the update
     of which a job is a part.
@@ -239,7 +239,7 @@ def train_driver(module: ir.Module, machine, lanes: int) -> None:
 
 
 def predict_driver(module: ir.Module, lanes: int) -> None:
-    """As `predict` of learning.py; a job is a block. The parameters are packed before."""
+    """As `predict_driver` of learning.py; a job is a block. The parameters are packed before."""
     code = Driver(module, "predict", PREDICT, lanes)
     a, learner = code.given, Learner(code, False)
     for job in code.loop(code.begin, code.end):

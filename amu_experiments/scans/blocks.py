@@ -1,7 +1,7 @@
 """Drivers of the scans over blocks of sequences: what goes into a block, what comes out, and who computes it.
 
 A trial's batch is cut into blocks, the last one with empty lanes. The blocks of a trial are shared out to groups, at
-most GROUPS. Each group sums up gradients of its own, block after block; the groups' are then added in order. All this
+most GROUPS. Each group sums its gradients, block after block; the sums of the groups are then added in order. All this
 follows from the size of the batch, whatever number of threads computes it.
 
 Shapes: R trials, B sequences, G groups, C blocks of a trial, T time steps, I input features, S state entries, A cell
@@ -17,7 +17,7 @@ from amu_experiments.scans.tiles import tile_rows
 from amu_experiments.scans.vectors import F32, I64, Code, Numbers, Rows, Value, Variable
 
 GROUPS = 8
-"""Most partial sums of a trial's gradient."""
+"""Maximum number of partial sums of a trial's gradient."""
 
 FRAME = ("code_forward", "code_backward", "frame", "frame_size", "ones")
 FORWARD = (*FRAME, "parameters", "P", "packed", "W", "x", "lengths", "first", "xs", "states", "tape", "ys", "y", "last",
@@ -29,7 +29,7 @@ PACK = ("parameters", "P", "packed", "W", "matrices", "M")
 
 
 def odd_rows(rows):
-    """Rows of memory for so many rows."""
+    """Rows to allocate for this many rows: an odd number."""
     return rows | 1
 
 
@@ -38,7 +38,7 @@ def groups_of(batch_size: int, lanes: int) -> int:
 
 
 class Frame:
-    """A copy of the recurrence's frame at the beginning of scratch memory, and the memory after it."""
+    """A copy of a recurrence's frame (its addresses and sizes, slots.py) in scratch memory, and the memory after it."""
 
     def __init__(self, code: Driver):
         given = code.given
@@ -47,7 +47,7 @@ class Frame:
         source = Numbers(code, given.frame, I64)
         for i in code.loop(given.frame_size):
             self._slots[i] = source[i]
-        # On the boundary of a line of the cache.
+        # Aligned to a cache line.
         self.free = (code.scratch + given.frame_size * 8 + 63) / 64 * 64
         self["ones"] = given.ones
         self.ends = Numbers(code, self.take_bytes(8 * code.lanes), I64)
@@ -64,7 +64,7 @@ class Frame:
         return address
 
     def take(self, rows: Value) -> Rows:
-        """So many rows of scratch memory."""
+        """Take this many rows of scratch memory."""
         return Rows(self.code, self.take_bytes(rows * (4 * self.code.lanes)))
 
     def take_field(self, field: str, rows: Value) -> Rows:
@@ -73,7 +73,7 @@ class Frame:
         return taken
 
     def take_errors(self) -> Rows:
-        """What a backward scan needs; the rows of the state's error."""
+        """Take the memory of a backward scan; returns the rows of the state's error."""
         K, S, recs = (odd_rows(self[name]) for name in ("rows", "state", "recs"))
         self["dnet_step"], self["drec_step"] = K, recs
         self.take_field("dnet", self["stretch"] * K)
@@ -122,7 +122,7 @@ class Frame:
                         numbers[i * L + lane] = here[to_sequence * lane + i]
 
     def out_of_block(self, block: Rows, rows, values: Numbers, to_step, to_sequence, count, n, steps) -> None:
-        """The reverse, zeros after the ends included."""
+        """A block back into sequences, zeros after their ends."""
         code, L = self.code, self.code.lanes
         for t in code.loop(steps):
             here, there = values.after(t * to_step), Numbers(code, block.from_row(t * rows).address)

@@ -17,7 +17,7 @@ from pathlib import Path
 FORMAT = b"amu_experiments compiled code 1\n"
 
 MOST_ENTRIES = 600
-"""Most entries in a folder; the least recently used are removed."""
+"""Maximum number of entries in a folder; the least recently used are removed."""
 
 SECONDS_OF_A_WRITE = 3600
 """The writer of a temporary file that is older than this has ended."""

@@ -1,4 +1,4 @@
-"""Compiling: a message for whoever waits, and a thread of its own."""
+"""Compiling in a separate thread, with a message to the user."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from amu_experiments.scans.recurrence import Recurrence
 
 
 class Notice:
-    """Says that a cell is being compiled, and how long it took; nothing where it is only loaded."""
+    """Tells the user that a cell is being compiled, and how long it took; nothing if it is loaded from the cache."""
 
     def __init__(self, recurrence: Recurrence):
         self._cell = f"the {recurrence.name} cell ({recurrence.inputs} inputs, {recurrence.outputs} units)"
@@ -28,9 +28,9 @@ class Notice:
 
 
 def beside(function: Callable, *arguments) -> None:
-    """Call in a thread and wait for it, for Ctrl-C and signals to act at once and not when native code returns.
+    """Call in a thread and wait, so that Ctrl-C and signals act at once, not only after native code returns.
 
-    Whoever leaves the wait so leaves the thread to itself, which ends what it does.
+    If a signal ends the wait, the thread goes on and finishes its work.
     """
     called: Future = Future()
 

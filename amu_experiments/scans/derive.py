@@ -1,8 +1,8 @@
 """From a cell's torch `step` to the source of a compiled step and its adjoint.
 
-1. `trace` runs the step once on shadows and gives a graph of scalar nodes.
-2. A product whose result is only ever added to the net inputs is added there; every other has room of its own.
-3. Nodes that hang together are a unit. Units of one form, with their entries at even distances, are one loop.
+1. `trace` runs the step once and gives a graph of scalar nodes.
+2. A product whose result is only ever added to the net inputs is added there; every other has its own memory, `rec`.
+3. Connected nodes are a unit, mostly one unit of the cell. Units of one form, at even distances, are one loop.
 4. The first unit of a loop is differentiated in reverse mode.
 5. Source: tanh and its kind are computed for all units in a row, in loops that vectorise. What the adjoint needs and
    cannot compute again from the states and the parameters is kept on the tape.
@@ -18,7 +18,7 @@ from amu_experiments.scans.source import Loop, LoopSource, Place, constant
 from amu_experiments.scans.trace import NotDerivableError, Traced, TracedProduct, trace
 
 MOST_LINES = 3000
-"""Of source: a step that couples its units has no loop over them, and would compile for minutes."""
+"""Maximum number of lines of source: a step that couples its units has no loop over them and compiles for minutes."""
 
 
 def derive(cell, name: str | None = None) -> Recurrence:
@@ -224,7 +224,7 @@ class _Derivation:
         return loops
 
     def _form(self, roots) -> tuple[tuple, list[Node]]:
-        """What two units must share to be computed by one loop, and the unit's leaves in an order of their own."""
+        """The form of a unit, and its leaves in graph order. One loop can compute all units of equal form."""
         nodes = in_order([node for *_, node in roots])
         number = {node.id: i for i, node in enumerate(nodes)}
         leaves = [node for node in nodes if node.op == "leaf"]
@@ -297,7 +297,7 @@ class _Derivation:
         return {1: "A", -1: "-A"}.get(n // units, f"{n // units} * A")
 
     def _clear(self, written: set, traced_products) -> None:
-        """Errors of net inputs and results that nothing reads."""
+        """Set to zero the errors of net inputs and results that nothing reads."""
         for buffer, size, into, stage in [("net", self.traced.rows, "dnet", None)] + [
             (f"rec{n}", traced.rows, "drec", n + 1)
             for n, (traced, result) in enumerate(traced_products)

@@ -34,8 +34,8 @@ def scans(recurrence: Recurrence, purpose: str, batch_size: int):
 
     Free runs go sequence by sequence, whatever the size of the batch.
 
-    Compiled, or taken from the cache on disk. Compiling takes seconds, once per machine; a line on standard error says
-    so.
+    They are compiled, or loaded from the cache on disk. Compiling takes seconds, once per machine; a line on standard
+    error announces it.
     """
     notice = Notice(recurrence)
     count = 0 if purpose == "free run" else lanes_of(batch_size)
@@ -88,7 +88,7 @@ class SequenceScans:
         self, parameters, memory, x, lengths, targets, batch, every, loss, squash, optimizer, rate, momentum, clip,
         updates, losses, errors, norms, done,
     ) -> None:  # fmt: skip
-        """As `train_driver` of learning.py says; rate, momentum and clip are numbers, as is the count of updates."""
+        """As `train_driver` of learning.py; rate, momentum and clip are numbers, as is the count of updates."""
         x, lengths, targets = map(np.ascontiguousarray, (x, lengths, targets))
         (R, P), r, T, O = parameters.shape, self.recurrence, x.shape[2], targets.shape[3]
         done[:] = 0
@@ -191,7 +191,7 @@ class BlockScans:
         self, parameters, memory, x, lengths, targets, batch, every, loss, squash, optimizer, rate, momentum, clip,
         updates, losses, errors, norms, done,
     ) -> None:  # fmt: skip
-        """As `train` of learning.py."""
+        """As `train_driver` of learning.py."""
         x, lengths, targets = map(np.ascontiguousarray, (x, lengths, targets))
         (R, P), count, groups = parameters.shape, norms.shape[1], self.groups_of(batch)
         T, O = x.shape[2], targets.shape[3]
@@ -216,7 +216,7 @@ class BlockScans:
                 self._run("train", given | {"what": what, "update": update}, jobs, jobs // R * work / count, rows)
 
     def predict(self, parameters, x, lengths, every, outputs) -> None:
-        """As `predict` of learning.py."""
+        """As `predict_driver` of learning.py."""
         x, lengths = np.ascontiguousarray(x), np.ascontiguousarray(lengths)
         (R, n, T, _), O = x.shape, outputs.shape[3]
         count = -(-n // self.lanes)
@@ -228,7 +228,7 @@ class BlockScans:
     # Memory and jobs --------------------------------------------------------------------------------------------
 
     def _packed(self, parameters, first: int, last: int) -> dict:
-        """Arguments with all matrices packed: those of the forward direction, 0, of the backward one, 1, or both."""
+        """Arguments with the forward (first, last = 0, 1), backward (1, 2) or all matrices (0, 2) packed."""
         (R, P), half = parameters.shape, len(self._matrices) // 2
         matrices = self._matrices[first * half : last * half]
         W = int(np.prod(self._matrices[-1, 3:5]) + self._matrices[-1, 5])
@@ -238,7 +238,7 @@ class BlockScans:
         return given
 
     def _run(self, driver: str, given: dict, jobs: int, multiplications: float, rows: int) -> None:
-        """rows: of scratch memory; a frame and the lengths of a block come before them."""
+        """rows: number of rows of scratch memory; a frame and the lengths of a block come before them."""
         floats = 2 * (self._frame.size + self.lanes) + LINE + rows * self.lanes
         self._jobs.run(driver, given, jobs, multiplications, floats)
 

@@ -23,8 +23,8 @@ def free_run_driver(module: ir.Module, recurrence: Recurrence) -> None:
     """Answers (R, n, steps, O) to the inputs given (R, n, G, I) and then to its own answers; a job is a sequence.
 
     From step G on, an input is the last one given, whose first O numbers are replaced by the answer before it, unless
-    nothing is fed back. An answer is the squashed readout, or if a symbol is fed back, the symbol that draws (R, n,
-    steps), numbers from 0 to below 1, select from the softmax. With bits, draws (R, n, steps, O) select 0 or 1 for each
+    nothing is fed back. An answer is the squashed readout. If a symbol is fed back, the answer is a symbol of the
+    softmax instead, selected by draws (R, n, steps) in [0, 1). With bits, draws (R, n, steps, O) select 0 or 1 for each
     output. The readout is divided by temperature (1,) before a softmax, or before bits are drawn.
     """
     code, r = SequenceDriver(module, "free_run", FREE_RUN), recurrence

@@ -28,7 +28,7 @@ def tanh(x):
 
 
 _ROOTS = np.array([float(Decimal(2) ** (Decimal(i) / 32)) for i in range(32)]).view(np.int64)
-"""The bits of 2^(i/32) in double precision; exact decimals, since pow of the C library may differ in the last bit."""
+"""The bits of 2^(i/32) in double precision, rounded from a Decimal: pow of the C library may differ in the last bit."""
 
 _LOG2 = 0.6931471805599453
 
@@ -98,4 +98,4 @@ def cos(x):
 
 
 VECTORISED = (tanh, exp, log, log1p, _quarter, sin, cos)
-"""In an order in which each calls earlier ones only."""
+"""The functions that vectorised.py uses; each calls only earlier ones."""

@@ -11,7 +11,7 @@ from amu_experiments.scans.threads import shared
 from amu_experiments.scans.vectors import F32, I32, I64, Code, Numbers, Value
 
 LINE = 16
-"""Floats of a line of the cache."""
+"""Number of floats in a cache line of the processor."""
 
 FLUSH_X86 = 0x8040
 """Bits of the register MXCSR: subnormal numbers are taken as zero, and results that would be subnormal are zero."""
@@ -95,9 +95,9 @@ class Jobs:
         self._functions = {name: (code.function(name, 4), names) for name, names in arguments.items()}
 
     def run(self, name: str, given: dict, jobs: int, multiplications: float, floats: int) -> None:
-        """Do all jobs.
+        """Run all jobs.
 
-        given: sizes, and arrays or tensors; multiplications: about how many; floats: of scratch memory.
+        given: sizes, and arrays or tensors; multiplications: their approximate number; floats: size of scratch memory.
         """
         function, names = self._functions[name]
         arguments = np.array([_number(argument, given[argument]) for argument in names], np.int64)

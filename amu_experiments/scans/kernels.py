@@ -2,7 +2,8 @@
 
 A Recurrence gives a cell's step, the adjoint of its step and its products with weight matrices. Sizes are constants, so
 that the compiler finds vectors in the short inner loops. One thread computes everything about one trial in a fixed
-order: a trial's numbers depend neither on the rest of the stack nor on the number of threads.
+order: a trial's numbers depend neither on the rest of its stack (the trials trained together) nor on the number of
+threads.
 
 Shapes: R trials, B sequences, T time steps, I input features, K net inputs, S state entries, A cell outputs,
 P parameters of a trial, W entries of all matrices that the recurrence multiplies with. Data lie sequence by sequence,
@@ -24,7 +25,7 @@ EXACT = ("contract", "nsz")
 diverges must be seen to diverge."""
 
 REORDERED = (*EXACT, "reassoc")
-"""Sums in any order the compiler likes, always the same one."""
+"""The compiler chooses the order of a sum, once for all calls."""
 
 FORWARD = ("parameters", "P", "x", "lengths", "states", "tape", "y", "T", "B")
 BACKWARD = (*FORWARD[:6], "dy", "dstate", "gradients", "dx", "T", "B", "G")
@@ -103,7 +104,7 @@ def _add_rows(module: ir.Module, rows: int, width: int) -> Inlined:
 def _add_outer(module: ir.Module, rows: int, width: int, left_width: int, right_width: int) -> Inlined:
     """out[:rows, :width] += sum over t < steps of left[t, :rows]^T right[t, :width], four steps at a time.
 
-    Rows of left and right lie so many numbers apart.
+    left_width, right_width: distance between two rows of left and of right, in numbers.
     """
     code = Inlined(module, "add_outer", 3, 1)
     (out, left, right), (steps,) = code.arrays, code.sizes
@@ -129,8 +130,8 @@ def _add_outer(module: ir.Module, rows: int, width: int, left_width: int, right_
 class Scan:
     """A recurrence over time, for one sequence, written into a driver.
 
-    weights (W,): the matrices that a product reads by columns, side by side, those of later products later;
-    a gradient g_weights has the same layout, a product's as (factors, results).
+    weights (W,): the matrices of the products, by columns, in the order of the products. g_weights, their gradient, has
+    the same places; the part of a product is (factors, results).
     """
 
     def __init__(self, code: SequenceDriver, recurrence: Recurrence):

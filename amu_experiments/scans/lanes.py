@@ -24,9 +24,9 @@ from amu_experiments.scans.vectors import I64, Code, Numbers, Rows, Value
 
 
 class Form(NamedTuple):
-    """What of a recurrence does not depend on its sizes.
+    """The part of a recurrence that does not depend on its sizes.
 
-    source: of the functions, in which sizes have names; `constants` are these names.
+    source: that of the functions; it names sizes, and `constants` are these names.
     products: (buffer of the factor, buffer of the result, kind of the error, transposed) of each.
     """
 
@@ -108,7 +108,7 @@ _made: dict[tuple, Compiled] = {}
 
 
 def compiled(form: Form, machine: Machine, lanes: int, missed: Callable[[], None] = lambda: None) -> Compiled:
-    """Machine code with the functions forward(frame) and backward(frame) of a block with so many lanes."""
+    """Machine code with the functions forward(frame) and backward(frame) of a block with this many lanes."""
     key = (form, machine, lanes)
     if key not in _made:
         _made[key] = machine.compile(f"{form} {lanes}", lambda: module_of(*key), missed)
@@ -124,7 +124,7 @@ def module_of(form: Form, machine: Machine, lanes: int) -> ir.Module:
 
 
 class _Gradient:
-    """`g` of an adjoint: the rows in which the gradients of vectors gather, by place in p."""
+    """Argument `g` of an adjoint: rows that sum the gradients of vector parameters, by place in p."""
 
     def __init__(self, rows: Rows, places: dict[str, tuple[Value, Value]]):
         self.rows, self.places = rows, places
@@ -280,7 +280,7 @@ class _Block:
         self.multiply(into, product.backward, error, product.factors, product.results)
 
     def _gradients(self, first: Value, steps: Value) -> None:
-        """Add a stretch's share to the gradients of matrices and bias."""
+        """Add the share of one stretch of time steps to the gradients of matrices and bias."""
         at = self.at
         dnet = self.rows("dnet")
         self.outer(at["bias"], 1, dnet, at["dnet_step"], at["biased"], self.rows("ones"), 0, 1, steps)

@@ -32,7 +32,7 @@ class Reordered(Inlined):
 def dot(module: ir.Module) -> Inlined:
     """out[0] = the scalar product of a and b, which may be the same: they are only read.
 
-    Its sum is in any order that the compiler likes, always the same one.
+    The compiler chooses the order of the sum, once for all calls.
     """
     code = Reordered(module, "dot", 3, 1, inlined=False)
     (out, a, b), (size,) = code.arrays, code.sizes
@@ -100,7 +100,7 @@ def read_back(module: ir.Module, A: int, end: int) -> Inlined:
 
 
 class Learner:
-    """What training and prediction share: memory of a sequence, the scan, and the readout."""
+    """The common part of training and prediction: memory of a sequence, the scan, and the readout."""
 
     def __init__(self, code: SequenceDriver, recurrence: Recurrence):
         self.code, self.r, a = code, recurrence, code.given
@@ -137,9 +137,9 @@ class Learner:
 def train_driver(module: ir.Module, recurrence: Recurrence) -> None:
     """Update trials on consecutive batches, each by itself; a job is a trial.
 
-    parameters (R, P) and memory (R, 2P) are changed in place; x (R, n, T, I), lengths (R, n), targets
-    (R, n, T or 1, O); losses, errors (R, n) and norms (R, n / batch) are written; done (R,) begins as zeros and is the
-    number of updates made, fewer than n / batch where the loss or the gradient was not finite.
+    Changed in place: parameters (R, P) and memory (R, 2P), the optimiser's moments. Read: x (R, n, T, I), lengths
+    (R, n), targets (R, n, T or 1, O). Written: losses, errors (R, n) and norms (R, n / batch). done (R,) must begin as
+    zeros; it counts the updates made, fewer than n / batch if a loss or a gradient was not finite.
     """
     code, r = SequenceDriver(module, "train", TRAIN), recurrence
     a, learner = code.given, Learner(code, recurrence)

@@ -18,7 +18,7 @@ I64 = ctypes.c_int64
 class Machine:
     """Compiles modules for a processor: by default for this one, with its widest vectors.
 
-    vectorised: the compiler finds vectors in loops over single numbers; otherwise all vectors are in the module.
+    vectorised: the compiler makes vectors of loops over single numbers; otherwise the module itself has vector code.
     """
 
     def __init__(self, processor: str | None = None, features: str | None = None, vectorised: bool = False):
@@ -93,7 +93,7 @@ class Compiled:
         return self._engine.get_function_address(name)
 
     def function(self, name: str, arguments: int) -> Callable:
-        """A function of so many 64-bit integers, which releases Python's lock."""
+        """A function of this many 64-bit integers, which releases Python's global lock."""
         return ctypes.CFUNCTYPE(None, *[I64] * arguments)(self.address(name))
 
 

@@ -29,7 +29,7 @@ def _elementwise(operation: str) -> Callable:
 
 
 def _composed(operation: str) -> Callable:
-    """A composition of the graph; what is no array is an option of it."""
+    """A composed operation of Graph, such as sigmoid; operands that are not arrays are its options."""
 
     def rule(tracer, *operands, **options):
         arrays = [a for a in operands if isinstance(a, np.ndarray | Matrix)]
@@ -126,7 +126,7 @@ def _is_condition(node: Node) -> bool:
 
 def _filled(number: float | None, like: bool) -> Callable:
     def rule(tracer, first, *rest, dtype=None, **_):
-        # like: a tensor whose shape is taken; otherwise a shape, after a tensor in new_zeros and its kind.
+        # like: `first` is a tensor and gives the shape. Otherwise the shape is given: first, or in new_* second.
         shape = first.shape if like else first if isinstance(first, list) else rest[0]
         value = rest[-1] if number is None else number
         return np.full(shape, tracer.graph.const(value), object)

@@ -46,10 +46,13 @@ class Recurrence:
         step_n(p, old, new, tape, net, rec, y)
 
     p is the trial's row of parameters; they fill the new state and y, and the tape with what the adjoints need.
-    Backward, the adjoints come in the reverse order. After adjoint_n the error of product n - 1 is complete in dnet or
-    drec if it has a place in `dfactor`, where adjoint_(n-1) may read the error of its factor; after adjoint_0 all are:
+    Backward, the adjoints come in the reverse order:
 
         adjoint_n(p, dy, dstate, old, new, tape, dnet, drec, dfactor, g)
+
+    If the factor of product n - 1 has a place in `dfactor`, the product's error in dnet or drec is complete after
+    adjoint_n. The error of the factor is then computed, and adjoint_(n-1) may read it. After adjoint_0 all errors are
+    complete.
 
     dstate is the error of the new state, and after adjoint_0 that of the old state; g, laid out like p, takes the
     gradients of the vectors. The matrices' gradients are outer products of the results' errors with the factors.

@@ -1,14 +1,14 @@
 """The frame: an array of integers in which machine code finds addresses and sizes. Here are the slots' numbers.
 
-slots.STATES is the slot of "states". A frame is FIELDS, then VECTOR for each vector among the parameters that a step
-reads, then PRODUCT for each of its products, whose slots count from the product's first.
+slots.STATES is the slot of "states". A frame is FIELDS, then VECTOR for each vector parameter that a step reads, then
+PRODUCT for each of its products. The slots of PRODUCT count from the first slot of the product.
 """
 
 FIELDS = (
     # Addresses: parameters (P,) and their gradient; blocks; packed matrices.
     *("p", "g", "x", "states", "tape", "y", "net", "rec", "dx", "dy", "dstate", "dnet", "drec", "dfactor"),
     *("of_vectors", "saved", "ones", "lengths", "packed"),
-    # Rows from one time step to the next; of dnet and drec within a stretch.
+    # Distances between time steps, in rows; for dnet and drec, within a stretch of time steps.
     *("x_step", "states_step", "tape_step", "y_step", "dnet_step", "drec_step"),
     # Time steps: of the longest and the shortest sequence, and of a stretch.
     *("longest", "shortest", "stretch"),
@@ -20,7 +20,7 @@ FIELDS = (
 PRODUCT = ("factors", "results", "factor_at", "result_at", "error_at", "place", "width", "forward", "backward")
 """Fields of each product; `forward` and `backward` are places of its packed matrix and the transpose."""
 VECTOR = ("place", "row", "size")
-"""Fields of each vector among the parameters that the step reads: its gradient gathers in rows of `of_vectors`."""
+"""Fields of each vector parameter that the step reads; rows of `of_vectors` sum its gradient."""
 
 SLOTS_OF_PRODUCT = len(PRODUCT)
 

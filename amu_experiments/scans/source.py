@@ -13,7 +13,7 @@ _RESERVED = {*_BUFFERS, *FUNCTIONS, "a", "k", "A", "f32", "self", "range", "min"
 
 @dataclass(frozen=True)
 class Place:
-    """Of unit a: entry offset + stride * a."""
+    """The entry of each unit a in a buffer: offset + stride * a."""
 
     offset: int
     stride: int
@@ -23,7 +23,7 @@ class Place:
 class Loop:
     """n units of one form.
 
-    roots: (buffer, place, node of the first unit) of what they compute.
+    roots: (buffer, place, node of the first unit) of each value that they compute.
     leaves: buffer and place of every leaf of the first unit, by the leaf's id.
     """
 
@@ -61,7 +61,7 @@ class LoopSource:
     # Where values lie -------------------------------------------------------------------------------------------
 
     def _times(self) -> dict[int, tuple[int, int]]:
-        """When each value can be computed: stage, and how many functions of functions in that stage."""
+        """When each value can be computed: its stage, and the depth of nested functions in that stage."""
         time = {}
         for node in self.values:
             if node.op == "leaf":
@@ -146,7 +146,7 @@ class LoopSource:
         last = (max((self.time[node.id][0] for _, node in pending), default=0) + 1, 0)
         stages = sorted({stage for stage, _ in self.time.values()})
         for time in sorted({*functions, *((stage, 0) for stage in stages), last}):
-            # All that later functions may read, and at the end of a stage everything.
+            # Write the values of earlier times before the functions of this time read them, or the next stage begins.
             ready = [
                 (entry, node) for entry, node in pending if self.time[node.id] < time and known.get(node.id) != entry
             ]

@@ -49,7 +49,7 @@ def number_of_threads() -> int:
 
 
 def _executor(threads: int) -> ThreadPoolExecutor:
-    """A pool of this process (threads do not survive a fork) with at least so many threads."""
+    """A pool of this process (threads do not survive a fork) with at least this many threads."""
     global _pool
     with _STARTING:
         if _pool is None or _pool[0] != os.getpid() or _pool[1] < threads:

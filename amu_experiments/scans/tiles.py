@@ -1,7 +1,7 @@
 """Products of matrices with blocks of sequences, in tiles that stay in registers.
 
-A block is rows of as many numbers as there are lanes, one a sequence. Each result is one chain of fused multiply-adds
-in a fixed order, so that neither the size of the tiles nor the processor changes a digit.
+A block has a lane for each sequence; each of its rows has one number per lane. Each result is one chain of fused
+multiply-adds in a fixed order, so that neither the size of the tiles nor the processor changes a digit.
 """
 
 import functools
@@ -12,13 +12,13 @@ from amu_experiments.scans.machine import Machine
 from amu_experiments.scans.vectors import F32, I32, Code, Numbers, Rows, Value, Variable
 
 COLUMNS = 4
-"""Of a tile of `outer`: its sums are added to the matrix in vectors of so many."""
+"""Columns of a tile of `outer`: its sums are added to the matrix in vectors of this length."""
 
 
 def tile_rows(machine: Machine, lanes: int) -> int:
     """Rows of a tile of `multiply`: their sums fill about half the registers.
 
-    Where a register has room for more numbers than there are lanes, it has a row each.
+    If a register has room for more numbers than there are lanes, each of its numbers is of another row.
     """
     if lanes < machine.width:
         return machine.width
@@ -58,7 +58,7 @@ def multiply(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
 
 
 def _tile_of_columns(code: Code, out: Rows, packed: Numbers, factor: Rows, size: int, columns: Value) -> None:
-    """`size` rows of `multiply` with a vector of so many rows for each lane."""
+    """`size` rows of `multiply`, computed as a vector of `size` numbers for each lane."""
     lanes, numbers = code.lanes, Numbers(code, factor.address)
     block = out.wide(size * lanes)
     before = block[0].ir
@@ -69,7 +69,7 @@ def _tile_of_columns(code: Code, out: Rows, packed: Numbers, factor: Rows, size:
         weights = packed.wide(size)[j * size]
         for lane, total in enumerate(sums):
             total.value = code.fma(weights, numbers[j * lanes + lane].spread(size), total.value)
-    # Interleaved: all even lanes with all odd ones, each of them made the same way.
+    # From a vector for each lane back to rows of lanes: interleave vectors in pairs until one is left.
     vectors = [total.value.ir for total in sums]
     while len(vectors) > 1:
         half, n = len(vectors) // 2, vectors[0].type.count
@@ -88,8 +88,8 @@ def outer(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
     """outer(out, width, left, left_step, rows, right, right_step, columns, steps): out[i, j] += sums of products.
 
     The sum is over time steps t < steps and lanes, of left[t, i] right[t, j]: in every lane over time, then over the
-    lanes, those at distance 8 first if there are 16, then 4, 2 and 1. A row of out has `width` entries; left and right
-    begin a time step so many rows after the last.
+    lanes, those at distance 8 first if there are 16, then 4, 2 and 1. A row of out has `width` entries; left_step and
+    right_step are the distances between time steps, in rows.
     """
     code = Code(module, "outer", 9, lanes)
     out, width, left, left_step, rows, right, right_step, columns, steps = code.arguments
@@ -137,7 +137,7 @@ def outer(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:
 
 
 def _over_lanes(code: Code, four: list[list[Value]]) -> Value:
-    """Four sums over lanes as one vector, each from the parts of its vector."""
+    """Four sums over lanes as one vector; `four` has, for each sum, the parts of the vector to add up."""
     builder, pick = code.builder, functools.partial(_picked, code)
 
     eights = []

@@ -1,9 +1,9 @@
-"""A cell's torch `step`, run once on shadows of its tensors: which numbers it computes from which.
+"""Runs a cell's torch `step` once and records which numbers it computes from which.
 
 The step runs on tensors of two trials and three sequences. Every tensor has a shadow, an array of graph nodes; its own
-numbers mean nothing.
-What trial 0 computes for sequence 0 is the step. Where it reads an entry of another trial or sequence, or another reads
-one of its entries, the step is refused, and so is every operation without a rule here: `NotDerivableError` names it.
+numbers mean nothing. What trial 0 computes for sequence 0 is the step. Where it reads an entry of another trial or
+sequence, or another reads one of its entries, the step is refused, and so is every operation without a rule here:
+`NotDerivableError` names it.
 """
 
 import re
@@ -28,7 +28,7 @@ _OPTIONS = ("memory_format", "layout", "device", "pin_memory", "non_blocking")
 
 @dataclass(frozen=True)
 class TracedProduct:
-    """Result number n of the step's products, leaves ("rec<n>", row): rows of a parameter times `factor`."""
+    """Product number n of the step: rows of a parameter, times `factor`. Its results are the leaves ("rec<n>", row)."""
 
     parameter: str
     first: int

@@ -11,7 +11,7 @@ SQUASHES = {"linear": 0, "logistic": 1, "softmax": 2}
 OPTIMIZERS = {"adam": 0, "rmsprop": 1, "sgd": 2}
 
 AT_ONCE = 16
-"""Parameters side by side."""
+"""Number of parameters that vector code handles at once."""
 
 
 def loss_of_answer(code: Code, functions: dict, net, target, loss, squash, scale, dnet, outputs) -> tuple[Value, Value]:
@@ -44,7 +44,7 @@ def loss_of_answer(code: Code, functions: dict, net, target, loss, squash, scale
         with other, code.builder.if_else((loss == 3).ir) as (binary_cross_entropy, squared_error):
             with binary_cross_entropy:
                 for o in code.loop(outputs):
-                    # ln(1 + e^net) - target net, and e^net may be more than a float32.
+                    # ln(1 + e^net) - target * net, without e^net, which may overflow a float32.
                     over = largest(net[o], f32(0.0).spread())
                     softplus = over + functions["log1p"](exp(-functions["abs"](net[o])))
                     value.value = value.value + softplus - target[o] * net[o]
@@ -127,7 +127,7 @@ def update_parameters(code: Code, sqrt: Callable, p, g, first, second, size, opt
 
 
 def adam_steps(rate: np.float32, first: int, count: int) -> np.ndarray:
-    """(count, 2): the rate and the factor of the root that correct Adam's means in updates first, first + 1, ...."""
+    """(count, 2): the rate and the factor of sqrt(v), with Adam's bias correction, in updates first, first + 1, ...."""
     updates = np.arange(first, first + count)
     rates = np.float64(rate) / (1.0 - _power(0.9, updates))
     return np.stack([rates, 1.0 / np.sqrt(1.0 - _power(0.999, updates))], axis=1).astype(np.float32)

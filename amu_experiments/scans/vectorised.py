@@ -40,14 +40,14 @@ def _call(name: str, *arguments) -> ast.Call:
 
 
 def defined(source: str, namespace: dict) -> dict:
-    """The functions that a source defines, for vectors; they see `namespace`, and what it gets later."""
+    """The functions that a source defines, for vectors; they see `namespace`, with names added later."""
     tree = ast.fix_missing_locations(_Choices().visit(ast.parse(textwrap.dedent(source))))
     exec(compile(tree, "<vectors>", "exec"), namespace)
     return namespace
 
 
 def namespace(code: Code, functions) -> dict:
-    """What sources of steps are written with, as code for vectors.
+    """The names that sources of steps may use, with their meaning for vectors.
 
     functions: a module of scalar functions, which are written for vectors from their sources.
     """

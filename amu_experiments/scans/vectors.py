@@ -245,7 +245,7 @@ class Variable:
 class Code:
     """An LLVM function that is being written; its arguments are 64-bit integers, addresses among them.
 
-    lanes: of its vectors. internal: only its own module calls it. flags: what the compiler may do to its sums and
+    lanes: numbers in a vector. internal: only its own module calls it. flags: what the compiler may do to its sums and
     products; without flags, a product that is added is one fused multiply-add.
     """
 
@@ -261,7 +261,7 @@ class Code:
         self.lanes = lanes
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-        # A block of its own for the variables of the function.
+        # The entry block is only for the variables of the function.
         body = self.function.append_basic_block("body")
         self.builder.branch(body)
         self.builder.position_at_end(body)
@@ -304,7 +304,7 @@ class Code:
         )
 
     def pointer(self, address: Value, place, kind, together=None) -> ir.Value:
-        """To number `place` of this type from an address on, and to those after it that are loaded with it."""
+        """A pointer to number `place` of this type after an address; with `together`, to a vector that begins there."""
         base = address.ir if address.is_pointer else self.builder.inttoptr(address.ir, kind.as_pointer())
         pointer = self.builder.gep(base, [self.integer(place).ir])
         return pointer if together in (None, kind) else self.builder.bitcast(pointer, together.as_pointer())
@@ -321,8 +321,8 @@ class Code:
     def sqrt(self, value: Value) -> Value:
         if value.wide or not self.flags:
             return self.intrinsic("sqrt", value)
-        # The C library's root, which is exact; around the instruction, the compiler would pair products into vectors
-        # instead of adding them with one rounding.
+        # sqrtf of the C library, which is exact. Next to an LLVM sqrt, the compiler would compute products in pairs, as
+        # vectors, instead of fusing each with its sum.
         function = self.module.globals.get("sqrtf")
         if function is None:
             function = ir.Function(self.module, ir.FunctionType(F32, [F32]), "sqrtf")
@@ -348,7 +348,7 @@ class Code:
     # Control ----------------------------------------------------------------------------------------------------
 
     def loop(self, *bounds) -> Iterator[Value]:
-        """`range`: the body of a Python loop over this is written once, and runs in a loop of its own."""
+        """As `range`: the body of the Python loop runs once, and emits a loop of machine code."""
         first, last, step = (self.integer(b) for b in ((0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1))[:3])
         before = self.builder.block
         body, after = (self.function.append_basic_block(name) for name in ("loop", "end"))

@@ -27,14 +27,14 @@ ALIKE = 0.5
 are steps of the other."""
 
 SHARE = 0.2
-"""Of all pieces, in the validation set and in the test set."""
+"""Share of all pieces in the validation set, and in the test set."""
 
 
 @dataclass(frozen=True)
 class Piece:
     """The frames (T, 88) of a piece, 1 for each key that sounds at the beginning of a quarter.
 
-    name: of its file, such as bwv269. alike: whether it has a near-duplicate among the pieces that were read.
+    name: that of its file, such as bwv269. alike: whether it has a near-duplicate among the pieces that were read.
     """
 
     name: str
@@ -64,7 +64,7 @@ def load(count: int) -> tuple[Piece, ...]:
 
 
 def digest(pieces: tuple[Piece, ...]) -> str:
-    """What identifies the frames of all pieces."""
+    """A digest of the frames of all pieces."""
     sums = (hashlib.sha256(np.packbits(piece.frames).tobytes()).digest() for piece in pieces)
     return f"chorales_{hashlib.sha256(b''.join(sums)).hexdigest()[:12]}"
 
@@ -86,7 +86,7 @@ def split(pieces: tuple[Piece, ...]) -> dict[str, list[Piece]]:
 def read_scores(count: int) -> list[Piece]:
     """The first `count` pieces of exactly four parts among the files .mxl of Bach, by name.
 
-    Files of other forms hold pieces that are there already, but for BWV 67.4, and analyses.
+    Files in other formats are analyses, or pieces that also exist as .mxl (except BWV 67.4).
     """
     from music21 import corpus
 

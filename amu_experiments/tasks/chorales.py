@@ -33,7 +33,7 @@ class Chorales(Task):
     The first `pieces` by name are used: 60 percent for training, and 20 each for validation and test, the same in every
     trial. A piece with a near-duplicate (chorale_scores.py) is for training. Metrics:
         nats_per_frame  -ln p of the true keys, summed over the keys, mean over all frames
-        accuracy        keys that are true and above 0.5, divided by the keys that are one of both
+        accuracy        keys that are true and above 0.5, divided by keys that are true or above 0.5
     and at the test, of `samples` pieces of 64 frames that the network composes, reading the keys that it draws, each
     with its own probability:
         right_chords    share of frames that sound and whose notes, in any octave, are those of a frame of the training

@@ -22,7 +22,7 @@ SMALLEST = 1e-30
 """A channel whose standard deviation is smaller counts as constant."""
 
 ENDINGS = ("_TRAIN.ts", "_TRAIN.csv", ".npz")
-"""What follows NAME in the name of a file of training series."""
+"""The end of the name of a file of training series, after NAME."""
 
 FILES = "NAME_TRAIN.ts or NAME_TRAIN.csv, with NAME_TEST beside it, or NAME.npz"
 
@@ -197,7 +197,10 @@ _by_contents: dict[tuple[str, str], DataSet] = {}
 
 
 def _files(path: str | Path) -> list[Path]:
-    """The training and the test file, or the file of both parts; absolute, without symbolic links."""
+    """The training and the test file, or the file of both parts, as absolute paths.
+
+    Symbolic links are resolved, except one to a file with another ending or with another test file.
+    """
     try:
         train = Path(str(path)).expanduser()
     except RuntimeError as error:

@@ -18,7 +18,7 @@ REBER = ({"T": 1, "P": 2}, {"S": 1, "X": 3}, {"T": 2, "V": 4}, {"X": 2, "S": 5},
 """The Reber grammar after its B: for each node, the possible next symbols and their nodes."""
 
 LONGEST = 100
-"""Symbols after which a sampled string is cut off. The grammar's own strings are longer once in 10^6."""
+"""Symbols after which a sampled string is cut off. The grammar's own strings are longer with probability 4e-13."""
 
 
 class EmbeddedReber(Task):
@@ -62,9 +62,9 @@ class EmbeddedReber(Task):
                                a weaker demand, since a second legal symbol need not be active
         strings_right          share of test strings with every position right
 
-    With `samples` above 0, each trial's network also writes so many strings of its own at the test. It begins with B,
-    reads each symbol that it draws from its softmax, and ends with the second E, after `LONGEST` symbols at the latest.
-    A string is judged symbol by symbol, and the first wrong symbol counts:
+    With `samples` above 0, each trial's network also writes this many strings at the test. It begins with B, reads each
+    symbol that it draws from its softmax, and ends with the second E, after `LONGEST` symbols at the latest. A string
+    is judged symbol by symbol, and the first wrong symbol counts:
 
         BPBTSXSEPE     grammatical
         BPBTSXSET...   wrong at the ninth symbol: the second one was P

@@ -61,7 +61,7 @@ def fitzhugh_nagumo(x: np.ndarray, T: int) -> np.ndarray:
     """Series (B, T + 1) of x on [0, END], which begin at x (B,).
 
     The method of scipy.integrate.RK45 with its default tolerances and choice of steps, for all series side by side. It
-    has no product of matrices and no power of numpy: they round differently on other processors.
+    uses no matrix product and no power function of numpy, which round differently on other processors.
     """
     relative, absolute = TOLERANCES
     grid = np.linspace(0, END, T + 1)
@@ -116,7 +116,7 @@ def _weighted(weights: Sequence, values: Sequence) -> np.ndarray:
 
 
 def _fifth_root(x: np.ndarray) -> np.ndarray:
-    """Of positive numbers, by Newton's method."""
+    """The fifth root of positive numbers, by Newton's method."""
     _, exponent = np.frexp(x)
     root = np.ldexp(1.0, -(-exponent // 5))
     for _ in range(8):  # the start is at most twice the root; from there, 8 steps reach the last digits

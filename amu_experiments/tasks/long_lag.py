@@ -1,4 +1,4 @@
-"""Long time lags between symbols: the last symbol of a sequence repeats its first.
+"""Long time lags between symbols: the last symbol of a sequence repeats one from its beginning.
 
 Hochreiter & Schmidhuber 1997, section 5.2 (experiments 2a, 2b and 2c).
 """
@@ -37,9 +37,9 @@ class LongLag(Task):
     source gives q + 14 as the mean number of symbols; its procedure, which is used here, gives q + 13 (k is 9 on
     average).
 
-    Inputs are one-hot: a1 .. a(p-1), x, y in 2a and 2b, a1 .. ap, e, b, x, y in 2c. Targets are one-hot in the
-    same order, in 2c x, y. With loss="cross_entropy" the outputs are a softmax, otherwise logistic, as in the source.
-    q and trigger_probability apply only to 2c.
+    Inputs are one-hot: a1 .. a(p-1), x, y in 2a and 2b, a1 .. ap, e, b, x, y in 2c. Targets are one-hot, in the same
+    order in 2a and 2b, and x, y in 2c. With loss="cross_entropy" the outputs are a softmax, otherwise logistic, as in
+    the source. q and trigger_probability apply only to 2c.
 
     Metrics, from the absolute errors of the outputs, at every step in 2a, at the last step in 2b and 2c:
         wrong           sequences with an error of at least `tolerance`

@@ -64,7 +64,7 @@ class MackeyGlass(NextValue, Task):
 def mackey_glass(history: np.ndarray, tau: int, steps: int) -> np.ndarray:
     """Series (B, steps) at t = 0, 1, ..., each with a constant history (B,).
 
-    It has no power of numpy, which rounds differently on other processors.
+    It does not use numpy's power function, which rounds differently on other processors.
     """
     delay, h = tau * FINE, 1 / FINE
     x = np.empty((delay + 1 + steps * FINE, len(history)))

@@ -1,4 +1,4 @@
-"""What tasks share in which a network reads a series value by value and says the next value."""
+"""The common part of tasks in which a network reads a series value by value and predicts the next value."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from amu_experiments.options import ConfigurationError
 from amu_experiments.tasks.task import Sequences
 
 CONTINUED = 64
-"""Test sequences that a network continues, at most."""
+"""Maximum number of test sequences that a network continues."""
 
 INTEGRATED = "version_2"
 """How series are integrated. It is part of a run's identity; change it if a task computes other series.
@@ -19,10 +19,10 @@ LEFT = 0.5
 
 
 class NextValue:
-    """For tasks whose target at each step is the next input, beside Task. A subclass calls `set_free_steps`.
+    """A mixin for tasks whose target at each step is the next input: class X(NextValue, Task).
 
-    A free run reads the first T - free_steps + 1 values of a test sequence, and then its own answers; the first answer
-    of the free run is the one to the last true value. For T = 6 and free_steps = 3:
+    A subclass calls `set_free_steps`. A free run reads the first T - free_steps + 1 values of a test sequence, and then
+    its own answers; the first answer of the free run is the one to the last true value. For T = 6 and free_steps = 3:
 
         read     x0 x1 x2 x3 y4 y5
         answer               y4 y5 y6, compared with x4 x5 x6
@@ -54,12 +54,12 @@ class NextValue:
         self.given_steps = T - free_steps + 1
 
     def set_sizes(self, train: int, validation: int, test: int) -> None:
-        """For finite sets of series; a training series is in RAM twice, as drawn and in the order of the pass."""
+        """Set the sizes of finite sets; a training series is in RAM twice, as drawn and in the order of the pass."""
         self.training_size, self.validation_size, self.test_size = 2 * train, validation, test
         self.sizes = {"train": train, "validation": validation, "test": test}
 
     def set_contents(self, contents: str | None) -> None:
-        """For series that are integrated. Raises ConfigurationError for a run with series of another version."""
+        """Set the version of integrated series; ConfigurationError for a run with series of another version."""
         if contents not in (None, INTEGRATED):
             raise ConfigurationError(
                 f"task.contents={contents}: series are {INTEGRATED} here; another release has yours"

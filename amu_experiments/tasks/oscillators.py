@@ -14,7 +14,7 @@ from amu_experiments.tasks.next_value import NextValue, next_values
 from amu_experiments.tasks.task import Task, read_criteria
 
 FREQUENCIES = (0.2, 0.311, 0.42, 0.51, 0.63, 0.74, 0.85, 0.97)
-"""In radians per step."""
+"""Frequencies of the sines, in radians per step."""
 
 
 class Oscillators(NextValue, Task):

@@ -156,15 +156,15 @@ class Task:
     feedback: Literal["none", "value", "symbol", "bits"] | None = None
     """What a network reads when it goes on by itself: its outputs ("value"), a symbol drawn from their softmax
     ("symbol"), 0 or 1 for each logistic output, drawn with that probability of a 1 ("bits"), or inputs that do not
-    depend on its outputs ("none"). None: the task has nothing to continue."""
+    depend on its outputs ("none"). None: the task cannot be continued."""
     given_steps: int = 1
     """Steps of a true sequence that a network reads before it goes on by itself."""
     fixed: bool = False
-    """Whether the first input fixes what a network has to say by itself. Test sequences then have the true answers."""
+    """Whether the first input fixes what a network has to generate. Test sequences then have the true answers."""
     shown: int = 4
     """Sequences that amu-sample writes unless a number is given."""
     media: tuple[str, ...] = ()
-    """Files that show what a network says by itself: "txt" (texts); "svg" (moves of a pen), "mid" (notes) or neither
+    """Files that show what a network generates: "txt" (texts); "svg" (moves of a pen), "mid" (notes) or neither
     (a series); and "png" and "wav" of these."""
     generated_metrics: tuple[str, ...] = ()
     """Names of the metrics of `measure_generated`, which belong to the test."""
@@ -224,7 +224,7 @@ class Task:
         prime: np.ndarray | None = None,
         temperature: float = 1.0,
     ) -> np.ndarray:
-        """What the R trials of a network say by themselves: (R, count, length, O).
+        """The sequences that the R trials of a network generate: (R, count, length, O).
 
         The first answer is the one to the last input of the prime. All randomness comes from `rng`.
 
@@ -232,13 +232,13 @@ class Task:
             network: with parameters of R trials.
             rng: a generator for each trial.
             prime: inputs (R, count, G, I) that are read first; None: those of `start`.
-            temperature: of the probabilities with which symbols or bits are drawn. Values do not depend on it.
+            temperature: divides the readout before symbols or bits are drawn. Values do not depend on it.
 
         Raises:
             ConfigurationError: the task cannot be continued.
         """
         if self.feedback is None:
-            raise ConfigurationError(f"{type(self).__name__} has nothing to continue: it answers once, or not the next")
+            raise ConfigurationError(f"{type(self).__name__} cannot be continued: its answers are not next inputs")
         if prime is None:
             prime = np.stack([self.start(each, count) for each in rng])
         before = prime.shape[2] - 1

@@ -42,7 +42,8 @@ class TimeSeries(Task):
     every trial. The share is rounded, but never all series of a class are drawn, and at least one if the class has two
     or more. Each channel is shifted and scaled to mean 0 and standard deviation 1 on the remaining training series; a
     channel that is constant there is only shifted. Validation and test data get the same shift and scale. Targets are
-    one-hot; numbers are shifted and scaled by mean and standard deviation over all training series, and so is the loss.
+    one-hot; numbers are shifted and scaled by mean and standard deviation over all training series, and the loss is in
+    these units.
 
     Metrics: accuracy, the share of series whose class is the most active output. Of numbers: mse and mean_error, the
     mean squared and the mean absolute error over outputs and answered steps, in the units of the data.

@@ -1,4 +1,4 @@
-"""A waveform from memory: a constant input, and 320 samples of a wave to be said.
+"""A waveform from memory: the input is constant, and the targets are 320 samples of a wave.
 
 After the sequence generation of Koutnik, Greff, Gomez & Schmidhuber 2014 (Clockwork RNN), section 4.1, whose waves were
 cut from music; here the wave is synthetic.
@@ -13,15 +13,15 @@ from amu_experiments.options import whole
 from amu_experiments.tasks.task import Sequences, Task, read_criteria
 
 PERIODS = (8, 32, 80, 160)
-"""Of the sines, in samples. Their sum repeats after 160 samples."""
+"""Periods of the sines, in samples. Their sum repeats after 160 samples."""
 
 
 class Waveform(Task):
     """The input is 1 at every step; the target is a wave in [-1, 1], T samples. One sequence, the same in every trial.
 
-    form `sines`: the mean of sines with periods 8, 32, 80 and 160 samples, divided by its largest size.
+    form `sines`: the mean of sines with periods 8, 32, 80 and 160 samples, divided by its largest absolute value.
     form `composed`: f(t) = 0.5 sin 2t - 0.05 cos(17t + 0.8) + 0.05 sin(25t + 10) - 0.02 cos(45t + 0.3) with t = 0.01 i
-    for sample i, less its mean over T samples, divided by its largest size.
+    for sample i, less its mean over T samples, divided by its largest absolute value.
 
     A worked sequence (sines):
 
@@ -82,7 +82,7 @@ class Waveform(Task):
 
 
 def sines(T: int) -> np.ndarray:
-    """2 T samples, scaled so that the largest of the first T is of size 1."""
+    """2 T samples, scaled so that the largest absolute value of the first T is 1."""
     t = np.arange(2 * T)
     wave = sum(np.sin(2 * np.pi * t / period) for period in PERIODS)
     return wave / np.abs(wave[:T]).max()
