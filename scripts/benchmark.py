@@ -107,6 +107,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
     options = parser.parse_args(arguments)
     measure = functools.partial(by_turns, turns=3, seconds=0.05) if options.quick else by_turns
+    fewer = functools.partial(by_turns, turns=7, seconds=0.2)  # the layers are many
 
     software = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "llvmlite")}
     peer = None
@@ -122,7 +123,7 @@ def main(arguments=None) -> None:
         against_jax(measure, peer) if peer else (),
         against_checkout(measure, options.checkout) if options.checkout else (),
         against_torch(measure),
-        layers(measure, *(((8, 64), (1, 32)) if options.quick else (LAYER_UNITS, LAYER_BATCHES))),
+        layers(measure, (8, 64), (1, 32)) if options.quick else layers(fewer, LAYER_UNITS, LAYER_BATCHES),
         over_lengths(measure),
         arithmetic_floor(measure),
         whole_run(*((20_000, 1) if options.quick else (100_000, 5))),

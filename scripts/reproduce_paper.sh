@@ -4,7 +4,7 @@
 #
 #   scripts/reproduce_paper.sh           everything, tuned as in conf/experiment: an estimated 6 hours on 2 cores
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: many hours more
-#   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick
+#   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick: 5 minutes on 2 cores
 #
 # Ctrl-C stops it at any time. The same command continues from there and trains nothing twice. One run starts for each
 # processor (JOBS=1: one run), and each run has one thread. results/runs/logs has the output of the runs.

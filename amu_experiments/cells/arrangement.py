@@ -82,7 +82,7 @@ class Call:
     def output(self, y_RTBA: Tensor) -> Tensor | PackedSequence:
         if self.cell.trials is not None:
             return y_RTBA
-        y_TBA = y_RTBA[0]
+        y_TBA = y_RTBA.squeeze(0)  # an index would have a slower gradient: zeros, and a copy
         if self.packed is not None:
             return self._packed(y_TBA)
         if self.single:

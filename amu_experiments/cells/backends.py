@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,12 +38,12 @@ class SequenceLayer:
 
     def outputs(self, x_RTBI: Tensor) -> Tensor:
         R, T, B, _ = x_RTBI.shape
-        return x_RTBI.new_zeros(R, B, T, self.scans.recurrence.outputs)
+        return _zeros(R, B, T, self.scans.recurrence.outputs)
 
     def forward(self, flat, lengths_RB, x_RTBI, state_RBS):
         """y, the last state (R, B, 1, S), and for the adjoint all states (R, B, T + 1, S) and the tape."""
         (R, T, B, _), S = x_RTBI.shape, state_RBS.shape[-1]
-        states = x_RTBI.new_zeros(R, B, T + 1, S)
+        states = _zeros(R, B, T + 1, S)
         states[:, :, 0] = state_RBS
         tape, y = x_RTBI.new_empty(R, B, T, self.scans.recurrence.tape), self.outputs(x_RTBI)
         scan(self.scans.forward, flat, _by_sequence(x_RTBI), lengths_RB.contiguous(), states, tape, y)
@@ -55,12 +56,12 @@ class SequenceLayer:
         dstate = dlast_RBS.clone(memory_format=torch.contiguous_format)
         x = _by_sequence(x_RTBI)
         # A fixed number of groups, so that the sums come out the same whatever the number of threads.
-        gradients = x.new_zeros(x.shape[0], min(x.shape[1], 8), flat.shape[1])
-        dx = torch.zeros_like(x)
+        gradients = _zeros(x.shape[0], min(x.shape[1], 8), flat.shape[1])
+        dx = _zeros(*x.shape)
         # The adjoint only reads the tape, so a second backward over a retained graph is right, too.
         dy = dy_RBTA.contiguous()
         scan(self.scans.backward, flat, x, lengths_RB.contiguous(), states, tape, dy, dstate, gradients, dx)
-        return gradients.sum(dim=1), dx.transpose(1, 2), dstate
+        return _sum_of_groups(gradients), dx.transpose(1, 2), dstate
 
 
 class BlockLayer:
@@ -74,7 +75,7 @@ class BlockLayer:
         return y_RTBA
 
     def outputs(self, x_RTBI: Tensor) -> Tensor:
-        return x_RTBI.new_zeros(*x_RTBI.shape[:3], self.scans.recurrence.outputs)
+        return _zeros(*x_RTBI.shape[:3], self.scans.recurrence.outputs)
 
     def forward(self, flat, lengths_RB, x_RTBI, state_RBS):
         """y, the last state (R, B, 1, S), and for the adjoint blocks of inputs, states and tape."""
@@ -95,11 +96,11 @@ class BlockLayer:
         """Gradients of the parameters (R, P), of x and of the first state."""
         xs, states, tape = kept
         R, T, B, I = x_RTBI.shape
-        gradients = x_RTBI.new_zeros(R, self.scans.groups_of(B), flat.shape[1])
+        gradients = _zeros(R, self.scans.groups_of(B), flat.shape[1])
         dx, dfirst = x_RTBI.new_empty(R, T, B, I), torch.empty_like(dlast_RBS, memory_format=torch.contiguous_format)
         dy, dlast = dy_RTBA.contiguous(), dlast_RBS.contiguous()
         scan(self.scans.backward, flat, lengths_RB.contiguous(), xs, states, tape, dy, dlast, gradients, dx, dfirst)
-        return gradients.sum(dim=1), dx, dfirst
+        return _sum_of_groups(gradients), dx, dfirst
 
 
 class FusedScan(torch.autograd.Function):
@@ -224,9 +225,25 @@ def _no_truncated(what: str) -> RuntimeError:
     return RuntimeError(f'a truncated gradient has no {what}: make the layer with gradient="full", backend="torch"')
 
 
+# Memory between compiled scans comes from numpy. A large operation of torch wakes torch's own threads, which then wait
+# in a loop for a while and keep the processors from the threads of the scans.
+SERIAL = 32768
+"""Numbers of an operation of torch that stays on the caller's thread."""
+
+
 def _flat(parameters: Sequence[Tensor]) -> Tensor:
     """Stacked parameters side by side, (R, P)."""
-    return torch.cat([p.flatten(1) for p in parameters], dim=1)
+    return torch.from_numpy(np.concatenate([p.numpy().reshape(len(p), -1) for p in _in_memory(parameters)], axis=1))
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.from_numpy(np.zeros(shape, np.float32))
+
+
+def _sum_of_groups(gradients_RGP: Tensor) -> Tensor:
+    """The sum over groups, in the order of torch.sum on one thread."""
+    pieces = gradients_RGP.split(max(SERIAL // gradients_RGP[..., 0].numel() // 64 * 64, 64), dim=-1)
+    return torch.from_numpy(np.concatenate([piece.sum(dim=1).numpy() for piece in pieces], axis=1))
 
 
 def _by_sequence(values_RTBX: Tensor) -> Tensor:
