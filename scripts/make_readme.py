@@ -153,18 +153,25 @@ def historical() -> str:
 def speed() -> str:
     """The measurements of scripts/benchmark.py, in words."""
     measured = pd.read_csv(PAPER / "speed.csv")
-    ratios = measured[measured["meaning"].eq("times faster")]
+    ratios = measured[measured["meaning"].eq("times faster") & measured["against"].ne("the other checkout")]
+    of_layers = ratios["what"].str.contains(" layer, ")
+    layers, ratios = ratios[of_layers], ratios[~of_layers]
     compared = [
         f"{least_and_most(rows['ratio'])} times as fast as {other}"
         for other, rows in ratios.groupby(ratios["against"].str.replace(r"torch\.nn\.\w+", "torch.nn", regex=True))
     ]
+    kinds = [
+        f"{least_and_most(rows['ratio'])} times as fast for the {kind} (median {rows['ratio'].median():.1f})"
+        for kind, rows in layers.groupby(layers["what"].str.split().str[0], sort=False)
+    ]
+    as_layers = f"As layers, forward and backward, compared with torch.nn: {', '.join(kinds)}. " if kinds else ""
     longest = measured[measured["unit"].eq("ns/step")].iloc[-1]
     commands = ", ".join(f"{row.value:.2f} s for {row.what}" for row in measured.itertuples() if row.unit == "s")
     return (
         f"A step takes {least_and_most(ratios['value'])} microseconds a sequence of 100 time steps. That is "
         f"{' and '.join(compared)} over trials, depending on cell, number of trials and batch. With sequences of "
         f"{longest['what'].split(' = ')[-1]} time steps, each time step takes {longest['ratio']:.2f} times as long as "
-        f"with 100. Whole commands take {commands}. All are medians, on {measured['machine'][0]}, "
+        f"with 100. {as_layers}Whole commands take {commands}. All are medians, on {measured['machine'][0]}, "
         f"{measured['software'][0]}. [All measurements](results/paper/speed.csv).\n"
     )
 
