@@ -84,9 +84,7 @@ main() {
   part "Samples: strings, free runs, a WAV, a sheet of letters, a chorale"
   rm -rf "$paper/samples"
   for experiment in embedded_reber_sampled waveform_500 pen; do sample "$experiment/amu"; done
-  # The models that go on best.
-  sample waveform_500/clockwork
-  sample mso2/cornn --primed --count 2
+  sample waveform_500/clockwork # the model that follows a waveform best
   for experiment in mso2 mso8 fitzhugh_nagumo mackey_glass; do sample "$experiment/amu" --primed --count 2; done
   if [[ " ${generating[*]} " == *" chorales "* ]]; then sample chorales/amu --count 1; fi
   finish

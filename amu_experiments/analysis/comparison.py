@@ -84,15 +84,16 @@ class Comparison:
         """The reference, and rows like it of other sizes, if the comparison has models of several sizes.
 
         These rows differ from the reference in their size and in tuned settings only; no two have about the same number
-        of parameters (`labels.ALIKE`). There is only one if a user chose it, or if all rows are like it.
+        of parameters (`labels.ALIKE`). There is only one if a user chose it, if there is no AMU, or if all rows are like it.
         """
         if self.reference is None:
             return []
         forms, found = list(map(form_of, self.results)), [self.reference]
         like = [row for row in self.by_model if forms[row] == forms[self.reference]]
-        if self.asked is None and len(like) < len(forms):
+        if self.asked is None and not self.reference_is_best and len(like) < len(forms):
+            trials = [len(result.trials) for result in self.results]
             for row in like:
-                if all(self._ratio(row, other) > ALIKE for other in found):
+                if trials[row] >= trials[self.reference] and all(self._ratio(row, other) > ALIKE for other in found):
                     found.append(row)
         return found
 

@@ -1,5 +1,6 @@
 """How a layer runs: a compiled scan as an operation of torch, and a torch scan that has first derivatives only."""
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -227,8 +228,6 @@ def _no_truncated(what: str) -> RuntimeError:
 
 # Memory between compiled scans comes from numpy. A large operation of torch wakes torch's own threads, which then wait
 # in a loop for a while and keep the processors from the threads of the scans.
-SERIAL = 32768
-"""Numbers of an operation of torch that stays on the caller's thread."""
 
 
 def _flat(parameters: Sequence[Tensor]) -> Tensor:
@@ -241,9 +240,10 @@ def _zeros(*shape: int) -> Tensor:
 
 
 def _sum_of_groups(gradients_RGP: Tensor) -> Tensor:
-    """The sum over groups, in the order of torch.sum on one thread."""
-    pieces = gradients_RGP.split(max(SERIAL // gradients_RGP[..., 0].numel() // 64 * 64, 64), dim=-1)
-    return torch.from_numpy(np.concatenate([piece.sum(dim=1).numpy() for piece in pieces], axis=1))
+    """The sum over groups, as torch.sum gives it: it adds up to four in order."""
+    if gradients_RGP.shape[1] > 4:
+        return gradients_RGP.sum(dim=1)
+    return torch.from_numpy(functools.reduce(np.add, gradients_RGP.numpy().swapaxes(0, 1)))
 
 
 def _by_sequence(values_RTBX: Tensor) -> Tensor:
@@ -263,6 +263,10 @@ def scan(drive: Callable, *tensors: Tensor) -> None:
 def _in_memory(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Plain tensors with the same memory; an error if one has none, like the stand-ins that torch traces with."""
     try:
-        return [t if type(t) is Tensor else torch.from_numpy(t.detach().numpy()) for t in tensors]
+        return [
+            # A tensor of zeros may have no memory, and one with its negative bit has other numbers there.
+            t if type(t) is Tensor and t.data_ptr() and not t.is_neg() else torch.from_numpy(t.detach().numpy())
+            for t in tensors
+        ]
     except (RuntimeError, TypeError) as error:
         raise not_compiled(f"does not run on {' and '.join({type(t).__name__ for t in tensors})} objects") from error

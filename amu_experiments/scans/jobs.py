@@ -113,7 +113,7 @@ def _number(name: str, value) -> int:
     """A size, or the address of an array or tensor, whose numbers lie one after another."""
     if isinstance(value, int):
         return value
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.dim():  # in a trace of torch, sizes are tensors without axes
         if value.is_contiguous() and value.dtype in (torch.float32, torch.int64):
             return value.data_ptr()
     elif not isinstance(value, np.ndarray):
