@@ -84,7 +84,7 @@ class Comparison:
         """The reference, and rows like it of other sizes, if the comparison has models of several sizes.
 
         These rows differ from the reference in their size and in tuned settings only; no two have about the same number
-        of parameters (`labels.ALIKE`). There is only one if a user chose it, if there is no AMU, or if all rows are like it.
+        of parameters (`labels.ALIKE`). There is only one if a user chose it, without AMU, or if all rows are like it.
         """
         if self.reference is None:
             return []
