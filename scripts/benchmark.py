@@ -107,7 +107,6 @@ def main(arguments=None) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
     options = parser.parse_args(arguments)
     measure = functools.partial(by_turns, turns=3, seconds=0.05) if options.quick else by_turns
-    fewer = functools.partial(by_turns, turns=7, seconds=0.2)  # the layers are many
 
     software = {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "llvmlite")}
     peer = None
@@ -123,7 +122,7 @@ def main(arguments=None) -> None:
         against_jax(measure, peer) if peer else (),
         against_checkout(measure, options.checkout) if options.checkout else (),
         against_torch(measure),
-        layers(measure, (8, 64), (1, 32)) if options.quick else layers(fewer, LAYER_UNITS, LAYER_BATCHES),
+        layers(measure, (8, 64), (1, 32)) if options.quick else layers(by_turns, LAYER_UNITS, LAYER_BATCHES),
         over_lengths(measure),
         arithmetic_floor(measure),
         whole_run(*((20_000, 1) if options.quick else (100_000, 5))),
@@ -146,7 +145,7 @@ Burst = Callable[[float], float]
 """A function that works for about the given number of seconds and returns the seconds per sequence."""
 
 
-def by_turns(*bursts: Burst, turns: int = 15, seconds: float = 0.3) -> np.ndarray:
+def by_turns(*bursts: Burst, turns: int = 9, seconds: float = 0.2) -> np.ndarray:
     """The result of each burst in each turn, (bursts, turns). The first turn is a warm-up and is left out."""
     measured = [[burst(seconds) for burst in bursts] for _ in range(turns + 1)]
     return np.array(measured[1:]).T

@@ -236,6 +236,24 @@ def test_torch_compiles_layers(backend):
     torch.testing.assert_close(compiled(x), layer(x))
 
 
+@pytest.mark.filterwarnings("ignore")  # torch warns of every trace
+@pytest.mark.parametrize("batch", [2, 9])
+def test_compiled_layers_are_traced_with_their_numbers(batch):
+    """In a trace, sizes are tensors."""
+    layer, x = LSTM(3, 4, backend="fused"), torch.randn(6, batch, 3)
+    traced = torch.jit.trace(layer, (x,), check_trace=False)
+    torch.testing.assert_close(traced(x)[0], layer(x)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+def test_tensors_whose_numbers_are_not_in_their_memory(batch):
+    """Torch keeps the gradient of sgn, zeros, without memory, and an imaginary part of a conjugate without its sign."""
+    layer, z = LSTM(3, 4, backend="fused"), torch.randn(6, batch, 3, dtype=torch.complex64)
+    torch.testing.assert_close(layer(z.conj().imag)[0], layer(-z.imag.contiguous())[0], rtol=0, atol=0)
+    layer(z.real.contiguous())[0].sgn().sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in layer.parameters())
+
+
 def test_layers_are_copied_and_pickled():
     layer, x = LSTM(2, 3, 2, dropout=0.5, bidirectional=True, backend="torch").eval(), torch.randn(4, 2, 2)
     for same in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):

@@ -263,10 +263,13 @@ def scan(drive: Callable, *tensors: Tensor) -> None:
 def _in_memory(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Plain tensors with the same memory; an error if one has none, like the stand-ins that torch traces with."""
     try:
-        return [
-            # A tensor of zeros may have no memory, and one with its negative bit has other numbers there.
-            t if type(t) is Tensor and t.data_ptr() and not t.is_neg() else torch.from_numpy(t.detach().numpy())
-            for t in tensors
-        ]
+        return list(map(_with_memory, tensors))
     except (RuntimeError, TypeError) as error:
         raise not_compiled(f"does not run on {' and '.join({type(t).__name__ for t in tensors})} objects") from error
+
+
+def _with_memory(tensor: Tensor) -> Tensor:
+    """A plain tensor whose memory holds the numbers; RuntimeError or TypeError if this one has none on the CPU."""
+    if type(tensor) is Tensor and tensor.is_cpu and not tensor.is_neg():
+        return tensor if tensor.data_ptr() else tensor.detach().clone()  # torch keeps some zeros without memory
+    return torch.from_numpy(tensor.detach().resolve_neg().numpy())
