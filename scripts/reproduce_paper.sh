@@ -85,6 +85,7 @@ main() {
   rm -rf "$paper/samples"
   for experiment in embedded_reber_sampled waveform_500 pen; do sample "$experiment/amu"; done
   sample waveform_500/clockwork # the model that follows a waveform best
+  sample mso2/cornn --primed --count 2 # the model that follows two sines longest
   for experiment in mso2 mso8 fitzhugh_nagumo mackey_glass; do sample "$experiment/amu" --primed --count 2; done
   if [[ " ${generating[*]} " == *" chorales "* ]]; then sample chorales/amu --count 1; fi
   finish

@@ -22,7 +22,7 @@ MIN_TRIALS = 10
 OPTIMIZERS = {"adam": "Adam", "sgd": "gradient descent", "rmsprop": "RMSprop"}
 """The trainings in words, in the order of every list of cases."""
 
-OLDER = {"samples": 0}
+OLDER = {"samples": 0, "noise": 0.0}
 """Task settings missing from older rows, with the values that those rows were run with."""
 
 

@@ -63,7 +63,11 @@ the paper used.
 GENERATION = (
     Generated("embedded_reber_sampled", {"problem": "embedded_reber", "samples": 1000}, "grammatical"),
     *(
-        Generated(f"mso{n}", {"problem": "oscillators", "sines": n, "T": 399, "free_steps": 300}, "free_nrmse")
+        Generated(
+            f"mso{n}",
+            {"problem": "oscillators", "sines": n, "T": 399, "free_steps": 300, "noise": 0.03},
+            "free_nrmse",
+        )
         for n in (2, 5, 8)
     ),
     Generated("fitzhugh_nagumo", {"problem": "fitzhugh_nagumo", "T": 1000, "free_steps": 900}, "free_nrmse"),
