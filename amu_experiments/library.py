@@ -197,7 +197,8 @@ def load_network(result: Result | Results, trial: int) -> TrainedNetwork:
     weights = read_stack_weights(stacks[0])[trial]
     made = read_provenance(stacks[0])
     instructions = made.get("numerics", {}).get("instructions")
-    choice = numerics.choice_of(instructions) if instructions else "portable"
+    on_cpu = instructions and numerics.device_of(instructions) == "cpu"
+    choice = numerics.choice_of(instructions) if on_cpu else "portable"
     try:
         numerics.fix(choice)
     except ConfigurationError:

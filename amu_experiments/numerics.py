@@ -11,6 +11,7 @@ where it needs it.
 
 import os
 import platform
+from pathlib import Path
 
 from amu_experiments.options import ConfigurationError
 
@@ -63,15 +64,48 @@ def compiled_for() -> tuple[str, str] | tuple[None, None]:
 
 
 def used(backend: str, device: str = "cpu") -> dict:
-    """The version and the instructions that a backend ("fused" or "torch") computes with in this process."""
+    """The version and the instructions that a backend ("fused" or "torch") computes with in this process.
+
+    On a GPU, the instructions are the kind of device and its name, such as "cuda: NVIDIA H100": no option fixes them.
+    """
     if backend == "fused":
         return {"version": VERSION, "instructions": _processor()}
     import torch
 
+    kind = torch.device(device).type
+    if kind != "cpu":
+        name = torch.cuda.get_device_name(device) if kind == "cuda" else platform.machine()
+        return {"version": VERSION, "instructions": f"{kind}: {name}"}
     products = os.environ.get("MKL_CBWR", "as MKL chooses")
-    maker = maker_name() if device == "cpu" else None
-    parts = (torch.backends.cpu.get_cpu_capability(), f"products {products}", maker)
+    parts = (torch.backends.cpu.get_cpu_capability(), f"products {products}", maker_name())
     return {"version": VERSION, "instructions": ", ".join(filter(None, parts))}
+
+
+def named_in_full(checkpoint: Path, config: dict, backend: str, made: dict) -> bool:
+    """Whether a checkpoint names its arithmetic in full.
+
+    made: the "backend", "version" and "instructions" that computed it; the last two are None in an older checkpoint.
+    Raises ConfigurationError if a run with this configuration, on this backend, would be rounded differently.
+    """
+    if made["version"] not in (VERSION, None):
+        raise ConfigurationError(
+            f"{checkpoint} was computed with version {made['version']} of the arithmetic, and this is version "
+            f"{VERSION}; resume with the release that wrote it, or delete the checkpoint to start again"
+        )
+    here, there = used(backend, config["device"])["instructions"], made["instructions"]
+    if there and device_of(there) != device_of(here):
+        option, needed = "device", device_of(there)
+    elif made["backend"] != backend:
+        option, here, there, needed = "backend", backend, made["backend"], made["backend"]
+    elif there not in (here, here.rpartition(", ")[0], None):  # older checkpoints do not name the processor's maker
+        option, needed = "instructions", choice_of(there)
+    else:
+        return made["version"] is not None and there == here
+    remedy = f"resume with {option}={needed}" if needed != config[option] else "resume on a machine of that kind"
+    raise ConfigurationError(
+        f"{option}={config[option]}: this is {here} here, and {checkpoint} was computed with {there}; {remedy}, or "
+        "delete the checkpoint to start again"
+    )
 
 
 def _processor() -> str:
@@ -82,8 +116,14 @@ def _processor() -> str:
     return name or llvm.get_host_cpu_name()
 
 
+def device_of(instructions: str) -> str:
+    """The kind of device that computes with these instructions, which are named as in `used`: cpu, cuda or mps."""
+    kind, colon, _ = instructions.partition(": ")
+    return kind if colon else "cpu"
+
+
 def choice_of(instructions: str) -> str:
-    """The choice, "portable" or "native", that leads to these instructions; they are named as in `used`."""
+    """The choice, "portable" or "native", that leads to these instructions of a CPU; they are named as in `used`."""
     torch_portable = f"AVX2, products {_LIBRARIES['MKL_CBWR']}"
     without_maker = ", ".join(instructions.split(", ")[:2])
     return "portable" if without_maker in (*PORTABLE.values(), torch_portable) else "native"

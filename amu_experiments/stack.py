@@ -276,7 +276,7 @@ class Stack:
         arrays, backend = vars(self.state) | self._recorded(), self.network.backend
         checkpoint = {name: torch.as_tensor(value) for name, value in arrays.items()}
         checkpoint |= {"sequences": self.sequences, "seconds": self.seconds, "backend": backend}
-        checkpoint |= numerics.used(backend, self.network.flat.device.type)
+        checkpoint |= numerics.used(backend, self.network.flat.device)
         file = io.BytesIO()
         torch.save(checkpoint, file)
         return file.getvalue()

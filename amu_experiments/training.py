@@ -22,7 +22,6 @@ from amu_experiments import files, leases, numerics, stack_files, store
 from amu_experiments.confusion import stack_confusions
 from amu_experiments.console import Progress, alert, say
 from amu_experiments.interrupts import postponed_signals, stop
-from amu_experiments.options import ConfigurationError
 from amu_experiments.plan import Run, prepare
 from amu_experiments.stack import Stack
 
@@ -153,32 +152,10 @@ def resumed(run: Run, path: Path) -> Stack:
     except ValueError as error:
         alert(f"Damaged: {checkpoint}: {error}; set aside as {files.set_aside(checkpoint).name}. Starting again.")
         return stack
-    if not _check_numerics(checkpoint, run.config, stack.network.backend, made):
+    if not numerics.named_in_full(checkpoint, run.config, stack.network.backend, made):
         say("The checkpoint does not fully name its instructions: earlier steps may be rounded differently.")
     say(f"Resuming from the checkpoint at {stack.sequences:,} sequences.")
     return stack
-
-
-def _check_numerics(checkpoint: Path, config: dict, backend: str, made: dict) -> bool:
-    """Whether the checkpoint names its arithmetic in full; ConfigurationError if that rounds differently."""
-    if made["version"] not in (numerics.VERSION, None):
-        raise ConfigurationError(
-            f"{checkpoint} was computed with version {made['version']} of the arithmetic, and this is version "
-            f"{numerics.VERSION}; resume with the release that wrote it, or delete the checkpoint to start again"
-        )
-    used = numerics.used(backend, config["device"])["instructions"]
-    here, without_maker = {"backend": backend, "instructions": used}, used.rpartition(", ")[0]
-    if made["backend"] != backend:
-        option, needed = "backend", made["backend"]
-    elif made["instructions"] not in (used, without_maker, None):
-        option, needed = "instructions", numerics.choice_of(made["instructions"])
-    else:
-        return made["version"] is not None and made["instructions"] == used
-    remedy = f"resume with {option}={needed}" if needed != config[option] else "resume on a machine of that kind"
-    raise ConfigurationError(
-        f"{option}={config[option]}: this is {here[option]} here, and {checkpoint} was computed with {made[option]}; "
-        f"{remedy}, or delete the checkpoint to start again"
-    )
 
 
 def provenance() -> dict:

@@ -302,6 +302,7 @@ def test_a_checkpoint_resumes_only_with_the_backend_that_made_it(endless, tmp_pa
         ("portable", "generic", "resume on a machine of that kind"),
         ("native", "znver4", "resume on a machine of that kind"),
         ("portable", "AVX2, products COMPATIBLE, of another maker", "resume on a machine of that kind"),
+        ("portable", "cuda: NVIDIA H100", "resume with device=cuda"),
     ],
 )
 def test_a_checkpoint_resumes_only_with_the_instructions_that_made_it(pristine, tmp_path, choice, made_with, remedy):
@@ -309,8 +310,9 @@ def test_a_checkpoint_resumes_only_with_the_instructions_that_made_it(pristine, 
     path = rewritten(here, pristine, instructions=made_with)
     before = contents(tmp_path)
     used = numerics.used("torch")["instructions"]
+    option = "device=cpu" if "cuda" in made_with else f"instructions={choice}"
     refused = (
-        f"instructions={choice}: this is {used} here, and {path} was computed with {made_with}; {remedy}, or "
+        f"{option}: this is {used} here, and {path} was computed with {made_with}; {remedy}, or "
         "delete the checkpoint to start again"
     )
     with pytest.raises(ConfigurationError, match=f"^{re.escape(refused)}$"):
