@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from amu_experiments import files, leases, numerics, stack_files, store
 from amu_experiments.confusion import stack_confusions
 from amu_experiments.console import Progress, alert, say
@@ -36,7 +38,10 @@ command: ContextVar[str | None] = ContextVar("command", default=None)
 
 
 def run(config: dict) -> store.Result:
-    """Train the requested trials that are missing, and return all trials of their configuration."""
+    """Train the requested trials that are missing, and return all trials of their configuration.
+
+    Raises MemoryError if the memory of the device does not suffice.
+    """
     run = prepare(config)
     missing, requested = len(set(run.trials) - store.finished_trials(run.folder)), len(run.trials)
     if missing == 0:
@@ -50,6 +55,12 @@ def run(config: dict) -> store.Result:
         )
     try:
         return train_missing(run)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        request = ". ".join(str(error).split(". ")[:2])  # the rest explains torch's allocator
+        remedy = "use fewer trials or units, or a smaller training.batch_size"
+        raise MemoryError(f"device={run.config['device']}: {request}; {remedy}") from error
     except OSError:
         # The store cannot be written to. All trials exist, so reading is enough.
         if missing:

@@ -236,6 +236,24 @@ def test_amu_run_ends_with_the_line_and_writes_nothing(conf, tmp_path, capsys, o
     assert_nothing_is_written(tmp_path)
 
 
+FULL = {
+    "torch.OutOfMemoryError": "CUDA out of memory. Tried to allocate 20.00 MiB",
+    "RuntimeError": "DefaultCPUAllocator: can't allocate memory. You tried to allocate 9 bytes",
+}
+"""What torch raises if a device has too little memory: for a GPU and for a CPU."""
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_a_device_without_memory_ends_the_run_with_one_line(conf, capsys, error):
+    raised = f'{error}("{FULL[error]}. See its documentation")'
+    conf("        h, c = state\n", f"        h, c = state\n        if len(h[0]) == 64:\n            raise {raised}\n")
+    assert trained("training.batch_size=64", "backend=torch") == 1
+    assert capsys.readouterr().err == (
+        f"amu-run: not enough memory (device=cpu: {FULL[error]}; use fewer trials or units, or a smaller "
+        "training.batch_size)\n"
+    )
+
+
 def test_a_matrix_for_the_hidden_size_is_refused_where_the_input_has_that_size(conf, capsys):
     conf("(3 * A, input_size)", "(3 * A, hidden_size)")
     assert trained("model.units=2") == 2
