@@ -15,7 +15,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from amu_experiments.scans import functions
-from amu_experiments.scans.jobs import Driver
+from amu_experiments.scans.jobs import LINE, Driver
 from amu_experiments.scans.recurrence import Product, Recurrence
 from amu_experiments.scans.vectorised import defined, namespace
 from amu_experiments.scans.vectors import F32, I64, Code, Numbers, Value
@@ -127,6 +127,28 @@ def _add_outer(module: ir.Module, rows: int, width: int, left_width: int, right_
     return code
 
 
+def _add_transposed(module: ir.Module, rows: int, width: int, first: bool) -> Inlined:
+    """out[:width, :rows] += matrix[:rows, :width]^T; or =, if first.
+
+    Goes in strips of a cache line: one by one, each number of a large matrix would take a line of its own from RAM.
+    """
+    code = Inlined(module, "add_transposed", 2)
+    out, matrix = code.arrays
+
+    def strip(begin, end) -> None:
+        for j in code.loop(width):
+            for k in code.loop(begin, end):
+                value = matrix[k * width + j]
+                out[j * rows + k] = value if first else out[j * rows + k] + value
+
+    whole = rows - rows % LINE
+    for begin in code.loop(0, whole, LINE):
+        strip(begin, begin + LINE)
+    strip(whole, rows)
+    code.done()
+    return code
+
+
 class Scan:
     """A recurrence over time, for one sequence, written into a driver.
 
@@ -151,6 +173,9 @@ class Scan:
 
     def outer(self, *sizes: int) -> Inlined:
         return self._once(f"outer {sizes}", lambda: _add_outer(self.code.module, *sizes))
+
+    def transposed(self, *sizes: int) -> Inlined:
+        return self._once(f"transposed {sizes}", lambda: _add_transposed(self.code.module, *sizes))
 
     def part(self, name: str, arguments: int) -> Inlined | None:
         """A step or adjoint of the recurrence."""
@@ -177,15 +202,10 @@ class Scan:
 
     def transpose(self, p: Numbers, weight_ih: Numbers, weights: Numbers) -> None:
         """The weight matrices of a trial's parameters, by columns: what the loops over net inputs read."""
-        code, I, K = self.code, self.r.inputs, self.r.rows
-        for k in code.loop(K):
-            for i in code.loop(I):
-                weight_ih[i * K + k] = p[self.ih + k * I + i]
+        self.code.do(self.transposed(self.r.rows, self.r.inputs, True), weight_ih, p.after(self.ih))
         for product, at, base in self.places():
-            rows, width = product.last - product.first, product.width
-            for k in code.loop(rows):
-                for j in code.loop(width):
-                    weights[at + j * rows + k] = p[base + k * width + j]
+            matrix = self.transposed(product.last - product.first, product.width, True)
+            self.code.do(matrix, weights.after(at), p.after(base))
 
     def run(self, p, weight_ih, weights, x, length, states, tape, y, net, rec) -> None:
         """Forward over one sequence: states (T + 1, S) from states[0] on, tape (T, N), y (T, A)."""
@@ -263,16 +283,16 @@ class Scan:
                 back(product, at, base, dstate.after(product.factor[1]))
 
     def scatter(self, g_ih: Numbers, g_weights: Numbers, g: Numbers) -> None:
-        code, I, K = self.code, self.r.inputs, self.r.rows
-        for k in code.loop(K):
-            for i in code.loop(I):
-                g[self.ih + k * I + i] = g_ih[i * K + k]
+        """Set the gradient of weight_ih, and add those of the products; g_ih and g_weights are by columns."""
+        code = self.code
+        code.do(self.transposed(self.r.inputs, self.r.rows, True), g.after(self.ih), g_ih)
         for product, at, base in self.places():
             rows, width = product.last - product.first, product.width
-            for k in code.loop(rows):
-                for j in code.loop(width):
-                    source = at + (k * width + j if product.transposed else j * rows + k)
-                    g[base + k * width + j] = g[base + k * width + j] + g_weights[source]
+            if product.transposed:
+                for k in code.loop(rows * width):
+                    g[base + k] = g[base + k] + g_weights[at + k]
+            else:
+                code.do(self.transposed(width, rows, False), g.after(base), g_weights.after(at))
 
 
 def forward_driver(module: ir.Module, recurrence: Recurrence) -> None:
