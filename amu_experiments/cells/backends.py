@@ -105,11 +105,15 @@ class BlockLayer:
 
 
 class FusedScan(torch.autograd.Function):
-    """A compiled scan as an operation of torch: from lengths, x, state and parameters to the results of `layer`."""
+    """A compiled scan as an operation of torch: from lengths, x, state and parameters to the results of `layer`.
+
+    The last result has the parameters side by side, (R, P), for the adjoint.
+    """
 
     @staticmethod
     def forward(layer, lengths_RB, x_RTBI, state_RBS, *parameters):
-        return layer.forward(_flat(parameters), lengths_RB, x_RTBI, state_RBS)
+        flat = _flat(parameters)
+        return *layer.forward(flat, lengths_RB, x_RTBI, state_RBS), flat
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -155,8 +159,8 @@ class FusedAdjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(layer, count, lengths_RB, *tensors):
-        kept, (dy, dlast_RB1S, x_RTBI, _, *parameters) = tensors[:count], tensors[count:]
-        summed, dx, dstate = layer.backward(_flat(parameters), lengths_RB, kept, dy, dlast_RB1S.squeeze(2), x_RTBI)
+        (*kept, flat), (dy, dlast_RB1S, x_RTBI, _, *parameters) = tensors[:count], tensors[count:]
+        summed, dx, dstate = layer.backward(flat, lengths_RB, kept, dy, dlast_RB1S.squeeze(2), x_RTBI)
         pieces = summed.split([p.shape[1:].numel() for p in parameters], dim=1)
         return dx, dstate, *(piece.reshape(p.shape) for piece, p in zip(pieces, parameters, strict=True))
 
@@ -240,9 +244,7 @@ def _zeros(*shape: int) -> Tensor:
 
 
 def _sum_of_groups(gradients_RGP: Tensor) -> Tensor:
-    """The sum over groups, as torch.sum gives it: it adds up to four in order."""
-    if gradients_RGP.shape[1] > 4:
-        return gradients_RGP.sum(dim=1)
+    """The sum over groups, in their order."""
     return torch.from_numpy(functools.reduce(np.add, gradients_RGP.numpy().swapaxes(0, 1)))
 
 

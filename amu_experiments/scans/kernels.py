@@ -201,11 +201,16 @@ class Scan:
             at += product.factors * product.results
 
     def transpose(self, p: Numbers, weight_ih: Numbers, weights: Numbers) -> None:
-        """The weight matrices of a trial's parameters, by columns: what the loops over net inputs read."""
+        """The weight matrices of a trial's parameters, by columns: what `run` reads."""
         self.code.do(self.transposed(self.r.rows, self.r.inputs, True), weight_ih, p.after(self.ih))
+        self.transpose_products(p, weights)
+
+    def transpose_products(self, p: Numbers, weights: Numbers, backward: bool = False) -> None:
+        """The matrices of the products, by columns; with `backward`, only those that `sweep` reads."""
         for product, at, base in self.places():
-            matrix = self.transposed(product.last - product.first, product.width, True)
-            self.code.do(matrix, weights.after(at), p.after(base))
+            if product.transposed or not backward:
+                matrix = self.transposed(product.last - product.first, product.width, True)
+                self.code.do(matrix, weights.after(at), p.after(base))
 
     def run(self, p, weight_ih, weights, x, length, states, tape, y, net, rec) -> None:
         """Forward over one sequence: states (T + 1, S) from states[0] on, tape (T, N), y (T, A)."""
@@ -317,13 +322,12 @@ def backward_driver(module: ir.Module, recurrence: Recurrence) -> None:
     A job is a group."""
     code, r = SequenceDriver(module, "backward", BACKWARD), recurrence
     a, scan = code.given, Scan(code, recurrence)
-    weight_ih, weights = scan.memory()
-    g_ih, g_weights = scan.memory()
+    weights, (g_ih, g_weights) = code.take(scan.W), scan.memory()
     errors = code.take(a.T * r.rows), code.take(a.T * r.recs), code.take(r.dfactors)
     for job in code.loop(code.begin, code.end):
         trial, group = code.divided(job, a.G)
         p, g = code.floats(a.parameters, trial * a.P), code.floats(a.gradients, job * a.P)
-        scan.transpose(p, weight_ih, weights)
+        scan.transpose_products(p, weights, backward=True)
         code.fill(g_ih, r.inputs * r.rows)
         code.fill(g_weights, scan.W)
         for b in code.loop(group, a.B, a.G):
