@@ -84,10 +84,13 @@ main() {
   part "Samples: strings, free runs, a WAV, a sheet of letters, a chorale"
   rm -rf "$paper/samples"
   for experiment in embedded_reber_sampled waveform_500 pen; do sample "$experiment/amu"; done
-  sample waveform_500/clockwork # the model that follows a waveform best
-  sample mso2/cornn --primed --count 2 # the model that follows two sines longest
+  sample pen/rnn # the best model of each of these
+  sample waveform_500/clockwork
+  sample mso2/cornn --primed --count 2
   for experiment in mso2 mso8 fitzhugh_nagumo mackey_glass; do sample "$experiment/amu" --primed --count 2; done
-  if [[ " ${generating[*]} " == *" chorales "* ]]; then sample chorales/amu --count 1; fi
+  if [[ " ${generating[*]} " == *" chorales "* ]]; then
+    for model in amu lstm; do sample "chorales/$model" --count 1; done
+  fi
   finish
 
   part "Mechanism"
