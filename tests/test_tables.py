@@ -185,11 +185,18 @@ def test_models_of_several_sizes_are_tested_against_the_amu_of_their_size(tmp_pa
         "lstm (units=4)": "1.000",
         "lstm (units=15)": "1.000",
     }
-    assert "test against the reference with the nearest number of parameters, Holm-corrected for the 2 tests" in (
+    assert dict(zip(table.text["model"], table.text["against"], strict=True)) == {
+        "amu (units=3)": "",
+        "amu (units=10)": "",
+        "lstm (units=4)": "amu (units=3)",
+        "lstm (units=15)": "amu (units=10)",
+    }
+    assert "the reference with the nearest number of parameters, named in each row, Holm-corrected for the 2 tests" in (
         table.caption
     )
     (asked,) = against([compared], "amu (units=3)")
     assert criteria_table(asked).text["p (Holm)"].tolist().count("reference") == len(asked.criteria)
+    assert "against" not in criteria_table(asked).text
     (sizes,) = compare(rows[:2])
     assert criteria_table(sizes).numbers["p_holm"].notna().sum() == len(sizes.criteria)
 

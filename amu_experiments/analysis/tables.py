@@ -138,7 +138,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
             ],
             "median sequences": [_estimate(row, "median_sequences", sequences_text) for row in rows],
         }
-        | _p_column(comparison, rows)
+        | _p_columns(comparison, rows)
     )
     percent = f"{CONFIDENCE:.0%}"
     caption = [
@@ -188,7 +188,7 @@ def metrics_table(comparison: Comparison) -> Table | None:
             "diverged": numbers["diverged"].map(str),
             "median": [_estimate(row, "median", metric_text) for row in rows],
         }
-        | _p_column(comparison, rows)
+        | _p_columns(comparison, rows)
     )
     caption = [
         f"{comparison.name}: metrics on test data after training.",
@@ -287,7 +287,15 @@ def _row_columns(comparison: Comparison, row: int) -> dict:
         "units": result.config["model"]["units"],
         "trials": len(result.trials),
         "diverged": int((result.trials["status"] == "diverged").sum()),
-    }
+    } | _against(comparison, row)
+
+
+def _against(comparison: Comparison, row: int) -> dict[str, str]:
+    """The column with the label of the row's reference, if the comparison has several references."""
+    if len(comparison.references) < 2:
+        return {}
+    reference = comparison.reference_of(row)
+    return {"against": "" if reference is None else comparison.labels[reference]}
 
 
 def _estimate_columns(name: str, estimate: Estimate) -> dict:
@@ -317,7 +325,9 @@ def _test_note(comparison: Comparison, test: str, family: str) -> str:
         return "No p-values: there is only one row."
     note = f"p: two-sided {test} test against {comparison.labels[comparison.reference]}"
     if len(comparison.references) > 1:
-        note = f"p: two-sided {test} test against the reference with the nearest number of parameters"
+        note = (
+            f"p: two-sided {test} test against the reference with the nearest number of parameters, named in each row"
+        )
     if others > 1:
         note += f", Holm-corrected for the {others} tests of each {family}"
     if comparison.reference_is_best:
@@ -361,9 +371,13 @@ def _interval(row: Mapping, name: str, text: Callable[[float], str]) -> str:
     return f"[{text(low)}, {text(high)}]".replace("not reached", "n.r.")
 
 
-def _p_column(comparison: Comparison, rows: list[dict]) -> dict[str, list[str]]:
-    """The column of p-values, in which references are marked; no column if nothing is tested."""
+def _p_columns(comparison: Comparison, rows: list[dict]) -> dict[str, list[str]]:
+    """The column of p-values, in which references are marked, and that of several references.
+
+    No column if nothing is tested.
+    """
     if not _is_tested(comparison):
         return {}
     references = [comparison.labels[row] for row in comparison.references]
-    return {"p (Holm)": ["reference" if row["model"] in references else p_text(row["p_holm"]) for row in rows]}
+    columns = {"p (Holm)": ["reference" if row["model"] in references else p_text(row["p_holm"]) for row in rows]}
+    return columns | ({"against": [row["against"] for row in rows]} if len(references) > 1 else {})
