@@ -5,9 +5,9 @@
     python scripts/benchmark.py --quick              # half a minute, with more noise
 
 A training step is the forward pass on two inputs, the squared error at the last time step, the backward pass, clipping
-of each trial's gradient at norm 1, and Adam. The sides of a comparison take turns. Its ratio is the median of the
-ratios within a turn, since other load on the machine slows both sides. Compilation is not timed. Prints a table and
-writes it as CSV with the name of the machine.
+of each trial's gradient at norm 1, and Adam. The AMU is that of tframe: JAX and older checkouts have no other. The
+sides of a comparison take turns. Its ratio is the median of the ratios within a turn, since other load on the machine
+slows both sides. Compilation is not timed. Prints a table and writes it as CSV with the name of the machine.
 """
 
 import argparse
@@ -32,6 +32,7 @@ import torch
 from processes import CheckoutPeer, JaxPeer, run_command
 
 from amu_experiments.cells import cell_class
+from amu_experiments.conf_files import named_readings
 from amu_experiments.learning import Optimizer, learn
 from amu_experiments.network import Network
 from amu_experiments.overrides import load
@@ -66,11 +67,12 @@ class Setting:
     steps: int = 100
 
     def __str__(self):
-        cell = self.cell.upper() + (f", {self.gradient} gradient" if self.gradient else "")
+        cell = f"AMU of tframe, {self.gradient} gradient" if self.gradient else self.cell.upper()
         trials = "1 trial" if self.trials == 1 else f"{self.trials} trials"
         return f"{cell}, {trials}, batch {self.batch}, T = {self.steps:,}"
 
 
+TFRAME = {key.removeprefix("model."): value for key, value in named_readings()["tframe"].items()}
 AMU = Setting("amu", 4, "truncated")
 LSTM = Setting("lstm", 6)
 AGAINST_JAX = [AMU, replace(AMU, trials=10, batch=32), replace(AMU, trials=1), replace(AMU, gradient="full"), LSTM]
@@ -186,7 +188,7 @@ def against_torch(measure) -> Iterator[Row]:
 
 def over_lengths(measure) -> Iterator[Row]:
     """Time and RAM per time step, divided by those of the shortest sequences."""
-    what, against, meaning = "AMU, truncated gradient, T = {:,}", "T = {:,}", "times as much per step"
+    what, against, meaning = "AMU of tframe, truncated gradient, T = {:,}", "T = {:,}", "times as much per step"
     per_step = measure(*(fused(replace(AMU, steps=T)) for T in LENGTHS)) / np.array(LENGTHS)[:, None]
     for T, times in zip(LENGTHS[1:], per_step[1:], strict=True):
         ours, first, ratio = np.median([times, per_step[0], times / per_step[0]], axis=1)
@@ -198,9 +200,8 @@ def over_lengths(measure) -> Iterator[Row]:
         peaks = fresh.map(peak, LENGTHS_FOR_MEMORY)
         first, *others = (memory / T for T, memory in zip(LENGTHS_FOR_MEMORY, peaks, strict=True))
     for T, ours in zip(LENGTHS_FOR_MEMORY[1:], others, strict=True):
-        yield Row(
-            what.format(T), ours, "byte/step", against.format(LENGTHS_FOR_MEMORY[0]), first, ours / first, meaning
-        )
+        other = against.format(LENGTHS_FOR_MEMORY[0])
+        yield Row(what.format(T), ours, "byte/step", other, first, ours / first, meaning)
 
 
 def arithmetic_floor(measure) -> Iterator[Row]:
@@ -210,8 +211,8 @@ def arithmetic_floor(measure) -> Iterator[Row]:
         floor = rate * operations(AMU)
         what = f"{AMU}, {threads} thread{'s' * (threads > 1)}"
         against = f"at {1e-9 / np.median(rate):.0f} GFLOP/s"
-        ratio, meaning = np.median(ours / floor), "times the floor"
-        yield Row(what, 1e6 * np.median(ours), "us/sequence", against, 1e6 * np.median(floor), ratio, meaning)
+        seen = 1e6 * np.median(ours), "us/sequence", against, 1e6 * np.median(floor), np.median(ours / floor)
+        yield Row(what, *seen, "times the floor")
 
 
 def whole_run(sequences: int, turns: int) -> Iterator[Row]:
@@ -243,10 +244,8 @@ def whole_run(sequences: int, turns: int) -> Iterator[Row]:
         ("the same without start-up and tests", whole - start),
     ):
         each = took / sequences / len(trials)
-        ratio, meaning = np.median(step / each), "of its throughput"
-        yield Row(
-            what, 1e6 * np.median(each), "us/sequence", "the training step alone", 1e6 * np.median(step), ratio, meaning
-        )
+        other = "the training step alone", 1e6 * np.median(step), np.median(step / each)
+        yield Row(what, 1e6 * np.median(each), "us/sequence", *other, "of its throughput")
 
 
 def start_up(turns: int) -> Iterator[Row]:
@@ -283,7 +282,7 @@ def learned_whole(network, optimizer, task, sequences: Sequences, batch: int) ->
 def fused(setting: Setting, threads: int | None = None, updates: int | None = None) -> Burst:
     """This project's training step. `updates`: number in one call; by default, enough to hide the cost of the call."""
     R, T = setting.trials, setting.steps
-    options = {"gradient": setting.gradient} if setting.gradient else {}
+    options = {"gradient": setting.gradient} | TFRAME if setting.cell == "amu" else {}
     cell = cell_class(setting.cell)(INPUTS, setting.units, trials=R, backend="fused", **options)
     network = Network(cell, 1)
     network.initialise(range(R))
