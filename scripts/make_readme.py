@@ -143,7 +143,7 @@ def historical() -> str:
     counts = run["agrees"].value_counts().reindex(["yes", "in range", "no"], fill_value=0)
     failed = ", ".join(unique(run.loc[run["agrees"] == "no", "task"].str.partition("-")[0].str.replace("_", " ")))
     return (
-        "Of the networks here, only the LSTM of 1997 has published numbers (Hochreiter & Schmidhuber 1997). "
+        "Hochreiter & Schmidhuber 1997 have published mean numbers of training sequences of their LSTM. "
         f"[{len(run)} of its means](results/paper/tables/lstm97-published.md) were measured again, with its settings: "
         f"{counts['yes']} agree (within a factor of two, and at least nine of ten trials solved), {counts['in range']} "
         f"more are in the range of our trials, and {counts['no']} are not reproduced ({failed}).\n"

@@ -1,4 +1,4 @@
-"""Measures error flow, gradient conflict and memory of stored runs; options as amu_experiments.studies.mechanism."""
+"""Measures the mechanism of stored runs; takes the options of amu_experiments.studies.mechanism."""
 
 from amu_experiments.studies.mechanism import main
 

@@ -254,7 +254,7 @@ def test_configurations_that_mix_numerics_are_told(store, tmp_path):
     lines = [line for line in write_report(store, tmp_path / "out", parts=["tables"]) if "numerics" in line]
     assert lines == [
         f"two_sequence/amu/{folder.name} mixes numerics: "
-        "unknown (version 1, the machine's own instructions) in trials-0-2, trials-3-3; "
+        "not recorded in trials-0-2, trials-3-3; "
         "instructions x86-64-v3, version 2 in trials-4-4, trials-5-5; "
         "instructions x86-64-v4, version 2 in trials-6-6"
     ]

@@ -59,7 +59,7 @@ the paper used.
 
 
 # The metrics were chosen before these experiments were run. They judge the sequences that networks generate. A chorale
-# has no true continuation, so its metric is the likelihood.
+# has no true continuation, so its metric is the negative log-likelihood of a frame.
 GENERATION = (
     Generated("embedded_reber_sampled", {"problem": "embedded_reber", "samples": 1000}, "grammatical"),
     *(

@@ -35,7 +35,10 @@ ENTRY = 72
 
 
 def pictures(comparison: Comparison, styles: list[Style]) -> list[Picture]:
-    """Every figure of a comparison; a task without criteria has only the metric. `styles`: one for each row."""
+    """The figures of the share solved and of a metric. A task without criteria has only that of the metric.
+
+    styles: one for each row.
+    """
     drawn, styles, note = with_main_rows(comparison, styles)
     with house_style():
         made = [solved_picture(drawn, styles)] if drawn.criteria else []
@@ -145,7 +148,7 @@ def _draw_share(panel: Axes, comparison: Comparison, row: int, criterion: str, s
     times, solved = comparison.times(row, criterion)
     sequences, share = statistics.share_solved(times, solved)
     left, right = _span(comparison)
-    # If all trials solved it, the curve stays at 1; otherwise it is unknown after the last observation.
+    # If the estimate reaches 1, the curve stays there; otherwise it is unknown after the last observation.
     end = right if share[-1] == 1 else sequences[-1]
     sequences, share = np.r_[left, sequences, end], np.r_[0.0, share, share[-1]]
 

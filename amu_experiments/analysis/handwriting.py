@@ -53,7 +53,10 @@ def lines_of(letters: int) -> int:
 
 
 def pen_path(moves: np.ndarray) -> np.ndarray:
-    """The points of a letter (n, 2), with (nan, nan) where the pen is lifted; the letter ends with its last move."""
+    """The points of a letter (n, 2), with (nan, nan) where the pen is lifted.
+
+    Moves after the first one with `last` > 0.5 are left out.
+    """
     end = moves[:, LAST] > 0.5
     moves = moves[: end.argmax() + 1 if end.any() else len(moves)]
     with np.errstate(over="ignore", invalid="ignore"):

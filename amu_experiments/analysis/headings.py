@@ -1,4 +1,4 @@
-"""Experiments in the order and words of the paper's reproduction, for the page, report.md and the README.
+"""Order and titles of the experiments in this project's report, for the page, report.md and the README.
 
 The order is that of `experiments` in conf/tuning.yaml. The title is the first sentence of a base.yaml in
 conf/experiment/.

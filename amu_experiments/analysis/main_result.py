@@ -37,7 +37,7 @@ def main_picture(comparison: Comparison, pictures: list[Drawn]) -> Drawn | None:
 
 
 def main_table(comparison: Comparison, tables: list[Table]) -> Table | None:
-    """A row for each model, with its main result and p; None without a table that has it.
+    """The main result and p of each row; None if the comparison has no table of criteria or metrics.
 
     Args:
         comparison: the comparison.

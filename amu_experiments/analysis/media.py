@@ -14,7 +14,7 @@ from amu_experiments.analysis.picture import WIDTH, house_style, small_svg
 from amu_experiments.analysis.samples import Sample
 
 RATE = 8000
-"""Samples of a WAV in a second."""
+"""Sample rate of a WAV, in Hz."""
 
 SECONDS = 2
 """Shortest WAV; a shorter series is repeated."""

@@ -14,7 +14,7 @@ OCTAVE_NAMES = {24: "C1", 36: "C2", 48: "C3", 60: "C4", 72: "C5", 84: "C6", 96: 
 
 
 class Note(NamedTuple):
-    """A note: its begin and length in quarter notes, and its pitch as a MIDI number."""
+    """A note: its start and length in quarter notes, and its pitch as a MIDI number."""
 
     begin: int
     length: int
@@ -60,6 +60,5 @@ def draw_roll(panel, prime: np.ndarray, generated: np.ndarray, truth: np.ndarray
             height = [pitch for _, _, pitch in notes]
             panel.hlines(height, begins + 0.1, begins + lengths - 0.1, color=colour, linewidth=width, label=label)
     panel.set_yticks(*zip(*OCTAVE_NAMES.items(), strict=True))
-    panel.set_ylim(min(pitches) - 2, max(pitches) + 2)
     panel.set_ylim(min(pitches) - 2, max(pitches) + 2)
     panel.set_xlim(1 - len(prime), len(generated))

@@ -11,8 +11,8 @@ from amu_experiments.store import Result
 MOST_LABELS = 4
 """Maximum number of rows that a line names."""
 
-UNKNOWN = "unknown (version 1, the machine's own instructions)"
-"""The text for stacks whose provenance does not state the numerics: version and instructions of the arithmetic."""
+UNKNOWN = "not recorded"
+"""The text for stacks whose provenance is missing, or does not state version and instructions of the arithmetic."""
 
 
 def notices(

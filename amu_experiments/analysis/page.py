@@ -140,7 +140,7 @@ def columns(table: Table) -> list[tuple[str, str]]:
 
 
 def _provenance(made: list[dict]) -> dict[str, list[str]]:
-    """Every machine, Python, package version, commit and day in the provenance of the stacks."""
+    """Every machine, Python, package version and commit in the provenance, and the first and the last day."""
     if not made:
         return {}
     days = sorted(printable(each["started"][:10]) for each in made)

@@ -73,8 +73,8 @@ class Picture:
         with house_style():
             pixels, pdf = io.BytesIO(), io.BytesIO()
             self.figure.savefig(pixels, format="png")
-            # The layout is final now. Another pass would take as long as drawing, so the PDF gets none, and print_pdf
-            # writes it: savefig always makes a pass.
+            # The layout is final now. A second layout pass would take as long as drawing. savefig always makes one,
+            # so print_pdf writes the PDF.
             self.figure.set_layout_engine("none")
             unsigned = {"CreationDate": None, "Creator": None, "Producer": None}
             FigureCanvasPdf(self.figure).print_pdf(pdf, metadata=unsigned)

@@ -122,7 +122,7 @@ def larger(values: np.ndarray, others: np.ndarray) -> bool:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Adjusts p-values (m,) for m tests, so that the chance of any false positive stays the same (Holm 1979).
+    """Holm-adjusted p-values (m,) of m tests, which control the family-wise error rate (Holm 1979).
 
     With p sorted ascending, p_(i), i = 1..m: adjusted_(i) = max over j <= i of min(1, (m - j + 1) p_(j)).
     """

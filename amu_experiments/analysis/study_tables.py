@@ -75,7 +75,7 @@ def _read_tables(pattern: Path, left_out: list[UnusableError | OSError]) -> list
 
 
 def _paths(pattern: Path, left_out: list[UnusableError | OSError]) -> list[Path]:
-    """Everything in a folder whose name matches, sorted; a match that is not a file is reported by its reader."""
+    """The paths in a folder whose names match the pattern, sorted. `read_table` reports a path that is not a file."""
     try:
         return sorted(path for path in pattern.parent.iterdir() if path.match(pattern.name))
     except FileNotFoundError:

@@ -34,7 +34,7 @@ AMU_COLOURS = ("#6A3D9A", "#56B4E9", "#000000")
 """Colours of further readings of the AMU."""
 
 FORM_MARKERS = "*<>8dH"
-"""Markers of a cell's further forms; no first form has them."""
+"""Markers of a cell's second and later forms (see `report_styles`). No first form has one of them."""
 
 VARIANT_DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 3)), (0, (8, 1.5, 1, 1.5)))
 """Dashes of a form's variants."""

@@ -103,7 +103,7 @@ class Verdict:
         if lacking:
             return f"{lacking} of its {len(self.judged)} findings have no runs; it stays undecided without them."
         if self.count("missing"):
-            return f"Runs of the experiments that are left out add findings. {self._would_change}"
+            return f"If the experiments that are left out are run, they add findings. {self._would_change}"
         return self._would_change
 
     @property

@@ -271,7 +271,7 @@ def _in_memory(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _with_memory(tensor: Tensor) -> Tensor:
-    """A plain tensor whose memory holds the numbers; RuntimeError or TypeError if this one has none on the CPU."""
+    """A plain tensor with the values of this one; RuntimeError or TypeError if this one has no memory on the CPU."""
     if type(tensor) is Tensor and tensor.is_cpu and not tensor.is_neg():
-        return tensor if tensor.data_ptr() else tensor.detach().clone()  # torch keeps some zeros without memory
+        return tensor if tensor.data_ptr() else tensor.detach().clone()  # some tensors of zeros have no memory
     return torch.from_numpy(tensor.detach().resolve_neg().numpy())

@@ -46,7 +46,8 @@ class Cell(nn.Module, metaclass=CellType):
     parameter and always (R, ...); outside, layer.weight_hh is that of the first layer. A layer above the first has
     another input_size, so an __init__ must not compute anything from it.
 
-    load_state_dict takes a state_dict of torch.nn.LSTM, GRU or RNN, too; torch_state_dict() gives one.
+    For LSTM, GRU and RNN, load_state_dict also takes a state_dict of the class of that name in torch.nn, and
+    torch_state_dict() gives one.
 
     Input, state and parameters have one dtype and one device; under torch.autocast the layer computes in the dtype
     of its parameters.

@@ -162,7 +162,7 @@ def _check_shapes(kind: type, shapes: Any, input_size: int) -> None:
         )
     if len(bias) != 1 or bias[0] > weight[0]:
         raise CellError(
-            f"shapes(): bias is {bias}: must be one axis, as long as weight_ih has rows, {weight[0]}, or less{where}"
+            f"shapes(): bias is {bias}: must be (n,), and n at most {weight[0]}, the number of rows of weight_ih{where}"
         )
 
 
@@ -268,7 +268,7 @@ class _Attempt:
 
 
 class _Watch(TorchFunctionMode):
-    """Follows tensors that a step computes from parameters only, and keeps those of the first operation that fails."""
+    """Records the tensors computed from parameters only, and all tensors given to the first operation that fails."""
 
     def __init__(self, parameters: Mapping[str, Tensor]):
         super().__init__()

@@ -11,7 +11,8 @@ UNIT = Rule(float, "a number above 0, and 1 at most", lambda value: 0 < value <=
 
 
 class LEM(Cell):
-    """Two states with learned time steps d1 and d2; rows of the weights: d1, d2, z, y; `weight_zy` is V:
+    """Two states with learned time steps d1 and d2. The rows of weight_ih are d1, d2, z, y; those of weight_hh are the
+    first three, and V is `weight_zy`:
 
         d1   = dt * sigmoid(W_1 x(t) + U_1 y(t-1) + b_1)
         d2   = dt * sigmoid(W_2 x(t) + U_2 y(t-1) + b_2)

@@ -34,8 +34,8 @@ class LSTM97(Cell):
             read this cell, too).
         gradient: "truncated", as in 1997, or "full", back-propagation through time.
         input_bias, output_bias: initial biases of the input and the output gates, block by block, staggered so that
-            blocks come into use one after another. If blocks are left, the list continues with its last difference.
-            Empty: random like the weights.
+            blocks come into use one after another. If there are more blocks than values, the last difference repeats:
+            -1, -2 becomes -1, -2, -3. Empty: random like the weights.
         initial_range: weights, those of the output units included, start uniform in +-initial_range.
         See Cell for the others, and for shapes.
     """

@@ -6,7 +6,7 @@ from amu_experiments.cells.cell import Cell, recur
 
 
 class MinimalRNN(Cell):
-    """The input is encoded as z, and a gate u, which sees z and the past, lets it in; `weight_zu` is V:
+    """The input is encoded as z. A gate u sees z and the past, and 1 - u lets z in; `weight_zu` is V:
 
         z    = tanh(W x(t) + b)
         u    = sigmoid(U h(t-1) + V z + bias_u)

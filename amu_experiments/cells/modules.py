@@ -159,7 +159,7 @@ class ModuleCell(nn.Module):
         return ConfigurationError(f"model.cell: {cls.name}: {text}")
 
     def _find_state(self, module: nn.Module) -> tuple[int, bool]:
-        """The place of the module's first state among those of `_first_state`, and whether it returns an output."""
+        """The index of the module's initial state in `_first_state`, and whether the module returns an output."""
         x, zeros = self._input(), torch.zeros(SEQUENCES, self.hidden_size)
         reasons = []
         for place, first in enumerate((None, zeros, (zeros, zeros))):

@@ -1,1 +1,1 @@
-"""Stored trials in the formats of other tools: CSV, Parquet, TensorBoard and MLflow. Training knows none of them."""
+"""Writes stored trials for other tools: CSV, Parquet, TensorBoard and MLflow. Training does not import this."""

@@ -1,7 +1,7 @@
 """The command amu-export: writes stored trials as CSV, Parquet, TensorBoard events or an MLflow database.
 
-It only reads the store; training writes none of these formats. A second export replaces CSV and Parquet files whole,
-and the same trials in TensorBoard and MLflow.
+It does not change the store. A second export replaces CSV and Parquet files whole, and the same trials in TensorBoard
+and MLflow.
 """
 
 import argparse

@@ -1,1 +1,4 @@
-"""Studies of many runs, each a command: python -m amu_experiments.studies.NAME. Only tune.py imports them."""
+"""Studies of many runs, each a command: python -m amu_experiments.studies.NAME.
+
+Of the other modules of the package, only tune.py imports studies.
+"""

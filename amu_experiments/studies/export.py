@@ -75,7 +75,7 @@ def copy(stack: Path, to: Path) -> None:
         print(f"Left out: {error}")
     table = thinned(history).to_csv(index=False, float_format="%.5g")
     whole = [path.name for name in ("confusion.csv", "trials.csv") if (path := stack / name).exists()]
-    packed = gzip.compress(table.encode(), mtime=0)  # no time: same bytes
+    packed = gzip.compress(table.encode(), mtime=0)  # no time stamp: equal tables give equal bytes
     write_stack(to, {"history.csv.gz": packed} | {name: (stack / name).read_bytes() for name in whole})
     (to / "history.csv").unlink(missing_ok=True)  # of an earlier version
 

@@ -3,8 +3,8 @@
     python -m amu_experiments.studies.longest two_sequence_3c/lstm two_sequence_3c/gru ... --lag 1000 --count 3
 
 A line for each of the best --count experiments, the best first. The rule is that of tuning: more trials that met the
-criterion come first, then the smaller Kaplan-Meier median of sequences. Trials that are missing in --results-dir are
-trained first.
+criterion, then the smaller Kaplan-Meier median of sequences, then the smaller loss. Trials that are missing in
+--results-dir are trained first.
 """
 
 import argparse

@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("flow", "trials", "traces"):
         table = pd.concat([tables[name] for tables in measured], ignore_index=True)
         text = table.to_csv(index=False, float_format="%.5g")
-        write_bytes(options.out / f"{name}.csv.gz", gzip.compress(text.encode(), mtime=0))  # no time: same bytes
+        # Without a time stamp, equal tables give equal bytes.
+        write_bytes(options.out / f"{name}.csv.gz", gzip.compress(text.encode(), mtime=0))
     print(f"Written to {options.out}")
 
 

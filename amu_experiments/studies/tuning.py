@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def tuning_plan(config_dir: Path) -> dict:
     """The plan in tuning.yaml of a folder like conf/, each model with its axes; SystemExit if it is not one.
 
-    A model that names a reading has the reading's options, among its settings too.
+    If a model names a reading, the reading's options are its `options`, and they are also in its `settings`.
     """
     parts = ("experiments", "models", *PARTS, "first", "configurations", "most")
     plan = read_plan(config_dir / "tuning.yaml", parts)
@@ -327,7 +327,7 @@ class Search:
         return row
 
     def estimate(self, result: store.Result, most: int) -> None:
-        """Say how long the search may take, at the speed of its first configuration; compiling takes more.
+        """Say how long the search takes at most, at the speed of its first configuration, without the compile time.
 
         most: sequences of a trial at most.
         """
