@@ -1,5 +1,6 @@
-"""The commands, amu-run first. Help and errors come at once; Hydra runs a job or a sweep.
+"""The commands, amu-run first. Help and errors come at once.
 
+Hydra composes the configurations. It starts the jobs of a sweep only for a launcher other than local, such as slurm.
 Signals are handled before anything but the standard library is imported. Torch is imported when a job starts, or when
 an option of a cell or a task is checked.
 """

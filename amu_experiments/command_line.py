@@ -1,4 +1,4 @@
-"""The parser of the commands that do not use Hydra: an error is one line, and --version prints the version."""
+"""The parser of command lines that Hydra does not parse: an error is one line, and --version prints the version."""
 
 import argparse
 from collections.abc import Callable

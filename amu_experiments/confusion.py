@@ -19,7 +19,7 @@ def confusion_counts(sequences: Sequences, outputs: np.ndarray) -> np.ndarray:
     outputs: (B, T, C) or (B, 1, C) like the targets, which are one-hot. The largest output is the answer. Steps after
     the end of a sequence do not count, and neither do steps without a true class.
     """
-    answers = np.arange(outputs.shape[1]) < sequences.lengths[:, None]  # with one answer, its only place
+    answers = np.arange(outputs.shape[1]) < sequences.lengths[:, None]  # one answer: an axis of length 1
     answers &= sequences.targets.any(axis=-1)
     counts = np.zeros((outputs.shape[-1],) * 2, int)
     np.add.at(counts, (sequences.targets[answers].argmax(-1), outputs[answers].argmax(-1)), 1)

@@ -10,7 +10,7 @@ from amu_experiments.console import say
 from amu_experiments.options import format_error
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-"""Signals that stop the command. Schedulers send SIGUSR2 before the time limit of a job."""
+"""Signals that stop the command. With submitit, Slurm sends SIGUSR2 before the time limit of a job."""
 
 SECONDS_TO_END = 0.5
 """After a signal, KeyboardInterrupt is raised at this interval: an import may lose the first one."""

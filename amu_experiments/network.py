@@ -130,10 +130,11 @@ class Network(nn.Module):
     ) -> np.ndarray:
         """The answers (R, B, steps, O) of networks that read the inputs given, then their own answers.
 
-        given: (R, B, G, I) float32, G of 1 or more. An input after them is the last one given, whose first O numbers
-        are the answer before it: the squashed outputs ("value"), one symbol drawn from their softmax ("symbol"), or 0
-        or 1 for each, drawn with their logistic probability ("bits"). With "none" the last input given stays. draws:
-        (R, B, steps) float32 from 0 to below 1, a number for each symbol to draw, or (R, B, steps, O) for bits.
+        given: (R, B, G, I) float32, G of 1 or more. From step G on, the input is the last one given; its first O
+            numbers are replaced by the previous answer, unless feedback is "none".
+        feedback: what an answer is: the squashed outputs ("value" and "none"); one symbol, drawn from the softmax of
+            the outputs ("symbol"); or a bit, 0 or 1, for each output, drawn with its logistic probability ("bits").
+        draws: (R, B, steps) float32 from 0 to below 1, a number for each symbol; (R, B, steps, O) for bits.
         temperature: the readout is divided by it before a softmax, or before bits are drawn.
         """
         R, B, _, _ = given.shape
@@ -295,7 +296,7 @@ def match_units(model: dict, task: Task) -> int:
     If two numbers are equally near, the smaller one is used. Raises ValueError if the cell does not allow its options
     or units.
     """
-    # With the fewest units: the parameters of larger cells are counted, not created.
+    # Make the smallest cell only: larger cells of this package are counted without making them.
     cell = make_cell(model, task)
     step, units, wanted = cell.hidden_size, model.get("units"), model.get("parameters")
     layers = _layers(model)

@@ -21,7 +21,8 @@ VERSION = 5
 1: compiled for the processor of the machine, exp and log of the C library. 2: fixed instructions, our own exp and log.
 3: steps and adjoints derived from the cells' torch form. 4: batches of 8 and more in blocks of sequences side by side;
 smaller ones in loops that LLVM makes into vectors, whose sums differ from those of 3 in the last digits.
-5: loops of fewer than 16 rounds get no masked vectors; of the cells tried, only the LEM has other last digits.
+5: loops of fewer than 16 iterations are vectorised without masks. Of the cells tried, only the LEM has other results,
+which differ in the last digits.
 """
 
 PORTABLE = {"x86_64": "x86-64-v3", "amd64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}

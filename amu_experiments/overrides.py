@@ -67,8 +67,8 @@ def load_jobs(
 def check_by_class(loaded: Sequence[tuple[dict, dict]]) -> list[dict]:
     """Let the classes of cells and tasks check their options; returns the configurations.
 
-    loaded: each configuration with its reference. Tasks are checked first, because they are fast to import. Raises
-        ConfigurationError for the first wrong option.
+    loaded: each configuration with its reference (every allowed key with its default). Tasks are checked first, because
+        they are fast to import. Raises ConfigurationError for the first wrong option.
     """
     # Cells and tasks import torch, which chooses its instructions once, at its first operation.
     for config, _ in loaded:
@@ -128,7 +128,7 @@ class Composer:
         return config
 
     def load_keys(self, lines: Sequence[str], own_class: bool) -> tuple[dict, dict]:
-        """The configuration, not yet checked by the classes of its cell and its task, and its reference."""
+        """The configuration, not yet checked by the classes of cell and task, and its reference (see `reference`)."""
         overrides = parse(lines)
         selecting, setting = ["~model"] * own_class, []
         for override in overrides:

@@ -26,9 +26,9 @@ HEADER = 16
 def code_of(kind: type, name: str) -> dict[str, str]:
     """The digest of a user's class by `KEY`; {} for a class of this package, of torch or of Python.
 
-    The digest is made from the files of the class and its bases, of the module that its name names, and of the modules
-    beside these that they import. Comments, docstrings and layout have no effect. Code without a file, as in a
-    notebook, is taken as Python compiled it.
+    The digest covers the files of the class, of its bases, and of MODULE in its name. It also covers the files that
+    these import from their own package or folder. Comments, docstrings and layout have no effect. Code without a file,
+    as in a notebook, is taken as Python compiled it.
 
     Args:
         kind: the class.
@@ -64,7 +64,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _texts(module: str) -> dict[Path, str]:
-    """The code of a module's file and of all files beside it that it imports, also through each other."""
+    """The code of a module's file, and of all files beside it that it imports, directly or through others."""
     first, texts = _file_of(module), {}
     if first is None or module.partition(".")[0] in VERSIONED:
         return {}
@@ -100,7 +100,7 @@ def _imported(tree: ast.Module, name: str, file: Path) -> Iterator[str]:
 
 
 def _beside(name: str, first: str) -> Path | None:
-    """The file of a module in the package of `first`, or in the same folder if no installed packages are there."""
+    """The file of a module in the package of `first`, or in its folder if that is not site-packages; else None."""
     top, first_top = name.partition(".")[0], first.partition(".")[0]
     folder = _file_of(first).parents[first.count(".") + (_file_of(first).name == "__init__.py")]
     installed = {Path(sysconfig.get_path(path)).resolve() for path in ("purelib", "platlib")}

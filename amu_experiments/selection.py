@@ -64,11 +64,11 @@ def select(results: list[Result], where: Iterable[str]) -> list[Result]:
     A key is one of the configuration, such as training.learning_rate, or task, model or identity. Raises
     ConfigurationError for a text that is not a condition, and for a key that no result has.
     """
-    return [results[place] for place in matching(list(map(settings_of, results)), where)]
+    return [results[index] for index in matching(list(map(settings_of, results)), where)]
 
 
 def matching(settings: list[dict[str, Any]], where: Iterable[str]) -> list[int]:
-    """As `select`, for settings from `named_settings`: the places of those for which every condition holds."""
+    """As `select`, for settings from `named_settings`: the indices of those for which every condition holds."""
     conditions = [read_condition(text) for text in where]
     known = {key for own in settings for key in own}
     for condition in conditions:
@@ -76,7 +76,7 @@ def matching(settings: list[dict[str, Any]], where: Iterable[str]) -> list[int]:
             by_leaf = {key.rpartition(".")[2]: key for key in sorted(known, reverse=True)}
             near = by_leaf.get(nearest(condition.key.rpartition(".")[2], by_leaf))
             raise ConfigurationError(f"{format_value(condition.key)}: no run has this key{did_you_mean(near)}")
-    return [place for place, own in enumerate(settings) if all(condition.holds(own) for condition in conditions)]
+    return [index for index, own in enumerate(settings) if all(condition.holds(own) for condition in conditions)]
 
 
 def settings_of(result: Result) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether a setting has a value; the text 1997 is also the number."""
+    """Whether a setting equals a value; the text "1997" equals the number 1997."""
     if _is_number(value) and _is_number(other):
         return value == other
     if isinstance(value, bool) or value is None or isinstance(other, bool) or other is None:

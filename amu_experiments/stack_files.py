@@ -196,13 +196,15 @@ def _check_history(history: pd.DataFrame, trials: range, stack: Path, name: str)
 
 
 def _check_times(trials: pd.DataFrame, stack: Path) -> None:
-    """Raise UnusableError for a time at which no trial can have met a criterion.
+    """Raise UnusableError for a number of sequences after which no trial can have met a criterion.
 
     Only for a stack without checksums: in other stacks, a column with such a name may be a metric of a user's task.
     """
     for name in trials:
         if name.endswith("_sequences") and not are_times(trials[name], trials["sequences"]):
-            raise UnusableError(stack, f"trials.csv: {name} must be times within the sequences of the trial")
+            raise UnusableError(
+                stack, f"trials.csv: {name} must be whole numbers from 1 to the sequences of the trial, or empty"
+            )
 
 
 def _whole(values: pd.Series) -> np.ndarray:

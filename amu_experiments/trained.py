@@ -78,7 +78,7 @@ class TrainedNetwork(nn.Module):
         return outputs
 
     def measure(self, sequences: Sequences) -> dict[str, float]:
-        """The loss and the metrics of sequences, by name; of data("test"), those of trials.csv named test_..."""
+        """The loss and the metrics of sequences, by name. For data("test"), trials.csv has them as test_NAME."""
         loss, outputs = self._answered(sequences)
         return {"loss": loss} | self.task.measure(outputs, sequences.trimmed())
 

@@ -106,7 +106,7 @@ def train_stack(run: Run, lease: leases.Lease) -> None:
         files.write_text(path / "provenance.json", json.dumps(made, indent=1) + "\n")
         layers = run.config["model"].get("layers", 1)
         if layers > 1 and run.config["backend"] == "auto" and run.config["device"] == "cpu":
-            say(f"model.layers={layers}: the training step runs in torch; layers are compiled if their cell can be.")
+            say(f"model.layers={layers}: training runs in torch, with compiled layers if the cell has a compiled form.")
         train(stack, path, interrupted, lease)
     if stack.active:
         with suppress(leases.LeaseLostError):  # the new owner goes on from an earlier checkpoint

@@ -73,7 +73,7 @@ def readings() -> str:
         table = pd.DataFrame([{"model": label} | row for label, row in rows.items()])
         parts.append(markdown(table.loc[:, table.ne("").any()], f"Training: {training}."))
     caption = (
-        "Each cell: the trials that met the criterion, of all trials, and the median of the training sequences until "
+        "Each entry: the trials that met the criterion, of all trials, and the median of the training sequences until "
         "then (n.r.: not reached); empty: not run. At T = 1000 and 3000, models have the settings tuned at T = 100; "
         "T = 3000 is for the three that go best at T = 1000. "
         f"[The page]({PAGE}) has more lags, intervals, and p-values (log-rank tests with Holm's correction).\n"
@@ -104,9 +104,9 @@ def experiments() -> str:
         }
         rows.append(row | dict(zip(map(names.get, models), values, strict=True)))
     caption = (
-        "Each cell is as above. If the answers are numbers (adding, multiplication), the AMU emits its memory. If no "
-        "model met the criterion, or the problem has none: the median of the trials' accuracy on test data. Intervals "
-        f"and p-values are on [the page]({PAGE}). Empty: not tuned."
+        "Each entry is as in the tables above. If the answers are numbers (adding, multiplication), the AMU emits its "
+        "memory. If no model met the criterion, or the problem has none: the median of the trials' accuracy on test "
+        f"data. Intervals and p-values are on [the page]({PAGE}). Empty: not tuned."
     )
     table = pd.DataFrame(rows)
     models = [name for name in dict.fromkeys(names.values()) if name in table]
@@ -130,7 +130,7 @@ def generation() -> str:
     if not rows:
         return "These experiments have no results yet.\n"
     caption = (
-        "Each cell: the median of the trials' metric on test data. For grammatical and letters_right, higher is "
+        "Each entry: the median of the trials' metric on test data. For grammatical and letters_right, higher is "
         f"better; for the others, lower. All metrics, intervals and p-values are on [the page]({PAGE})."
     )
     return markdown(pd.DataFrame(rows).fillna(""), caption)

@@ -65,7 +65,7 @@ def wait_until(fact, seconds: float = 120) -> None:
 
 
 def slowness() -> float:
-    """How many times as long as alone a process takes on this machine now."""
+    """Wall time divided by processor time of a busy loop: about 1 on an idle machine."""
     began, cpu = time.monotonic(), time.process_time()
     while time.process_time() - cpu < 0.05:
         pass
@@ -74,7 +74,7 @@ def slowness() -> float:
 
 @contextmanager
 def in_time(seconds: float = 2):
-    """That what is done within takes no longer; a little more, and as much more as this machine is slow now."""
+    """Check that the block takes at most this time, multiplied by `slowness` on a busy machine, plus 0.3 seconds."""
     before, began = slowness(), time.monotonic()
     yield
     took = time.monotonic() - began
@@ -154,7 +154,7 @@ def kill_before(calls: int) -> None:
 
 
 def train_slowly(config: dict, seconds: float = 60) -> None:
-    """Train with a step that takes a minute, as one may in which something is compiled."""
+    """Train with evaluations that take this many seconds, as a step can that compiles something."""
     evaluate = Stack.evaluate
 
     def dawdle(self):
@@ -167,7 +167,7 @@ def train_slowly(config: dict, seconds: float = 60) -> None:
 
 
 def train_under_a_scheduler(config: dict) -> None:
-    """Train in a program with a handler of its own for SIGUSR2, as submitit's, which starts a job again."""
+    """Train in a program with a handler of its own for SIGUSR2, like that of submitit, which starts the job again."""
 
     def start_again(number, frame):
         print("starts again")

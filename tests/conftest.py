@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_sessionstart(session):
     if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
         return  # this process runs no test: it gives them to others
-    # Now, before anything else starts it for less.
+    # Start the fork server now: if something else started it first, it would not have these modules.
     forkserver.set_forkserver_preload(
         [f"amu_experiments.{name}" for name in ("cli", "training", "analysis.report", "studies.tuning")]
     )
@@ -40,7 +40,7 @@ def pytest_sessionstart(session):
 def shared_composer():
     """One Composer for all commands with the same yaml files, which are composed once.
 
-    In a job of Hydra, whose folders are those of its command, there is a new one each time.
+    A job of Hydra gets a new Composer: Hydra is already initialised there, with the folders of its command.
     """
     new, shared = overrides.Composer, {}
 

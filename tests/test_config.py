@@ -442,7 +442,7 @@ def test_results_stay_in_their_folder_whatever_things_are_called(composer, tmp_p
 # The files in conf/ -----------------------------------------------------------------------------------------
 
 
-# tests/test_experiments.py trains each of them.
+# tests/test_experiments.py trains with each task and each model, and composes each experiment.
 
 
 @pytest.mark.parametrize(("task", "model"), [("adding", "amu_tframe"), ("embedded_reber", "lstm")])

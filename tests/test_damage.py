@@ -172,7 +172,7 @@ def attempt(root: Path, seed: int, parts: list[str]) -> None:
     if root / "out" / "speed.csv" in surely:  # then its caption is not read
         surely = [path for path in surely if path.name != "speed.json"]
     for path in surely:
-        # Or a folder that it is in, or its configuration, without which nothing in a folder is looked at.
+        # A line may also name a folder of the file, or the config.yaml there: without that, the folder is not read.
         names = [str(path), *(str(folder) for folder in folders if folder in path.parents)]
         names += [f"{name}/config.yaml" for name in names]
         assert any(line.partition(": ")[2].partition(": ")[0] in names for line in told), (seed, path, told)

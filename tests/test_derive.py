@@ -66,7 +66,7 @@ def test_lstm97(block_size, biases, gradient):
 
 
 class Step(Cell):
-    """Two states, a matrix for net inputs and state each, a matrix of rows of its own and two vectors."""
+    """A cell with two states, a matrix for the inputs, one for the state, a square one, a bias and two more vectors."""
 
     states = ("h", "c")
 

@@ -27,7 +27,7 @@ LEAST = (
 
 MOST = {"T": 30, "p": 30, "q": 30, "free_steps": 10}
 MOST |= {"letters": 5, "pieces": 10, "samples": 3, "strings": 5, "train_size": 4, "validation_size": 4, "test_size": 4}
-"""Of what makes the sequences of a task long or its sets large."""
+"""The largest values, in these tests, of options that make sequences long or sets large."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment
 
 
 def test_networks_generate_with_the_unit_in_its_shipped_reading_and_that_of_the_reimplementation(composed):
-    """And with its common rivals. All are trained by Adam, and have the same numbers of configurations and trials."""
+    """So do its common rivals. All are trained by Adam, and have the same numbers of configurations and trials."""
     for experiment in claims.GENERATION:
         models = tuning.models_of(PLAN, experiment.name)
         common = ["amu", "amu_tframe", "lstm", "gru", "rnn", "lem", "cornn"]
@@ -112,7 +112,7 @@ def test_networks_generate_with_the_unit_in_its_shipped_reading_and_that_of_the_
 ROOT = Path(__file__).parents[1]
 
 IDENTITIES = dict(line.split() for line in (ROOT / "tests/identities.txt").read_text().splitlines())
-"""Of every experiment with results in results/paper. A run with another identity would be trained again."""
+"""The identity of each experiment with results in results/paper. A run with another identity is trained again."""
 
 
 def test_experiments_keep_their_identities(composed):
@@ -126,7 +126,7 @@ def test_results_in_the_readme_are_those_of_the_committed_tables(composed, monke
 
 
 READING = {"memory_seen_by": "unit", "output_sees": "old", "writers": "tanh"}
-"""Options of the AMU that are younger than the results in results/paper, at what it was before them."""
+"""Options of the AMU that are newer than results/paper, with the values that mean the AMU of that time."""
 
 
 def test_stored_runs_are_found_by_a_cell_with_more_options():
@@ -143,7 +143,7 @@ def test_another_reading_is_another_run(other):
     runs = [prepare(load(*lines, *more)) for more in ((), (f"model.{other}",))]
     assert runs[0].folder != runs[1].folder
     added = dict([other.split("=")])
-    units = {"units": runs[1].config["model"]["units"]}  # more weights, fewer units of the same number of parameters
+    units = {"units": runs[1].config["model"]["units"]}  # a unit with more weights: fewer units
     assert runs[1].config["model"] == runs[0].config["model"] | added | units
 
 

@@ -348,7 +348,7 @@ def test_a_checkpoint_of_another_version_of_the_arithmetic_is_refused(pristine, 
 
 
 def rewritten(here, pristine, instructions, version=None):
-    """Copy `pristine` with a checkpoint that names these numerics, or none; the path of the checkpoint."""
+    """Copy `pristine`, with a checkpoint that names these numerics, or none; returns the path of the checkpoint."""
     shutil.copytree(pristine["results_dir"], here["results_dir"])
     path = stack_files.stack_folder(store.folder_of(here), [2, 3])
     checkpoint = torch.load(io.BytesIO(stack_files.read_checkpoint(path)), weights_only=True)

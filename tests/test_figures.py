@@ -51,7 +51,7 @@ def drawn(make, comparison):
 
 
 def colours_of_legend(figure) -> set[str]:
-    """As #rrggbb; of an open marker that of its edge."""
+    """The colours in the legend as #rrggbb. An open marker has the colour of its edge."""
     (legend,) = figure.legends
     return {to_hex(line.get_color()) for line in legend.get_lines()}
 
@@ -242,7 +242,7 @@ def test_a_figure_of_many_rows_draws_the_main_ones_and_says_so(tmp_path):
 
 
 def test_a_small_svg_draws_the_same_shapes():
-    """Styles as classes, and lines without a letter for each point."""
+    """Styles become classes, and a path of straight lines has no letter L before each point."""
     svg = (
         '<?xml version="1.0"?><!DOCTYPE svg><svg><defs><style type="text/css">*{stroke-linecap: butt}</style></defs>'
         '<g id="line_1"><!-- a --><path id="m" d="M 0 0.123456 \nL 1.99 2 \n" style="fill: none"/></g>\n'

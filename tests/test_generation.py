@@ -204,7 +204,7 @@ def test_fitzhugh_nagumo_series_are_those_of_solve_ivp():
             [x, 0],
             t_eval=np.linspace(0, 400, 1001),
         ).y[0]
-        # Both round differently, and a jump magnifies what is left of it.
+        # The two integrations have different errors, and a jump magnifies the difference.
         np.testing.assert_allclose(ours, solved, rtol=0, atol=5e-3)
 
 

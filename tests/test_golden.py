@@ -93,7 +93,7 @@ def data() -> dict[str, str]:
 
 
 def golden() -> dict:
-    """The rows of this machine's portable processor; those in torch are of processors of its maker, if any are."""
+    """The rows for this portable processor, and those in torch for processors of its maker, if the file has any."""
     rows = json.loads(ROWS.read_text())
     return rows[numerics.portable_name()] | rows.get(str(numerics.maker_name()), {})
 

@@ -1,4 +1,4 @@
-"""amu-run --list and --remove; versions of all commands, and what names the project."""
+"""amu-run --list and --remove; the version that commands print; version, licence and authors in CITATION.cff."""
 
 import shutil
 import subprocess

@@ -52,7 +52,7 @@ def mounts(tmp_path):
 
 
 def tables(results_dir):
-    """All results of a store except seconds, by the path of their stack, and the digests of the weights."""
+    """All results of a store except seconds, and the bytes of the weights, by the path of their stack."""
     found = {}
     for path in results_dir.rglob("trials.csv"):
         trials, history = (table.drop(columns="seconds").to_csv() for table in stack_files.read_stack(path.parent))

@@ -1,4 +1,4 @@
-"""What flows, conflicts and is remembered in networks small enough to work out by hand, and on a small store."""
+"""Error flow, conflict of gradients and traces of memories: networks worked out by hand, and a small store."""
 
 import math
 from types import SimpleNamespace

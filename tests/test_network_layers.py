@@ -1,4 +1,4 @@
-"""Networks of several layers: the numbers of torch.nn, the protocol of any other run."""
+"""Networks of several layers: they compute what torch.nn computes, and are trained and stored like others."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_learning_with_compiled_layers_is_learning_in_torch():
 
 
 def test_a_run_of_two_layers_says_where_it_trains_and_is_stored_beside_that_of_one(tmp_path, capsys):
-    line = "model.layers=2: the training step runs in torch; layers are compiled if their cell can be."
+    line = "model.layers=2: training runs in torch, with compiled layers if the cell has a compiled form."
     two, results = ["model.layers=2"], {}
     for words in (["trials=2"], ["trials=2", "model.layers=1"], ["trials=2", *two], ["trials=3", *two]):
         assert main([*SMALL, "model=rnn", "model.units=1", f"results_dir={tmp_path}", *words]) == 0

@@ -1,4 +1,4 @@
-"""The page, from a small store written by hand: that it is whole, asks for nothing else and says what was found."""
+"""The page of a small store written by hand: it is complete, loads no other file, and says what was found."""
 
 import gzip
 import json

@@ -9,7 +9,8 @@ from scipy import stats
 from amu_experiments.analysis import statistics
 
 # Weeks of remission of 42 leukaemia patients on 6-mercaptopurine or a placebo (Freireich et al. 1963), the
-# example of many textbooks, among them Kleinbaum & Klein, Survival Analysis. Not relapsed: lost from sight.
+# example of many textbooks, among them Kleinbaum & Klein, Survival Analysis. Not relapsed: censored, in remission when
+# last seen.
 DRUG = np.array([6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35])
 RELAPSED = np.array([1, 1, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0], dtype=bool)
 PLACEBO = np.array([1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23])
@@ -21,7 +22,7 @@ trials = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_s
 
 
 def test_share_solved_worked_by_hand():
-    # 1 of 5 solved at 1 (4/5 left), 1 of 4 solved and 1 lost at 2 (* 3/4), 1 of 2 solved at 3 (* 1/2).
+    # 1 of 5 solved at 1 (4/5 left), 1 of 4 solved and 1 censored at 2 (* 3/4), 1 of 2 solved at 3 (* 1/2).
     times, solved = np.array([4, 2, 1, 3, 2]), np.array([False, True, True, True, False])
     at, share = statistics.share_solved(times, solved)
     assert at.tolist() == [1, 2, 3, 4]

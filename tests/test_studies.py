@@ -97,7 +97,7 @@ def test_the_search_begins_with_different_points_that_use_every_starting_value()
 
 
 def test_among_the_best_few_more_trials_choose():
-    """The luckiest of three solved all of two trials, but with eight more only half of all: the second best is it."""
+    """The best after two trials solves only 5 of 10 as a finalist. The second best solves all 10, and is chosen."""
     search = object.__new__(tuning.Search)
     search.tried = {(0, 0): tried(2, 100.0), (0, 1): tried(2, 200.0), (0, 2): tried(1, 50.0)}
     search.finalists, search.final_trials = 2, 10
@@ -354,7 +354,7 @@ SHORT = {"trials": 2, "final_trials": 15, "max_sequences": 1000, "final_solved":
         ({"abstract": (9, 9, 9, 800), "tframe": (9, 9, 10, 900)}, "tframe"),  # more trials solved
         ({"abstract": (9, 9, 9, 500), "tframe": (9, 9, 9, 900)}, "abstract"),  # as many, and sooner
         ({"abstract": (0, 0, 7, 900), "tframe": (5, 1, 1, 500)}, "tframe"),  # as many, but in floats more by rounding
-        ({"abstract": (7, 7, 7, None), "tframe": (7, 7, 7, None)}, "abstract"),  # as named in the plan
+        ({"abstract": (7, 7, 7, None), "tframe": (7, 7, 7, None)}, "abstract"),  # a tie: the first in the plan
     ],
 )
 def test_the_reading_that_solves_most_final_trials_is_shipped(tmp_path, finals, first):

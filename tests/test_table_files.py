@@ -216,7 +216,7 @@ def test_parts_that_do_not_fit_are_named(tmp_path, train, test, message):
 
 
 WRONG_ARRAYS = [
-    ({"x_test": None}, "Own.npz: has no array x_test; it holds x_train, x_test"),
+    ({"x_test": None}, "Own.npz: has no array x_test; it must have x_train, x_test"),
     ({"y_test": None}, "Own.npz: has only one of y_train and y_test"),
     ({"z": [1]}, "Own.npz: z is none of x_train, x_test, y_train, y_test, lengths_train, lengths_test"),
     ({"x_train": X[0, 0]}, r"x_train has the shape \(2,\) and the type float64: must be numbers \(series, steps, chan"),
@@ -238,7 +238,7 @@ WRONG_ARRAYS = [
     ),
     ({"lengths_train": [3, 3, 3, 4]}, "lengths_train .* from 1 to 3"),
     ({"lengths_test": [1.5, 2]}, "lengths_test has the shape .2,. and the type float64"),
-    ({"y_train": np.array(["b", 1, 2, None], object)}, "Own.npz: contains objects; it holds x_train"),
+    ({"y_train": np.array(["b", 1, 2, None], object)}, "Own.npz: contains objects; it must have x_train"),
 ]
 
 

@@ -54,7 +54,7 @@ def assert_same(first, second, trials=None):
 
 
 def learned(run, stretch, interrupted_after=None):
-    """By trial, the text of its rows without times and its weights, of a run that learns in stretches of this size."""
+    """For each trial of a run with stretches of this size: its rows as text, without seconds, and its weights."""
     stack = Stack(run)
     while stack.active:
         stack.learn(stretch)

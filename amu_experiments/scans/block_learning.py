@@ -71,13 +71,13 @@ class Learner:
         return self.code.where(every, self.f["longest"], self.code.integer(1))
 
     def at_answer(self, block: Rows, last: Rows, answer: Value) -> Rows:
-        """The rows of a block for an answer: of a time step, or those gathered from the sequences' last steps."""
+        """The rows for an answer: those of its time step in `block`, or `last` if only the last steps are answered."""
         every = self.code.given.every
         row = block.from_row(answer * self.f["y_step"])
         return Rows(self.code, self.code.where(every, row.address, last.address))
 
     def each_last(self, count: Value):
-        """For every entry of every lane: (index in the block, at the lane's last step; index in the gathered rows)."""
+        """For every entry of every lane: (index in the block at the lane's last step, index in the gathered rows)."""
         code = self.code
         for lane in code.loop(count):
             start = (self.f.ends[lane] - 1) * self.f["y_step"] * code.lanes + lane
@@ -85,7 +85,7 @@ class Learner:
                 yield start + k * code.lanes, k * code.lanes + lane
 
     def read(self, answer: Value, count: Value) -> Rows:
-        """Compute the readout `net` of an answer; the output of the cell that it reads."""
+        """Compute the readout `net` of an answer; returns the outputs of the cell that it reads."""
         code, a = self.code, self.code.given
         with code.when(a.every == 0):
             self.fill(self.y_last, self.A)
@@ -120,8 +120,11 @@ class Learner:
             for there, here in self.each_last(count):
                 block[there] = last[here]
 
-    def losses_of_block(self, place: Value, count: Value) -> Value:
-        """Losses and largest errors of a block's sequences, from number `place` on; whether all are finite."""
+    def losses_of_block(self, first: Value, count: Value) -> Value:
+        """Compute dy and the readout's gradient; write losses and largest errors, from index `first` on.
+
+        Returns whether all losses of the block are finite.
+        """
         code, a, f = self.code, self.code.given, self.f
         zero = code.f32(0.0)
         value, worst = (Variable(code, zero.spread()) for _ in range(2))
@@ -134,7 +137,7 @@ class Learner:
             self.fill(self.target, a.O)
             into = Numbers(code, self.target.address)
             for lane in code.loop(count):
-                target = code.numbers(a.targets, ((place + lane) * a.answers + answer) * a.O)
+                target = code.numbers(a.targets, ((first + lane) * a.answers + answer) * a.O)
                 for o in code.loop(a.O):
                     into[o * code.lanes + lane] = target[o]
             here, largest = loss_of_answer(
@@ -147,7 +150,7 @@ class Learner:
             worst.value = self.functions["max"](worst.value, code.where(alive, largest, zero))
             self.read_back(answer, count, y)
         value.value = value.value / code.f32(parts)
-        losses, errors = code.numbers(a.losses, place), code.numbers(a.errors, place)
+        losses, errors = code.numbers(a.losses, first), code.numbers(a.errors, first)
         each, largest = (Numbers(code, code.address(variable)) for variable in (value, worst))
         healthy = Variable(code, code.integer(1))
         for lane in code.loop(count):
@@ -156,7 +159,7 @@ class Learner:
         return healthy.value
 
     def gradient_of_group(self, r: Value, update: Value, group: Value) -> None:
-        """A group's gradient in one batch, and whether all its losses are finite."""
+        """Compute a group's gradient in one batch, and whether all its losses are finite."""
         code, a, f = self.code, self.code.given, self.f
         at = r * a.groups + group
         f["g"] = a.partial + at * a.P * 4
@@ -215,8 +218,8 @@ class Learner:
 def train_driver(module: ir.Module, machine, lanes: int) -> None:
     """As `train_driver` of learning.py; partial (R, G, P) and healthy (R, G) are written, too.
 
-    The parameters are packed before the first update. what: what a job is, above; `update` is the number of the update
-    of which a job is a part.
+    The parameters are packed before the first update. what: what a job is, above. update: the index of the update
+    that a job belongs to.
     """
     code = Driver(module, "train", TRAIN, lanes)
     a, learner = code.given, Learner(code, True)

@@ -84,7 +84,7 @@ class Frame:
         return self.take_field("dstate", S)
 
     def set_lengths(self, source: Numbers, count: Value) -> None:
-        """The lengths of a block's sequences, zero in empty lanes."""
+        """Set the lengths of a block's sequences, zero in empty lanes."""
         code = self.code
         longest, shortest = (Variable(code, code.integer(n)) for n in (0, 1 << 62))
         for lane in code.loop(code.lanes):
@@ -98,9 +98,9 @@ class Frame:
         self["longest"], self["shortest"] = longest.value, shortest.value
 
     def into_block(self, values: Numbers, to_step, to_sequence, count, n, block: Rows, rows, steps) -> None:
-        """Sequences into the lanes of a block (steps, rows, lanes), zeros after their ends.
+        """Copy sequences into the lanes of a block (steps, rows, lanes), with zeros after their ends.
 
-        values: entry i of a sequence at a time step is number `to_step` t + `to_sequence` lane + i.
+        values: entry i at step t of the sequence for a lane has the index `to_step` t + `to_sequence` lane + i.
         """
         code, L = self.code, self.code.lanes
         whole, zero = code.where(count < L, code.integer(0), self["shortest"]), code.f32(0.0)
@@ -122,7 +122,7 @@ class Frame:
                         numbers[i * L + lane] = here[to_sequence * lane + i]
 
     def out_of_block(self, block: Rows, rows, values: Numbers, to_step, to_sequence, count, n, steps) -> None:
-        """A block back into sequences, zeros after their ends."""
+        """Copy a block back into sequences, with zeros after their ends."""
         code, L = self.code, self.code.lanes
         for t in code.loop(steps):
             here, there = values.after(t * to_step), Numbers(code, block.from_row(t * rows).address)
@@ -137,7 +137,7 @@ class Frame:
                             into[i] = code.f32(0.0)
 
     def rows_from(self, values: Numbers, n: Value, count: Value, rows: Rows) -> None:
-        """Rows with a number for each sequence, from values (count, n); zeros in empty lanes."""
+        """Fill rows with a number for each sequence, from values (count, n), and with zeros in empty lanes."""
         code, numbers = self.code, Numbers(self.code, rows.address)
         for i in code.loop(n):
             rows[i] = code.f32(0.0)

@@ -2,7 +2,8 @@
 
 1. `trace` runs the step once and gives a graph of scalar nodes.
 2. A product whose result is only ever added to the net inputs is added there; every other has its own memory, `rec`.
-3. Connected nodes are a unit, mostly one unit of the cell. Units of one form, at even distances, are one loop.
+3. Connected nodes are a unit, mostly one unit of the cell. Units of one form are one loop if their indices change by
+   constant strides.
 4. The first unit of a loop is differentiated in reverse mode.
 5. Source: tanh and its kind are computed for all units in a row, in loops that vectorise. What the adjoint needs and
    cannot compute again from the states and the parameters is kept on the tape.
@@ -99,7 +100,7 @@ class _Derivation:
     # Products ---------------------------------------------------------------------------------------------------
 
     def _merge(self):
-        """Roots, and products with their results' places, after adding to `net` all products that can be."""
+        """Roots, and each product with the buffer and offset of its result: `net` for all that can be added there."""
         roots, products = list(self.traced.roots), list(self.traced.products)
         placed = []
         for n in range(len(products)):
@@ -125,7 +126,10 @@ class _Derivation:
         return roots, list(zip(products, placed, strict=True))
 
     def _sums(self, nodes: list[Node], rec: str, rows: int) -> tuple[int | None, dict[int, Node]]:
-        """Where in net a product's rows are always added, and what the sums become; None where they are not."""
+        """The offset in net at which a product can be added, and the net leaf that replaces each sum, by the sum's id.
+
+        (None, {}) if the product has any other use.
+        """
         users = defaultdict(list)
         for node in in_order(nodes):
             for arg in node.args:
@@ -167,7 +171,7 @@ class _Derivation:
         return Product(traced.parameter, traced.first, traced.last, width, traced.transposed, factor, result, error)
 
     def _row(self, values: list[Node], new: list[Node]) -> tuple[str, int] | None:
-        """Where these values lie side by side in the old or the new state."""
+        """The state, "old" or "new", in which these values lie side by side, and their offset; None if in neither."""
         first = values[0]
         if first.op == "leaf" and first.attr[0] == "old":
             place = first.attr[1]
@@ -220,7 +224,7 @@ class _Derivation:
         loops = []
         for found in forms.values():
             found.sort(key=lambda unit: unit[0][0][1])
-            loops += self._even(found)
+            loops += self._strided(found)
         return loops
 
     def _form(self, roots) -> tuple[tuple, list[Node]]:
@@ -231,12 +235,12 @@ class _Derivation:
         text = tuple(
             (n.op, n.attr[0]) if n.op == "leaf" else (n.op, str(n.attr), *(number[a.id] for a in n.args)) for n in nodes
         )
-        # Which of the leaves count from a later stage, and which entries of the state are read and written.
+        # Also in the form: the stage from which each leaf has its final value, and the buffer of each root.
         stages = tuple(self.stage_of_leaf(leaf) for leaf in leaves)
         return (text, stages, tuple((buffer, number[node.id]) for buffer, _, node in roots)), leaves
 
-    def _even(self, found) -> list[Loop]:
-        """Units of one form, in order, as loops whose entries lie at even distances."""
+    def _strided(self, found) -> list[Loop]:
+        """Units of one form, in order, as loops: from unit to unit, each index changes by its own constant stride."""
         rows = [[i for _, i, _ in roots] + [leaf.attr[1] for leaf in leaves] for roots, leaves in found]
         loops, first = [], 0
         while first < len(found):
@@ -283,14 +287,14 @@ class _Derivation:
         return f"{buffer}[{' + '.join([*terms, moving] if moving else terms) or '0'}]"
 
     def located(self, buffer: str, offset: int) -> tuple[str, list[str]]:
-        """The argument that an entry lies in, and the terms of its place."""
+        """The argument that an entry lies in, and the terms of its index."""
         if buffer in self.rec_place:
             buffer, offset = "rec", offset + self.rec_place[buffer]
         terms = [self.size(offset)] if offset else []
         return ("p", [constant(buffer), *terms]) if buffer in self.places else (buffer, terms)
 
     def size(self, n: int) -> str:
-        """A number as a multiple of the number of units where it is one."""
+        """A number, as a multiple of the number of units if it is one."""
         units = self.traced.outputs
         if units < 2 or n == 0 or n % units:
             return str(n)
@@ -315,7 +319,7 @@ class _Derivation:
         for parameter, place in self.places.items():
             name = constant(parameter)
             if f"[{name} " in text or f"[{name}]" in text:
-                parts.append(f"{name} = {place}  # its place in p\n")
+                parts.append(f"{name} = {place}  # its offset in p\n")
         for kind, bodies, arguments in (
             ("step", self.step, "p, old, new, tape, net, rec, y"),
             ("adjoint", self.adjoint, "p, dy, dstate, old, new, tape, dnet, drec, dfactor, g"),

@@ -123,7 +123,7 @@ class SequenceScans:
         self._jobs.run("free_run", arguments, R * n, work, self._floats(1, False) + r.inputs + O)
 
     def _floats(self, T: int, backward: bool) -> int:
-        """Numbers of scratch memory that a driver takes, those of T time steps and of a backward scan included."""
+        """Number of floats of scratch memory for T time steps and the weights, and if `backward`, their gradients."""
         r = self.recurrence
         weights = r.inputs * r.rows + sum(p.factors * p.results for p in r.products)
         of_steps = (T + 1) * r.state + T * (r.tape + r.outputs)
@@ -163,7 +163,7 @@ class BlockScans:
         self._cell = cell
 
     def groups_of(self, batch_size: int) -> int:
-        """Partial sums of a trial's gradient."""
+        """The number of partial sums of a trial's gradient."""
         return blocks.groups_of(batch_size, self.lanes)
 
     # Layers -----------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class BlockScans:
         self._jobs.run(driver, given, jobs, multiplications, floats)
 
     def _rows(self, T: int, tape_steps: int, readout: int) -> int:
-        """Rows of scratch memory that a driver takes at most."""
+        """The largest number of rows of scratch memory that a driver takes."""
         r, odd = self.recurrence, blocks.odd_rows
         by_step = odd(r.inputs) + odd(r.state) + 2 * odd(r.outputs)
         vectors, stretch = (int(self._frame[slot]) for slot in (slots.VECTORS, slots.STRETCH))

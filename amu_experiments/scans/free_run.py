@@ -20,9 +20,9 @@ FREE_RUN = ("parameters", "P", "given", "n", "G", "steps", "O", "A", "squash", "
 
 
 def free_run_driver(module: ir.Module, recurrence: Recurrence) -> None:
-    """Answers (R, n, steps, O) to the inputs given (R, n, G, I) and then to its own answers; a job is a sequence.
+    """Answers (R, n, steps, O) of networks to inputs given (R, n, G, I), then to their answers; a job is a sequence.
 
-    From step G on, an input is the last one given, whose first O numbers are replaced by the answer before it, unless
+    From step G on, the input is the last one given. Its first O numbers are replaced by the previous answer, unless
     nothing is fed back. An answer is the squashed readout. If a symbol is fed back, the answer is a symbol of the
     softmax instead, selected by draws (R, n, steps) in [0, 1). With bits, draws (R, n, steps, O) select 0 or 1 for each
     output. The readout is divided by temperature (1,) before a softmax, or before bits are drawn.
@@ -75,7 +75,7 @@ def free_run_driver(module: ir.Module, recurrence: Recurrence) -> None:
 
 
 def _softmax(code: SequenceDriver, out, exp, temperature) -> None:
-    """The softmax of out (O,) / temperature, in its place."""
+    """Replace out (O,) by the softmax of out / temperature."""
     a, top, total = code.given, Variable(code, out[0]), Variable(code, code.f32(0.0))
     for o in code.loop(1, a.O):
         top.value = code.where(out[o] > top.value, out[o], top.value)
@@ -87,7 +87,7 @@ def _softmax(code: SequenceDriver, out, exp, temperature) -> None:
 
 
 def _select(code: SequenceDriver, out, draw) -> None:
-    """Replace probabilities (O,) by 1 for the symbol in whose share of [0, 1) the number lies, and 0 for others."""
+    """Replace probabilities (O,) by 1 for the symbol whose part of [0, 1) contains `draw`, by 0 for the others."""
     a, below, symbol = code.given, Variable(code, code.f32(0.0)), Variable(code, code.constant(I64, 0))
     for o in code.loop(a.O - 1):
         below.value = below.value + out[o]

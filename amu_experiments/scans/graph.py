@@ -185,7 +185,10 @@ class Graph:
         return self("where", positive, self("mul", scale, a), self("mul", alpha * scale, bent))
 
     def power(self, a: Node, exponent: float) -> Node:
-        """Whole powers are products, a half is a root; of other powers a negative number has none (NaN)."""
+        """A power as products if the exponent is whole, from -64 to 64; as a square root if it is 0.5 or -0.5.
+
+        The square root, and every other power, of a negative number is NaN.
+        """
         if exponent == 0:
             return self.const(1.0)
         if exponent < 0:
@@ -210,7 +213,7 @@ class Graph:
         return self._values[node.id]
 
     def replaced(self, nodes: Iterable[Node], new: dict[int, Node]) -> list[Node]:
-        """The nodes with others put in place of those whose ids are keys of `new`."""
+        """The nodes, after every node of their graph whose id is a key of `new` was replaced by its value there."""
         nodes, new = list(nodes), dict(new)
         for n in in_order(nodes, new):
             new[n.id] = self(n.op, *(new[a.id] for a in n.args)) if n.args else n

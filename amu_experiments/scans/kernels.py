@@ -152,8 +152,9 @@ def _add_transposed(module: ir.Module, rows: int, width: int, first: bool) -> In
 class Scan:
     """A recurrence over time, for one sequence, written into a driver.
 
-    weights (W,): the matrices of the products, by columns, in the order of the products. g_weights, their gradient, has
-    the same places; the part of a product is (factors, results).
+    weights (W,): the matrices of the products, one after the other. Each lies there by columns, with the shape
+        (factors, results).
+    g_weights: their gradient, in the same layout.
     """
 
     def __init__(self, code: SequenceDriver, recurrence: Recurrence):
@@ -190,23 +191,23 @@ class Scan:
         return self._once(name, write) if f"def {name}(" in self.r.source else None
 
     def memory(self) -> tuple[Numbers, ...]:
-        """weight_ih by columns and weights."""
+        """Memory for weight_ih, by columns, and for weights."""
         return self.code.take(self.r.inputs * self.r.rows), self.code.take(self.W)
 
     def places(self):
-        """Each product with the place of its matrix in weights and in p."""
+        """Each product with the offsets of its matrix in weights and in p."""
         at = 0
         for product in self.r.products:
             yield product, at, self.r.place(product.parameter) + product.first * product.width
             at += product.factors * product.results
 
     def transpose(self, p: Numbers, weight_ih: Numbers, weights: Numbers) -> None:
-        """The weight matrices of a trial's parameters, by columns: what `run` reads."""
+        """Copy the weight matrices of a trial's parameters, by columns: what `run` reads."""
         self.code.do(self.transposed(self.r.rows, self.r.inputs, True), weight_ih, p.after(self.ih))
         self.transpose_products(p, weights)
 
     def transpose_products(self, p: Numbers, weights: Numbers, backward: bool = False) -> None:
-        """The matrices of the products, by columns; with `backward`, only those that `sweep` reads."""
+        """Copy the matrices of the products, by columns; with `backward`, only those that `sweep` reads."""
         for product, at, base in self.places():
             if product.transposed or not backward:
                 matrix = self.transposed(product.last - product.first, product.width, True)

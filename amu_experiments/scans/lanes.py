@@ -45,7 +45,7 @@ def form_of(recurrence: Recurrence) -> Form:
 
 
 def frame_of(recurrence: Recurrence) -> np.ndarray:
-    """The frame of a recurrence with its sizes in place; addresses and lengths are still to be filled in."""
+    """The frame of a recurrence with its sizes; addresses and lengths are filled in later."""
     form, shape = form_of(recurrence), dict(recurrence.parameters)
     vectors = [name for name in form.constants if name != "A"]
     known = {
@@ -80,7 +80,7 @@ def frame_of(recurrence: Recurrence) -> np.ndarray:
 
 
 def matrices_of(recurrence: Recurrence) -> np.ndarray:
-    """The packed matrices of a trial: (place in p, to the next row, to the next column, rows, columns, place packed).
+    """A row for each packed matrix: (offset in p, row stride, column stride, rows, columns, offset when packed).
 
     The first half is for the forward direction; the second has their transposes, in the same order.
     """
@@ -124,7 +124,7 @@ def module_of(form: Form, machine: Machine, lanes: int) -> ir.Module:
 
 
 class _Gradient:
-    """Argument `g` of an adjoint: rows that sum the gradients of vector parameters, by place in p."""
+    """Argument `g` of an adjoint: rows that sum the gradients of vector parameters, by index in p."""
 
     def __init__(self, rows: Rows, places: dict[str, tuple[Value, Value]]):
         self.rows, self.places = rows, places
@@ -171,7 +171,7 @@ class _Block:
         return Rows(self.code, self.at[name]).from_row(self.code.integer(row))
 
     def multiply(self, out: Rows, matrix, factor: Rows, rows, columns) -> None:
-        """matrix: its place among the packed ones."""
+        """matrix: its offset in the packed matrices."""
         address = self.at["packed"] + matrix * 4
         self.code.call(self._multiply, out.address, address, factor.address, rows, columns)
 

@@ -62,7 +62,7 @@ class Machine:
     def _emitted(self, module: ir.Module) -> bytes:
         target = self._target()
         parsed = llvm.parse_assembly(str(module))
-        # A loop of eight would be unrolled before vectors are looked for, so these come first, and unrolling second.
+        # Vectorise first and unroll second: otherwise a loop of eight iterations is unrolled and not vectorised.
         for unrolling in (False, True) if self.vectorised else (False,):
             options = llvm.create_pipeline_tuning_options(speed_level=3 if self.vectorised else 2)
             options.loop_vectorization = self.vectorised
@@ -77,7 +77,7 @@ def _start_llvm() -> None:
     """Once in a process: LLVM takes an option once only."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    # Otherwise LLVM makes masked vectors of loops that run less than 16 times, and these are slow on processors of AMD.
+    # Otherwise LLVM vectorises loops of fewer than 16 iterations with masks, which are slow on processors of AMD.
     llvm.set_option("", "--vectorizer-min-trip-count=0")
 
 

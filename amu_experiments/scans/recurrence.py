@@ -10,10 +10,11 @@ from dataclasses import dataclass
 class Product:
     """A product with rows first .. last - 1 of a parameter W (., width): W v, or W^T v where `transposed`.
 
-    factor: where v lies: ("old", place) or ("new", place) in a row of the state, or ("tape", place).
-    result: where the product is added: ("net", place) or ("rec", place).
-    error: what becomes of the error of v. "state": it is added to the error of the old state, at v's place, after the
-        last adjoint. A number: it is written there into `dfactor`, which the adjoints read. None: it is cut.
+    factor: where v lies: ("old", offset) or ("new", offset) in a row of the state, or ("tape", offset).
+    result: where the product is added: ("net", offset) or ("rec", offset).
+    error: what becomes of the error of v. "state": it is added to the error of the old state, at v's offset, after the
+        last adjoint. An integer: it is written to `dfactor`, from this index on, where the adjoints read it. None: it
+        is cut.
     """
 
     parameter: str
@@ -50,7 +51,7 @@ class Recurrence:
 
         adjoint_n(p, dy, dstate, old, new, tape, dnet, drec, dfactor, g)
 
-    If the factor of product n - 1 has a place in `dfactor`, the product's error in dnet or drec is complete after
+    If `dfactor` takes the error of the factor of product n - 1, the product's error in dnet or drec is complete after
     adjoint_n. The error of the factor is then computed, and adjoint_(n-1) may read it. After adjoint_0 all errors are
     complete.
 
@@ -74,7 +75,7 @@ class Recurrence:
     source: str
 
     def place(self, parameter: str) -> int:
-        """Where a parameter begins in p; the place after the last for "end"."""
+        """The offset of a parameter in p; for "end", the offset after the last parameter."""
         place = 0
         for name, shape in self.parameters:
             if name == parameter:

@@ -13,7 +13,7 @@ _RESERVED = {*_BUFFERS, *FUNCTIONS, "a", "k", "A", "f32", "self", "range", "min"
 
 @dataclass(frozen=True)
 class Place:
-    """The entry of each unit a in a buffer: offset + stride * a."""
+    """The index in a buffer for each unit a: offset + stride * a."""
 
     offset: int
     stride: int
@@ -33,7 +33,7 @@ class Loop:
 
 
 def constant(parameter: str) -> str:
-    """The name of a parameter's place in p."""
+    """The name of a parameter's offset in p."""
     return f"{parameter}_" if parameter in _RESERVED else parameter
 
 
@@ -75,7 +75,7 @@ class LoopSource:
         return node.op in FUNCTIONS and not self.d.of_parameters(node)
 
     def _find_homes(self) -> None:
-        """The new state and factors on the tape are homes of their values; functions without one get a place."""
+        """Choose homes of values: the new state, or factors on the tape. Other functions get entries of the tape."""
         roots = []
         for buffer, place, node in self.roots:
             if buffer.startswith("factor"):

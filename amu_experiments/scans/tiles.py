@@ -73,15 +73,15 @@ def _tile_of_columns(code: Code, out: Rows, packed: Numbers, factor: Rows, size:
     vectors = [total.value.ir for total in sums]
     while len(vectors) > 1:
         half, n = len(vectors) // 2, vectors[0].type.count
-        order = [place for i in range(n) for place in (i, n + i)]
+        order = [index for i in range(n) for index in (i, n + i)]
         vectors = [_picked(code, a, b, order) for a, b in zip(vectors[:half], vectors[half:], strict=True)]
     block[0] = Value(code, vectors[0])
 
 
-def _picked(code: Code, a: ir.Value, b: ir.Value, places) -> ir.Value:
-    """The numbers of two vectors, one after the other, at these places."""
-    places = list(places)
-    return code.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(places)), places))
+def _picked(code: Code, a: ir.Value, b: ir.Value, indices) -> ir.Value:
+    """The entries at these indices of two vectors, concatenated."""
+    indices = list(indices)
+    return code.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(indices)), indices))
 
 
 def outer(module: ir.Module, machine: Machine, lanes: int) -> ir.Function:

@@ -1,9 +1,9 @@
 """Runs a cell's torch `step` once and records which numbers it computes from which.
 
 The step runs on tensors of two trials and three sequences. Every tensor has a shadow, an array of graph nodes; its own
-numbers mean nothing. What trial 0 computes for sequence 0 is the step. Where it reads an entry of another trial or
-sequence, or another reads one of its entries, the step is refused, and so is every operation without a rule here:
-`NotDerivableError` names it.
+numbers mean nothing. What trial 0 computes for sequence 0 is the step. The step is refused if it reads an entry of
+another trial or sequence, or if another trial or sequence reads one of its entries. It is also refused for an operation
+without a rule in operations.py. `NotDerivableError` says why.
 """
 
 import re
@@ -42,7 +42,7 @@ class TracedProduct:
 class Traced:
     """The step of one trial and one sequence.
 
-    Leaves: ("net", k), ("old", place in the state), (parameter's name, index) and ("rec<n>", row) of product n.
+    Leaves: ("net", k), ("old", index in the state), (parameter's name, index) and ("rec<n>", row) of product n.
 
     roots: (buffer, index, node) of every entry of the new state ("new") and of the output ("y").
     names: nodes and the names that the step gives them.

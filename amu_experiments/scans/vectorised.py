@@ -12,7 +12,7 @@ from amu_experiments.scans.vectors import I32, I64, TYPES, Code, Value
 
 
 class _Choices(ast.NodeTransformer):
-    """`a if c else b`, `and`, `or` and `not` as calls, since a vector's condition differs from lane to lane."""
+    """`a if c else b` and `not` as calls, `and` and `or` as & and |: a vector's condition differs from lane to lane."""
 
     def visit_IfExp(self, node):
         self.generic_visit(node)

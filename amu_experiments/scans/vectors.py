@@ -21,7 +21,7 @@ class Value:
     """A number, or a vector of them, that the code computes.
 
     factors: the factors of a product of floats.
-    origin: the parameter whose place an index counts from.
+    origin: the parameter whose offset in p an index counts from.
     """
 
     __slots__ = ("code", "factors", "ir", "origin")
@@ -176,23 +176,23 @@ class Value:
 
 
 class Numbers:
-    """Numbers in memory by place, floats if no type is given: `lanes` of them at once, from that place on."""
+    """An array in memory, of floats if no type is given. The index i stands for `lanes` entries, from i on."""
 
     def __init__(self, code: "Code", address: Value, kind=F32, lanes: int = 1):
         self.code, self.address, self.lanes = code, address, lanes
         self.kind = kind
         self.together = kind if lanes == 1 else ir.VectorType(kind, lanes)
 
-    def at(self, place) -> ir.Value:
+    def at(self, index) -> ir.Value:
         """A pointer."""
-        return self.code.pointer(self.address, place, self.kind, self.together)
+        return self.code.pointer(self.address, index, self.kind, self.together)
 
-    def __getitem__(self, place) -> Value:
-        return Value(self.code, self.code.builder.load(self.at(place), align=self.align))
+    def __getitem__(self, index) -> Value:
+        return Value(self.code, self.code.builder.load(self.at(index), align=self.align))
 
-    def __setitem__(self, place, value) -> None:
+    def __setitem__(self, index, value) -> None:
         value = value if isinstance(value, Value) else self.code.constant(self.kind, value)
-        self.code.builder.store(value.spread(self.lanes).ir, self.at(place), align=self.align)
+        self.code.builder.store(value.spread(self.lanes).ir, self.at(index), align=self.align)
 
     @property
     def align(self) -> int:
@@ -201,17 +201,17 @@ class Numbers:
     def wide(self, lanes: int) -> "Numbers":
         return Numbers(self.code, self.address, self.kind, lanes)
 
-    def after(self, place) -> "Numbers":
-        """The numbers from this place on."""
+    def after(self, index) -> "Numbers":
+        """The array from this index on."""
         if self.address.is_pointer:
-            address = Value(self.code, self.code.pointer(self.address, place, self.kind))
+            address = Value(self.code, self.code.pointer(self.address, index, self.kind))
         else:
-            address = self.address + self.code.integer(place) * (8 if self.kind is I64 else 4)
+            address = self.address + self.code.integer(index) * (8 if self.kind is I64 else 4)
         return Numbers(self.code, address, self.kind, self.lanes)
 
 
 class Rows(Numbers):
-    """Floats in memory in rows of a number for each lane, by row."""
+    """Rows in memory, each with a float for each lane. An index counts rows."""
 
     def __init__(self, code: "Code", address: Value):
         super().__init__(code, address, F32, code.lanes)
@@ -303,10 +303,10 @@ class Code:
             one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
         )
 
-    def pointer(self, address: Value, place, kind, together=None) -> ir.Value:
-        """A pointer to number `place` of this type after an address; with `together`, to a vector that begins there."""
+    def pointer(self, address: Value, index, kind, together=None) -> ir.Value:
+        """A pointer to an entry of the array at an address; with `together`, to a vector that begins there."""
         base = address.ir if address.is_pointer else self.builder.inttoptr(address.ir, kind.as_pointer())
-        pointer = self.builder.gep(base, [self.integer(place).ir])
+        pointer = self.builder.gep(base, [self.integer(index).ir])
         return pointer if together in (None, kind) else self.builder.bitcast(pointer, together.as_pointer())
 
     def intrinsic(self, name: str, *values: Value) -> Value:

@@ -122,7 +122,7 @@ def marked_pairs(rng: np.random.Generator, count: int, T: int, low: float, neutr
     lengths = rng.integers(T, longest, size=count, endpoint=True)
     first = rng.integers(0, 10, count)
     second = rng.integers(0, T // 2 - 1, count)
-    second += second >= first  # its index among the unmarked pairs
+    second += second >= first  # drawn as an index among the unmarked pairs
     inputs = np.zeros((count, longest, 2), np.float32)
     inputs[:, :, 0] = (1 - low) * rng.random((count, longest), dtype=np.float32) + low
     inputs[:, T:, 0] *= np.arange(T, longest) < lengths[:, None]

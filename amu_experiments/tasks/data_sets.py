@@ -1,4 +1,4 @@
-"""Data sets of labelled time series: of the UCR/UEA archive by name, or in files of the user.
+"""Data sets of time series: of the UCR/UEA archive by name, or in files of the user.
 
 The archive's own training and test parts are used. aeon ships some sets and downloads the others. series_files.py and
 table_files.py read all files except downloads: aeon knows where it stores these, and reads them. A download whose

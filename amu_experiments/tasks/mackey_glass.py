@@ -24,8 +24,8 @@ class MackeyGlass(NextValue, Task):
     """dx/dt = 0.2 x(t - tau) / (1 + x(t - tau)^10) - 0.1 x(t), read at every whole t; values are x - 1.
 
     Each series has a history of its own, x = constant between 0.5 and 1.5 for t <= 0, and begins after `FIRST` steps.
-    Integrated with the Runge-Kutta method of fourth order, step 0.1. With tau = 17 series are chaotic: neighbours are
-    apart after some hundred steps.
+    Integrated with the Runge-Kutta method of fourth order, step 0.1. With tau = 17 the series are chaotic: the
+    distance between two close series grows exponentially, on average.
 
     Training goes through `train_size` series again and again. A free run reads T - free_steps + 1 values of a test
     series and then its own answers (see NextValue); with free_steps = 84, last_nrmse is the NRMSE at 84 steps.

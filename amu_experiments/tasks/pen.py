@@ -44,7 +44,7 @@ class Pen(Task):
     network is judged on the letters that it learned, validation and test use the same letters, and all it can do is to
     keep them in its weights. Metrics, in heights of a capital:
         move_error     root of the mean squared distance between a move and the true one
-        wrong_pen      share of moves that wrongly draw, are lifted, or end the letter or not
+        wrong_pen      share of moves whose `drawn` or `last` is wrong
     and at the test, of letters that the network draws alone, reading its own moves:
         letters_right  share of letters whose every point is within 0.1 of its place, and whose pen and end are right
         pen_distance   mean distance of the points from their places

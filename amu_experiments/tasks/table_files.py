@@ -28,7 +28,9 @@ from amu_experiments.tasks.series_files import LARGEST, Part, excerpt, explained
 CSV_FORM = (
     "a row is one step: the column series, channels, and class, target (one number a series) or answer (one a step)"
 )
-NPZ_FORM = "it holds x_train, x_test (series, steps, channels), y_train, y_test, and lengths_train, lengths_test"
+NPZ_FORM = (
+    "it must have x_train, x_test (series, steps, channels), and may have y_train, y_test, lengths_train, lengths_test"
+)
 
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test", "lengths_train", "lengths_test")
 

@@ -41,7 +41,7 @@ class Sequences:
         return self.lengths.shape[-1]
 
     def take(self, index) -> "Sequences":
-        """The sequences at an index array or a slice; of a stack, the trial at an integer."""
+        """The sequences at an index array or a slice. If there is an axis of trials, an integer selects a trial."""
         return Sequences(self.inputs[index], self.lengths[index], self.targets[index])
 
     def trimmed(self) -> "Sequences":
