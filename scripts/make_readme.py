@@ -106,7 +106,7 @@ def experiments() -> str:
     caption = (
         "Each entry is as in the tables above. If the answers are numbers (adding, multiplication), the AMU emits its "
         "memory. If no model met the criterion, or the problem has none: the median of the trials' accuracy on test "
-        f"data. Intervals and p-values are on [the page]({PAGE}). Empty: not tuned."
+        f"data. Intervals and p-values are on [the page]({PAGE})."
     )
     table = pd.DataFrame(rows)
     models = [name for name in dict.fromkeys(names.values()) if name in table]
