@@ -15,7 +15,7 @@ from pathlib import Path
 
 from amu_experiments.options import ConfigurationError
 
-VERSION = 5
+VERSION = 6
 """Version of the arithmetic of the compiled scans. Increase it if the same run would give other digits.
 
 1: compiled for the processor of the machine, exp and log of the C library. 2: fixed instructions, our own exp and log.
@@ -23,6 +23,7 @@ VERSION = 5
 smaller ones in loops that LLVM makes into vectors, whose sums differ from those of 3 in the last digits.
 5: loops of fewer than 16 iterations are vectorised without masks. Of the cells tried, only the LEM has other results,
 which differ in the last digits.
+6: layers sum the gradients of groups of sequences in their order. Only runs with several layers have other digits.
 """
 
 PORTABLE = {"x86_64": "x86-64-v3", "amd64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
@@ -94,8 +95,9 @@ def named_in_full(checkpoint: Path, config: dict, backend: str, made: dict) -> b
             f"{VERSION}; resume with the release that wrote it, or delete the checkpoint to start again"
         )
     here, there = used(backend, config["device"])["instructions"], made["instructions"]
-    if there and device_of(there) != device_of(here):
-        option, needed = "device", device_of(there)
+    kind = device_of(there or here)
+    if there and there != here and {kind, device_of(here)} != {"cpu"}:
+        option, needed = "device", config["device"] if kind == device_of(here) else kind
     elif made["backend"] != backend:
         option, here, there, needed = "backend", backend, made["backend"], made["backend"]
     elif there not in (here, here.rpartition(", ")[0], None):  # older checkpoints do not name the processor's maker

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,6 @@ from contextlib import closing, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from amu_experiments import files, leases, numerics, stack_files, store
 from amu_experiments.confusion import stack_confusions
@@ -32,6 +31,9 @@ SECONDS_OF_A_STRETCH = 0.5
 
 FIRST_STRETCH = 16
 """Sequences of each trial in the first stretch: few, since the speed of learning is not known yet."""
+
+NO_MEMORY = re.compile("out of memory|allocate memory|ALLOC_FAILED")
+"""What torch says if a device has too little memory. Few devices have an error of their own for this."""
 
 command: ContextVar[str | None] = ContextVar("command", default=None)
 """The command that provenance names; None: that of this process."""
@@ -56,11 +58,11 @@ def run(config: dict) -> store.Result:
     try:
         return train_missing(run)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        said = [part for part in re.split(r"\. |\n", str(error)) if NO_MEMORY.search(part)]
+        if not said:
             raise
-        request = ". ".join(str(error).split(". ")[:2])  # the rest explains torch's allocator
         remedy = "use fewer trials or units, or a smaller training.batch_size"
-        raise MemoryError(f"device={run.config['device']}: {request}; {remedy}") from error
+        raise MemoryError(f"device={run.config['device']}: {said[0]}; {remedy}") from error
     except OSError:
         # The store cannot be written to. All trials exist, so reading is enough.
         if missing:

@@ -18,6 +18,7 @@ import sys
 import time
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -318,6 +319,17 @@ def test_a_checkpoint_resumes_only_with_the_instructions_that_made_it(pristine, 
     with pytest.raises(ConfigurationError, match=f"^{re.escape(refused)}$"):
         training.run(here)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_checkpoint_of_a_gpu_resumes_on_a_gpu_of_that_kind(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100")
+    made = numerics.used("torch", device) | {"backend": "torch"}
+    config = {"device": device, "backend": "auto", "instructions": "portable"}
+    assert numerics.named_in_full(Path("one.pt"), config, "torch", made)
+    refused = f"^device={device}: this is cuda: NVIDIA A100 here, and one.pt .* NVIDIA H100; resume on a machine"
+    with pytest.raises(ConfigurationError, match=refused):
+        numerics.named_in_full(Path("one.pt"), config, "torch", made | {"instructions": "cuda: NVIDIA H100"})
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])

@@ -105,15 +105,11 @@ class BlockLayer:
 
 
 class FusedScan(torch.autograd.Function):
-    """A compiled scan as an operation of torch: from lengths, x, state and parameters to the results of `layer`.
-
-    The last result has the parameters side by side, (R, P), for the adjoint.
-    """
+    """A compiled scan as an operation of torch: from lengths, x, state and parameters to the results of `layer`."""
 
     @staticmethod
     def forward(layer, lengths_RB, x_RTBI, state_RBS, *parameters):
-        flat = _flat(parameters)
-        return *layer.forward(flat, lengths_RB, x_RTBI, state_RBS), flat
+        return layer.forward(_flat(parameters), lengths_RB, x_RTBI, state_RBS)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -159,8 +155,8 @@ class FusedAdjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(layer, count, lengths_RB, *tensors):
-        (*kept, flat), (dy, dlast_RB1S, x_RTBI, _, *parameters) = tensors[:count], tensors[count:]
-        summed, dx, dstate = layer.backward(flat, lengths_RB, kept, dy, dlast_RB1S.squeeze(2), x_RTBI)
+        kept, (dy, dlast_RB1S, x_RTBI, _, *parameters) = tensors[:count], tensors[count:]
+        summed, dx, dstate = layer.backward(_flat(parameters), lengths_RB, kept, dy, dlast_RB1S.squeeze(2), x_RTBI)
         pieces = summed.split([p.shape[1:].numel() for p in parameters], dim=1)
         return dx, dstate, *(piece.reshape(p.shape) for piece, p in zip(pieces, parameters, strict=True))
 
