@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from amu_experiments.cells import cell_class, written_class
 from amu_experiments.cells.cell import Cell
-from amu_experiments.cells.contract import CellError, counting, place_of
+from amu_experiments.cells.contract import CellError, counting
 from amu_experiments.cells.modules import ModuleCell
 from amu_experiments.options import ConfigurationError, added_options
-from amu_experiments.own_code import KEY, check_code
+from amu_experiments.own_code import KEY, check_code, place_of
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
 STEPS_AT_ONCE = 2**23

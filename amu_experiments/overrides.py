@@ -27,6 +27,9 @@ from amu_experiments.config import RULES, check, check_options, check_stop, did_
 from amu_experiments.options import ConfigurationError, format_value, one_line, options_of, refusal
 from amu_experiments.override_lines import jobs_of, names_a_class, parse, quote, quoted
 
+OWN = "my/conf"
+"""The folder for a user's own configuration files that the README and amu-tune use."""
+
 HEADED = "the first line of a task's file is # @package _global_, and its keys stand under task:"
 
 
@@ -230,6 +233,8 @@ class Composer:
             known = ", ".join(names)
             known = f"choose one of {known}" if len(known) <= 150 else "amu-run --help lists them"
             near = did_you_mean(nearest(format_value(name), names))
+            if self.config_dir is None and Path(OWN, group, f"{name}.yaml").is_file():
+                near = f" (it is in {OWN}: add --config-dir {OWN})"
             raise ConfigurationError(f"{group}={format_value(name)}: no such {group}; {known}{near}")
         if names[format_value(name)].read_bytes().startswith(codecs.BOM_UTF8):
             # Hydra would not recognise the first line as a comment.

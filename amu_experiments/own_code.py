@@ -7,7 +7,8 @@ import marshal
 import os
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -52,6 +53,15 @@ def check_code(key: str, stored: str | None, kind: type, name: str) -> None:
     """Raise ConfigurationError, with the key, if a stored configuration has the digest of other code."""
     if stored is not None and stored != code_of(kind, name).get(KEY):
         raise ConfigurationError(f"{key}: the code of {kind.__name__} has changed since it trained this run")
+
+
+def place_of(error: BaseException, method: Callable) -> str:
+    """In brackets, the file of a method, and its last line in the traceback of an error, or else its first line."""
+    code = getattr(getattr(method, "__func__", method), "__code__", None)
+    if code is None:
+        return ""
+    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == code.co_filename]
+    return f" ({code.co_filename}, line {lines[-1] if lines else code.co_firstlineno})"
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

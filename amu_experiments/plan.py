@@ -14,6 +14,7 @@ from amu_experiments.network import count_parameters, make_cell, resolved
 from amu_experiments.options import ConfigurationError, format_error, format_value, options_of, without_added
 from amu_experiments.own_code import KEY, code_of
 from amu_experiments.tasks import make_task
+from amu_experiments.tasks.contract import check_task
 from amu_experiments.tasks.task import Task
 
 BYTES = 4
@@ -74,6 +75,8 @@ def _resolved(config: dict) -> dict:
     config = config | {"model": model, "task": data}
     config |= {"results_dir": str(_results_folder(config))}
     _check_ram(config, task, count_parameters(model, task, model["units"]))
+    if KEY in data:
+        check_task(f"task.problem={problem}", task)
     if KEY in model:
         make_cell(model, task, model["units"])  # some mistakes in a user's class show only with more than one unit
     return config

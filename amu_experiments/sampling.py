@@ -106,7 +106,7 @@ def sample_run(config: Mapping, folder: Path, options: argparse.Namespace) -> Sa
     from amu_experiments.network import build
     from amu_experiments.tasks import make_task
 
-    trial = _trial(folder, options.trial)
+    trial = _trial(folder, options.trial, options.run)
     try:
         task = make_task(config["task"], [trial])
     except ValueError as error:
@@ -151,11 +151,12 @@ def _answers(values: np.ndarray, task: Task) -> np.ndarray:
     return values[..., : task.output_size] if {"svg", "mid"} & set(task.media) else values[..., 0]
 
 
-def _trial(folder: Path, asked: int | None) -> int:
+def _trial(folder: Path, asked: int | None, words: Sequence[str]) -> int:
     """The trial that was asked for, or the one with the median validation loss (of an even number, the better one)."""
     result = store.read_result(folder, left_out=[])
     if result is None:
-        raise UnusableError(folder, "has no finished trials; train some with amu-run")
+        command = " ".join(["amu-run", *(word for word in words if "=" in word)])
+        raise UnusableError(folder, f"has no finished trials; train some with {command}")
     stacks = [stack for stack in result.stacks if (stack / "weights.npz").exists()]
     if not stacks:
         raise UnusableError(folder, "has no weights (a copy of results leaves them out); train the run with amu-run")

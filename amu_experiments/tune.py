@@ -27,7 +27,7 @@ from amu_experiments.console import failed, say, unheard
 from amu_experiments.files import UnusableError
 from amu_experiments.options import ConfigurationError, format_value
 from amu_experiments.override_lines import parse, quoted
-from amu_experiments.overrides import Composer
+from amu_experiments.overrides import OWN, Composer
 
 MACHINE = ("backend", "device", "instructions")
 """Keys that decide nothing but how a run is computed; they are no part of a protocol, and neither are PLACES."""
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-dir",
         type=Path,
-        default=Path("my/conf"),
+        default=Path(OWN),
         help="a folder of your own with model/, task/ or tuning/ in it; gets the experiments (%(default)s)",
     )
     parser.add_argument("--name", help="name of the experiment (default: that of the task and _tuned)")

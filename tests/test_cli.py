@@ -480,7 +480,10 @@ def test_help_names_every_choice_and_every_key(capsys):
         assert f"\n{group}=\n" in text
         for name in choices(group):
             assert f"\n  {name} " in text
-    assert "\n  adding/  amu_tframe_memory, amu_tframe_memory_full, gru, lstm, lstm97, rnn\n" in text
+    assert (
+        "\n  adding/  amu_memory, amu_memory_full, amu_tframe_memory, amu_tframe_memory_full, gru, lstm, lstm97, rnn\n"
+        in text
+    )
     config = load("task=adding")
     for key in ["trials", "seed", "backend", "device", "threads", "results_dir", *config["training"]]:
         assert f"{key}: " in text

@@ -230,7 +230,8 @@ def against(comparisons: list[Comparison], name: str) -> list[Comparison]:
     for comparison, rows in found:
         if len(rows) > 1:
             labels = "; ".join(comparison.labels[row] for row in rows)
-            raise LookupError(f"{name} names several rows of {comparison.name}: {labels}")
+            advice = "give the label of one, in quotes, or leave rows out with --where"
+            raise LookupError(f"{name} names several rows of {comparison.name}: {labels}; {advice}")
     if not any(rows for _, rows in found):
         models = {result.model for comparison in comparisons for result in comparison.results}
         labels = [label for comparison in comparisons for label in comparison.labels]

@@ -24,6 +24,8 @@ SIGNIFICANT = 0.05
 
 VERDICTS = ("supported", "contradicted", "undecided")
 
+CASE = "A case is a reading of the unit with one way of training."
+
 RULE = (
     "A claim is supported (contradicted) if more than half of its findings support (contradict) it, none says the "
     "opposite and none is missing. Otherwise it is undecided. A verdict is partial if missing findings are left out, "
@@ -263,8 +265,12 @@ def paper_says(verdicts: pd.DataFrame) -> str:
 
 
 def speaks_for(verdicts: pd.DataFrame) -> str:
-    """The claims that hold under at least one case and fail under none, with the number of cases of each."""
-    return _one_side(verdicts, "For the paper", "supported", "hold", "contradicted", "fail")
+    """The claims that hold under at least one case and fail under none, with the number of cases of each.
+
+    It is the first sentence with the word case, so it is followed by what a case is.
+    """
+    said = _one_side(verdicts, "For the paper", "supported", "hold", "contradicted", "fail")
+    return f"{said} {CASE}" if len(_case_names(verdicts)) > 1 else said
 
 
 def speaks_against(verdicts: pd.DataFrame) -> str:
@@ -315,7 +321,7 @@ def _one_side(verdicts: pd.DataFrame, head: str, verdict: str, verb: str, opposi
     cases, claims = len(_case_names(verdicts)), _case_counts(verdicts)
     own = claims[verdict][(claims[verdict] > 0) & (claims[opposite] == 0)]
     if own.empty and claims[verdict].any():
-        return f"{head}: each claim that {verb}s under one case {contrary}s under another."
+        return f"{head}: no claim {verb}s under one case and {contrary}s under none."
     if own.empty:
         return f"{head}: no claim {verb}s{' under any case' if cases > 1 else ''}."
     s = "s" if len(own) == 1 else ""

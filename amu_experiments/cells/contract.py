@@ -7,7 +7,6 @@ every width. So torch cannot take one axis for another, which would happen in si
 import copy
 import inspect
 import itertools
-import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from amu_experiments.cells.initial import seeded
 from amu_experiments.options import ConfigurationError
+from amu_experiments.own_code import place_of
 
 _PRODUCTS = ("bmm", "baddbmm", "matmul", "__matmul__", "mm", "linear", "einsum")
 
@@ -339,15 +339,6 @@ def _in_one_line(what: str, method: Callable) -> Iterator[None]:
         raise
     except Exception as error:
         raise CellError(f"{what}: {type(error).__name__}: {error}{place_of(error, method)}") from error
-
-
-def place_of(error: BaseException, method: Callable) -> str:
-    """In brackets, the file of a method, and its last line in the traceback of an error, or else its first line."""
-    code = getattr(getattr(method, "__func__", method), "__code__", None)
-    if code is None:
-        return ""
-    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == code.co_filename]
-    return f" ({code.co_filename}, line {lines[-1] if lines else code.co_firstlineno})"
 
 
 def _defined(method: Callable) -> str:

@@ -274,7 +274,8 @@ class Search:
         self.finals: dict[Point, dict] = {}
         self.trials, self.finalists, self.final_trials = plan["trials"], plan["finalists"], plan["final_trials"]
         self.most_trials = most_trials(plan)
-        self.first = first_points(self.axes, plan["first"])
+        count = plan["configurations"]
+        self.first = first_points(self.axes, plan["first"] if plan["first"] < count else max(count // 2, 1))
         self.composer = Composer(options.config_dir)
         choices = {"experiment": f"{experiment}/base", "seed": plan["seed"]}
         choices |= {group: of_model[group] for group in ("model", "training") if group in of_model}
