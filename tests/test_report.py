@@ -90,7 +90,11 @@ def test_every_row_is_tested_against_the_row_that_a_user_names(store, tmp_path, 
     ("name", "why"),
     [
         ("gru", "no row is named gru; possible are amu; lstm (note=x); lstm (note=y)"),
-        ("lstm", "lstm names several rows of two_sequence-noise_free-T100-N3: lstm (note=x); lstm (note=y)"),
+        (
+            "lstm",
+            "lstm names several rows of two_sequence-noise_free-T100-N3: lstm (note=x); lstm (note=y); "
+            "give the label of one, in quotes, or leave rows out with --where",
+        ),
     ],
 )
 def test_a_reference_that_is_unknown_or_ambiguous_is_refused_with_the_possible_rows(tmp_path, capsys, name, why):
