@@ -242,16 +242,18 @@ def test_a_figure_of_many_rows_draws_the_main_ones_and_says_so(tmp_path):
 
 
 def test_a_small_svg_draws_the_same_shapes():
-    """Styles become classes, and a path of straight lines has no letter L before each point."""
+    """Styles become classes, and each point of a path of straight lines is relative to the one before."""
     svg = (
         '<?xml version="1.0"?><!DOCTYPE svg><svg><defs><style type="text/css">*{stroke-linecap: butt}</style></defs>'
-        '<g id="line_1"><!-- a --><path id="m" d="M 0 0.123456 \nL 1.99 2 \n" style="fill: none"/></g>\n'
-        '<path d="M 0 0 L 1 1 C 1 2 3 4 5 6" style="fill: none"/><text x="3.14159">"</text></svg>'
+        '<g id="line_1"><!-- a --><path id="m" d="M 0 0.123456 \nL 1.99 2 \nL 1.99 2 \nL 1.5 1.5 \nz\nM 7 7 \nL 7.5 10"'
+        ' style="fill: none"/></g>\n<path d="M 0 0.77 L 1 1 C 1 2 3 4 5 6" clip-path="url(#p0123456789)" '
+        'style="fill: none"/><clipPath id="p0123456789"/><text x="3.14159">"</text></svg>'
     )
     assert small_svg(svg) == (
         "<svg><defs><style type='text/css'>*{stroke-linecap: butt}.c0{fill: none}</style></defs>"
-        "<g><path id='m' d='M 0 0.1 1.9 2 ' class='c0'/></g>"
-        "<path d='M 0 0 L 1 1 C 1 2 3 4 5 6' class='c0'/><text x='3.1'>\"</text></svg>"
+        "<g><path id='m' d='M0 .1l2 1.9-.5-.5zM7 7l.5 3' class='c0'/></g>"
+        "<path d='M 0 0.7 L 1 1 C 1 2 3 4 5 6' clip-path='url(#p0)' class='c0'/>"
+        "<clipPath id='p0'/><text x='3.1'>\"</text></svg>"
     )
 
 

@@ -1,5 +1,7 @@
 """The words and the order of experiments, for comparisons from small results written by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 from handmade import write
 
@@ -29,6 +31,13 @@ def heading_of(tmp_path, **task):
 def test_a_comparison_has_the_title_of_its_experiment_with_what_differs(tmp_path, task, text):
     _, found = heading_of(tmp_path, **task)
     assert found.text == text
+
+
+def test_a_digest_is_a_difference_only_if_the_data_come_from_files():
+    found = {experiment.name: experiment for experiment in paper_experiments()}
+    for name, differences in {"chorales": {}, "mackey_glass": {}, "gun_point": {"contents": "digest"}}.items():
+        comparison = SimpleNamespace(task=found[name].settings | {"contents": "digest"})
+        assert found[name].differences(comparison) == differences
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,12 @@ class Experiment(NamedTuple):
     def differences(self, comparison: Comparison) -> dict[str, object]:
         """The settings of a comparison's task that the experiment does not have, in the comparison's order.
 
-        Older rows may lack settings, so a missing one is no difference.
+        Older rows may lack settings, so a missing one is no difference. Neither is `contents`, which identifies data
+        that a task makes, unless the data come from files.
         """
-        own = flat(comparison.task).items()
-        return {key: value for key, value in own if key not in self.settings or self.settings[key] != value}
+        made = {"contents"} if self.settings["problem"] != "time_series" else set()
+        own = {key: value for key, value in flat(comparison.task).items() if key not in made}
+        return {key: value for key, value in own.items() if key not in self.settings or self.settings[key] != value}
 
 
 LONG = 10

@@ -126,29 +126,62 @@ def small_png(image: Image.Image, exact: Collection[tuple[int, int, int]]) -> by
 
 
 def small_svg(svg: str) -> str:
-    """An SVG of matplotlib that looks the same in a third of the bytes.
+    """An SVG of matplotlib that looks the same in a quarter of the bytes.
 
-    Coordinates have one decimal (tenths of a point), each style is stated once, and attributes have single quotes,
-    which need no escape in the page. Names of groups, comments and the document type are left out.
+    Coordinates have one decimal (tenths of a point), points of lines are relative, each style is stated once, and
+    attributes have single quotes, which need no escape in the page. Names of groups, comments and the document type
+    are left out, and names of clip paths are short.
     """
     classes: dict[str, str] = {}
+    clips: dict[str, str] = {}
 
     def class_of(style: re.Match) -> str:
         return f' class="{classes.setdefault(style[1], f"c{len(classes)}")}"'
 
-    def short(path: re.Match) -> str:
-        # In an SVG path, numbers after M or L draw lines without a further L. C and Q draw curves.
-        lines_only = not re.search("[CQ]", path[0])
-        return re.sub(r"\s+", " ", path[0].replace("L ", "") if lines_only else path[0])
+    def clip_of(name: re.Match) -> str:
+        return clips.setdefault(name[0], f"p{len(clips)}")
+
+    def path_of(match: re.Match) -> str:
+        curved = re.search("[CQ]", match[1])
+        return f' d="{" ".join(_tenths(match[1]).split()) if curved else _relative(match[1])}"'
 
     svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r' style="([^"]*)"', class_of, svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda match: re.sub(r"(\.\d)\d+", r"\1", match[0]), svg)
-    svg = re.sub(r' d="[^"]*"', short, re.sub(r">\s+<", "><", svg))
+    svg = re.sub(r"\bp[0-9a-f]{10}\b", clip_of, svg)
+    svg = re.sub(r' (?:x|y|transform)="[^"]*"', lambda match: _tenths(match[0]), svg)
+    svg = re.sub(r' d="([^"]*)"', path_of, re.sub(r">\s+<", "><", svg))
     svg = re.sub(r"<[^>]*>", lambda tag: tag[0].replace('"', "'"), svg)
     rules = "".join(f".{name}{{{style}}}" for style, name in classes.items())
     return svg.replace("</style>", f"{rules}</style>", 1)
+
+
+def _tenths(text: str) -> str:
+    """Text whose numbers have one decimal at most."""
+    return re.sub(r"(\.\d)\d+", r"\1", text)
+
+
+def _relative(path: str) -> str:
+    """An SVG path of straight lines in which each point is given by its distance from the one before."""
+    said, before, words = [], (0, 0), iter(path.split())
+    for command in words:
+        if command == "z":
+            said.append("z")
+            continue
+        x, y = (round(10 * float(next(words))) for _ in range(2))
+        if command == "M":
+            said.append(f"M{_number(x)} {_number(y)}l")
+        elif (x, y) != before:
+            said.append(f"{_number(x - before[0])} {_number(y - before[1])}")
+        before = x, y
+    # A space is needed only between two numbers without a sign.
+    return re.sub("l(?=[Mz]|$)", "", re.sub(" (?=[-Mz])|(?<=l) ", "", " ".join(said)))
+
+
+def _number(tenths: int) -> str:
+    """A number of tenths in the shortest form: 1.5, .5, -.5, 2."""
+    text = f"{tenths / 10:.10g}"
+    return text.replace("0.", ".", 1) if 0 < abs(tenths) < 10 else text
 
 
 def _codes(colours: Image.Image | np.ndarray | list) -> np.ndarray:
