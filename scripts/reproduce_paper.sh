@@ -89,7 +89,8 @@ main() {
   sample mso2/cornn --primed --count 2
   for experiment in mso2 mso8 fitzhugh_nagumo mackey_glass; do sample "$experiment/amu" --primed --count 2; done
   if [[ " ${generating[*]} " == *" chorales "* ]]; then
-    for model in amu lstm; do sample "chorales/$model" --count 1; done
+    sample chorales/amu --count 1
+    sample chorales/lstm --count 1
   fi
   finish
 
