@@ -2,7 +2,7 @@
 # Makes results/paper and the results in README.md: runs, mechanism, speed, report. Uses no results of results/paper;
 # runs that are finished in results/runs are not trained again. Needs amu-run in the PATH (pip install -e .).
 #
-#   scripts/reproduce_paper.sh           everything, tuned as in conf/experiment: an estimated 6 hours on 2 cores
+#   scripts/reproduce_paper.sh           everything, tuned as in conf/experiment: an estimated 3 hours on 2 cores
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: many hours more
 #   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick: 5 minutes on 2 cores
 #
