@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -62,6 +63,18 @@ def place_of(error: BaseException, method: Callable) -> str:
         return ""
     lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == code.co_filename]
     return f" ({code.co_filename}, line {lines[-1] if lines else code.co_firstlineno})"
+
+
+@contextmanager
+def in_one_line(what: str, method: Callable, kind: type[ConfigurationError] = ConfigurationError) -> Iterator[None]:
+    """Any error within becomes one of this kind, in one line: it begins with `what` and ends with `place_of`."""
+    try:
+        yield
+    except (ConfigurationError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(line.strip() for line in str(error).splitlines())
+        raise kind(f"{what}: {type(error).__name__}: {text}{place_of(error, method)}") from error
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from amu_experiments.cells.initial import seeded
 from amu_experiments.options import ConfigurationError
-from amu_experiments.own_code import place_of
+from amu_experiments.own_code import in_one_line, place_of
 
 _PRODUCTS = ("bmm", "baddbmm", "matmul", "__matmul__", "mm", "linear", "einsum")
 
@@ -56,7 +56,7 @@ def shapes_of(cell) -> dict[str, tuple[int, ...]]:
     kind = type(cell)
     if not isinstance(inspect.getattr_static(kind, "shapes"), classmethod | staticmethod):
         raise CellError(f"shapes() must be a @classmethod{_defined(kind.shapes)}")
-    with _in_one_line("shapes()", kind.shapes):
+    with in_one_line("shapes()", kind.shapes, CellError):
         shapes = kind.shapes(cell.input_size, cell.hidden_size, **cell.options)
     _check_shapes(kind, shapes, cell.input_size)
     # If input_size equals another size, only another input_size reveals a wrong shape.
@@ -79,7 +79,7 @@ def initial_values_of(cell, rng: np.random.Generator) -> dict[str, np.ndarray]:
     # The seed is drawn from a copy, so that the cell gets the generator unchanged.
     layer = zlib.crc32(getattr(cell, "suffix", "").encode())
     seed = int(copy.deepcopy(rng).integers(2**62)) ^ layer
-    with seeded(seed), _in_one_line("initial_values()", cell.initial_values):
+    with seeded(seed), in_one_line("initial_values()", cell.initial_values, CellError):
         values = cell.initial_values(rng)
         if not isinstance(values, Mapping):
             raise CellError(f"initial_values() returns {_form(values)}: must be a dict of names and arrays{where}")
@@ -89,7 +89,7 @@ def initial_values_of(cell, rng: np.random.Generator) -> dict[str, np.ndarray]:
         )
     arrays = {}
     for name, shape in shapes.items():
-        with _in_one_line(f"initial_values(): {name}", cell.initial_values):
+        with in_one_line(f"initial_values(): {name}", cell.initial_values, CellError):
             array = np.asarray(values[name])
         if array.shape != tuple(shape):
             raise CellError(f"initial_values(): {name} is {array.shape}: must be {tuple(shape)}{where}")
@@ -173,7 +173,7 @@ def _is_size(value: Any) -> bool:
 def _check_states(cell) -> None:
     if not isinstance(cell.states, tuple | list) or not all(isinstance(name, str) for name in cell.states):
         raise CellError(f'states = {cell.states!r}: must be a tuple of names, such as ("h",) or ("h", "c")')
-    with _in_one_line("state_sizes()", cell.state_sizes):
+    with in_one_line("state_sizes()", cell.state_sizes, CellError):
         sizes = tuple(cell.state_sizes())
     if len(sizes) != len(cell.states):
         raise CellError(
@@ -230,7 +230,7 @@ class _Attempt:
         if cell.trials is not None:
             cell.trials = self.R
         with seeded(0), torch.enable_grad(), _without_autocast(self.like.device.type):
-            with _in_one_line("bias_rows()", cell.bias_rows):
+            with in_one_line("bias_rows()", cell.bias_rows, CellError):
                 net_RBK = cell.input_net(x_R1BI)[:, 0]
             try:
                 with watch:
@@ -328,17 +328,6 @@ def _without_autocast(kind: str):
 
 
 # Messages -------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _in_one_line(what: str, method: Callable) -> Iterator[None]:
-    """Any error within becomes a CellError that begins with `what` and names the place in the user's file."""
-    try:
-        yield
-    except (ConfigurationError, MemoryError):
-        raise
-    except Exception as error:
-        raise CellError(f"{what}: {type(error).__name__}: {error}{place_of(error, method)}") from error
 
 
 def _defined(method: Callable) -> str:

@@ -1,12 +1,11 @@
 """Checks a user's own task: shapes, types and names, before anything is written."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 
 from amu_experiments.options import ConfigurationError
-from amu_experiments.own_code import place_of
+from amu_experiments.own_code import in_one_line, place_of
 from amu_experiments.tasks.task import Sequences, Task, random_generator
 
 SPLITS = ("train", "validation", "test")
@@ -21,10 +20,10 @@ def check_task(key: str, task: Task) -> None:
     The message is one line, with the key and with the place in the user's file.
     """
     kind = type(task)
-    with _in_one_line(f"{key}: sets()", kind.sets):
+    with in_one_line(f"{key}: sets()", kind.sets):
         data, method = task.sets(random_generator(0, "sets")), kind.sets
     if data is None:
-        with _in_one_line(f"{key}: draw()", kind.draw):
+        with in_one_line(f"{key}: draw()", kind.draw):
             data = {split: task.draw(random_generator(0, split), FEW, split) for split in SPLITS}
             method = kind.draw
     where = place_of(Exception(), method)
@@ -34,7 +33,7 @@ def check_task(key: str, task: Task) -> None:
         if wrong := _wrong(task, data[split]):
             raise ConfigurationError(f"{key}: {method.__name__}() for {split}: {wrong}{where}")
     tested = data["test"]
-    with _in_one_line(f"{key}: measure()", kind.measure):
+    with in_one_line(f"{key}: measure()", kind.measure):
         metrics = task.measure(np.array(tested.targets, np.float32), tested)
         names = list(metrics)
         for name in task.metrics:
@@ -69,15 +68,3 @@ def _wrong(task: Task, sequences: Sequences) -> str | None:
     if task.loss.endswith("cross_entropy") and B and not 0 <= targets.min() <= targets.max() <= 1:
         return f"targets are from {targets.min():g} to {targets.max():g}: must be from 0 to 1 with {task.loss}"
     return None
-
-
-@contextmanager
-def _in_one_line(what: str, method: Callable) -> Iterator[None]:
-    """Any error within becomes a ConfigurationError that begins with `what`, with the place in the user's file."""
-    try:
-        yield
-    except (ConfigurationError, MemoryError):
-        raise
-    except Exception as error:
-        text = " ".join(line.strip() for line in str(error).splitlines())
-        raise ConfigurationError(f"{what}: {type(error).__name__}: {text}{place_of(error, method)}") from error
