@@ -161,6 +161,8 @@ def test_nonsense_gets_one_line(runs, tmp_path, capsys):
     assert "no such folder" in complaint(capsys, tmp_path / "none")[1]
     assert complaint(capsys, "task=nothing")[0] == 2
     assert "--trial 7" in complaint(capsys, *runs["series"], "--trial", 7)[1]
+    untrained = ["task=adding", "task.T=9", "results_dir=none"]
+    assert complaint(capsys, *untrained)[1].endswith(f"; train some with amu-run {' '.join(untrained)}")
     assert "cannot be continued" in complaint(capsys, *runs["adding"])[1]
     assert "--temperature" in complaint(capsys, *runs["series"], "--temperature", "cold")[1]
     assert "--count" in complaint(capsys, *runs["series"], "--count", "-1")[1]
@@ -169,6 +171,9 @@ def test_nonsense_gets_one_line(runs, tmp_path, capsys):
 def test_a_run_without_weights_says_so(runs, tmp_path, capsys):
     folder = folder_of(runs["texts"])
     copy = tmp_path / folder.parent.parent.name / folder.parent.name / folder.name
+    copy.mkdir(parents=True)
+    (copy / "config.yaml").write_bytes((folder / "config.yaml").read_bytes())
+    assert complaint(capsys, copy)[1].endswith("has no finished trials; train some with amu-run")
     for path in folder.rglob("*.*"):
         if path.is_file() and path.name not in ("weights.npz", "sums.json"):
             (copy / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,11 @@ def written(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+def changed(point: list[float], other: list[float]) -> int:
+    """On how many axes two configurations differ."""
+    return sum(one != two for one, two in zip(point, other, strict=True))
+
+
 def test_killed_again_and_again_it_has_the_same_grid(tmp_path, number):
     arguments = [*SHORT, "model=mgu,lstm", *FEW, "--most=2"]
     kills = [15, 25, 35, 20, 30][: number(2, 5)]
@@ -88,6 +93,9 @@ def test_every_model_gets_as_much_and_a_cell_without_an_axis_of_its_own_too(fold
         assert set(table["trials"]) == {1}
         assert set(table["max_sequences"]) == {40}
         assert table["final_trials"].dropna().tolist() == [2]
+        # Half of so few configurations are neighbours of others, although --first asks for all of them.
+        points = table.loc[:, :"max_sequences"].iloc[:, :-1].fillna(0).values.tolist()
+        assert all(any(changed(point, other) == 1 for other in points) for point in points)
     assert "model.initial_range" in tables["adding_tuned-mgu"]
     assert not any(column.startswith("model.") for column in tables["adding_tuned-plain"])
     # What was tuned is what an experiment trains, on other trials, under the same protocol.
