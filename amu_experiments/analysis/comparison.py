@@ -18,7 +18,7 @@ from amu_experiments.analysis.labels import (
     row_labels,
     settings_of,
 )
-from amu_experiments.analysis.reading import named_readings, reading_of
+from amu_experiments.analysis.reading import named_readings, reading_of, shipped_reading
 from amu_experiments.analysis.text import printable
 from amu_experiments.files import UnusableError
 from amu_experiments.stack_files import are_times
@@ -64,8 +64,8 @@ class Comparison:
         """The rows in an order that does not depend on their results.
 
         Rows are sorted by cell, in the order of `CELLS`. The order within a cell: most trials first; then the settings
-        of the paper (`PAPER`); then, for AMUs, the order of readings in readings.yaml; then the fewest differences from
-        the settings of the cell's other rows; then the label.
+        of the paper (`PAPER`); then, for AMUs, the reading of the abstract, that of model=amu, and the others as in
+        readings.yaml; then the fewest differences from the settings of the cell's other rows; then the label.
         """
         return sorted(range(len(self.results)), key=lambda row: _row_order(self.results, row, self.labels[row]))
 
@@ -266,9 +266,10 @@ def _row_order(results: list[Result], row: int, label: str) -> tuple:
     of_cell = [settings_of(result) for result in results if result.config["model"]["cell"] == cell]
     differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
     unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
-    named = list(named_readings().values())
+    abstract, *others = named_readings().values()
+    order = list(dict.fromkeys([abstract, shipped_reading(), *others]))
     reading = reading_of(results[row].config["model"]) if cell == "amu" else None
-    place = named.index(reading) if reading in named else len(named)
+    place = order.index(reading) if reading in order else len(order)
     return rank, cell, -len(results[row].trials), unlike_paper, place, differences, natural(label)
 
 

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import yaml
+
 from amu_experiments import conf_files
 from amu_experiments.analysis.text import listing
 
@@ -73,3 +75,9 @@ def named_readings() -> dict[str, Reading]:
         name: reading_of({key.rpartition(".")[2]: value for key, value in options.items()})
         for name, options in named.items()
     }
+
+
+@functools.cache
+def shipped_reading() -> Reading:
+    """The reading of model=amu."""
+    return reading_of(yaml.safe_load(conf_files.choices("model")["amu"].read_bytes()))
