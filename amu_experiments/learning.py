@@ -151,19 +151,10 @@ def loss_and_error(net: Tensor, targets: Tensor, lengths_RB: Tensor, task: Task)
     counts = torch.arange(net.shape[2], device=net.device) < answers.unsqueeze(-1)
     # Use the answers only: if lengths differ, most entries can be padding.
     given, wanted = net[counts], targets[counts]
-    if task.loss == "cross_entropy":
-        outputs = given.softmax(dim=-1)
-        each = -(wanted * F.log_softmax(given, dim=-1)).sum(dim=-1)
-    elif task.loss == "binary_cross_entropy":
-        outputs = torch.sigmoid(given)
-        each = F.binary_cross_entropy_with_logits(given, wanted, reduction="none").sum(dim=-1)
-    else:
-        outputs = torch.sigmoid(given) if task.squash == "logistic" else given
-        each = ((outputs - wanted) ** 2).sum(dim=-1)
-    losses = _in_place(counts, each).sum(dim=-1)
-    losses = losses / 2 if task.loss == "half_squared_error" else losses / answers
-    errors = _in_place(counts, (outputs - wanted).abs().amax(dim=-1)).amax(dim=-1)
-    return losses, errors.detach()
+    losses = _of_sequences(_losses_of_answers(given, wanted, task), counts, answers, task)
+    with torch.no_grad():
+        errors = _in_place(counts, (_outputs(given, task) - wanted).abs().amax(dim=-1)).amax(dim=-1)
+    return losses, errors
 
 
 def loss_and_outputs(net: np.ndarray, sequences: Sequences, task: Task) -> tuple[float, np.ndarray]:
@@ -171,12 +162,35 @@ def loss_and_outputs(net: np.ndarray, sequences: Sequences, task: Task) -> tuple
 
     Outputs after the end of a sequence are those of the readout.
     """
-    tensors = (torch.from_numpy(array[None]) for array in (net, sequences.targets, sequences.lengths))
-    losses, _ = loss_and_error(*tensors, task)
+    answers = sequences.lengths if task.answer == "every" else np.ones_like(sequences.lengths)
+    counts = np.arange(net.shape[1]) < answers[:, None]
+    given, wanted = net[counts], sequences.targets[counts]
     outputs = net.copy()
-    answers = np.arange(net.shape[1]) < sequences.lengths[:, None]  # with one answer, its only place
-    outputs[answers] = squashed(net[answers], task.squash)
+    outputs[counts] = squashed(given, task.squash)
+    given, wanted, counts, answers = map(torch.from_numpy, (given, wanted, counts, answers))
+    losses = _of_sequences(_losses_of_answers(given, wanted, task), counts, answers, task)
     return float(losses.mean()), outputs
+
+
+def _losses_of_answers(given: Tensor, wanted: Tensor, task: Task) -> Tensor:
+    """The loss of each answer (N,) from readout and targets (N, O), as `loss_and_error` describes it."""
+    if task.loss == "cross_entropy":
+        return -(wanted * F.log_softmax(given, dim=-1)).sum(dim=-1)
+    if task.loss == "binary_cross_entropy":
+        return F.binary_cross_entropy_with_logits(given, wanted, reduction="none").sum(dim=-1)
+    return ((_outputs(given, task) - wanted) ** 2).sum(dim=-1)
+
+
+def _outputs(given: Tensor, task: Task) -> Tensor:
+    if task.loss == "cross_entropy":
+        return given.softmax(dim=-1)
+    return torch.sigmoid(given) if task.loss == "binary_cross_entropy" or task.squash == "logistic" else given
+
+
+def _of_sequences(each: Tensor, counts: Tensor, answers: Tensor, task: Task) -> Tensor:
+    """The loss of each sequence from those of its answers, which are where `counts` is true."""
+    losses = _in_place(counts, each).sum(dim=-1)
+    return losses / 2 if task.loss == "half_squared_error" else losses / answers
 
 
 def _in_place(counts: Tensor, values: Tensor) -> Tensor:

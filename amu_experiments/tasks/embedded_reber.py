@@ -139,7 +139,7 @@ class EmbeddedReber(Task):
         steps = np.arange(outputs.shape[1])
         lengths = sequences.lengths[:, None]
         wrong = steps < lengths
-        given, legal = outputs[wrong], legal_next(sequences.inputs)[wrong]
+        given, legal = outputs[wrong], _LEGAL[_nodes(sequences.inputs)[wrong]]
         chosen_legal = np.take_along_axis(legal, given.argmax(axis=-1)[:, None], axis=-1)
         wrong[wrong] = ~_legal_most_active(given, legal)
         test, training = wrong[: self.strings], wrong[self.strings :]
@@ -246,18 +246,25 @@ def encode(strings: list[str]) -> Sequences:
 
 def legal_next(inputs: np.ndarray) -> np.ndarray:
     """The legal next symbols at each step of one-hot strings: (B, T, 7) bool, arbitrary after a string's end."""
+    return _LEGAL[_nodes(inputs)]
+
+
+def _nodes(inputs: np.ndarray) -> np.ndarray:
+    """The node of the grammar after each step of one-hot strings (B, T, 7): (B, T), arbitrary after a string's end."""
     symbols = (inputs @ np.arange(len(SYMBOLS), dtype=np.float32)).astype(np.intp)
     node = np.zeros(len(inputs), np.intp)
     nodes = np.empty(symbols.shape, np.intp)
     for step in range(symbols.shape[1]):
         node = nodes[:, step] = _NEXT[node, symbols[:, step]]
-    return _LEGAL[nodes]
+    return nodes
 
 
 def _legal_most_active(outputs: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    """Whether every legal output is above every illegal one (false for nan): two (..., 7) -> (...) bool."""
-    least_legal = np.where(legal, outputs, np.inf).min(axis=-1)
-    most_illegal = np.where(legal, -np.inf, outputs).max(axis=-1)
+    """Whether every legal output is above every illegal one (false for nan): two (N, 7) -> (N,) bool."""
+    # numpy finds the smallest of seven numbers five times as fast if their axis comes first.
+    outputs, legal = np.ascontiguousarray(outputs.T), np.ascontiguousarray(legal.T)
+    least_legal = np.where(legal, outputs, np.float32(np.inf)).min(axis=0)
+    most_illegal = np.where(legal, np.float32(-np.inf), outputs).max(axis=0)
     return least_legal > most_illegal
 
 
