@@ -552,10 +552,11 @@ def test_the_reference_is_the_first_named_reading_however_many_forms_another_has
     assert comparison.labels[comparison.reference] == "amu (reading=abstract, gradient=truncated)"
 
 
-def test_without_the_reading_of_the_abstract_the_reference_is_that_of_the_model_amu(tmp_path):
+@pytest.mark.parametrize("emitted", ["neuron", "memory"])
+def test_without_the_reading_of_the_abstract_the_reference_is_that_of_the_model_amu(tmp_path, emitted):
     gated = {"neurons_per_unit": 3, "output_in_product": False, "writers": "gated"}  # the defaults of model=amu
     tframe = {"neurons_per_unit": 3, "output_in_product": True, "writers": "tanh"}
-    models = [reading | {"output": "neuron", "gradient": "truncated"} for reading in (tframe, gated)]
+    models = [reading | {"output": emitted, "gradient": "truncated"} for reading in (tframe, gated)]
     (comparison,) = compare([write(tmp_path, "amu", [300], model=model) for model in models])
     assert comparison.labels[comparison.reference] == "amu (reading=best_1)"
 

@@ -267,8 +267,9 @@ def _row_order(results: list[Result], row: int, label: str) -> tuple:
     differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
     unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
     abstract, *others = named_readings().values()
-    order = list(dict.fromkeys([abstract, shipped_reading(), *others]))
     reading = reading_of(results[row].config["model"]) if cell == "amu" else None
+    # Where answers are numbers, every AMU emits its memory, whatever its reading.
+    order = [each._replace(output=reading.output) for each in (abstract, shipped_reading(), *others)] if reading else []
     place = order.index(reading) if reading in order else len(order)
     return rank, cell, -len(results[row].trials), unlike_paper, place, differences, natural(label)
 
