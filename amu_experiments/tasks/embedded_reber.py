@@ -224,8 +224,7 @@ def draw_string(rng: np.random.Generator, excluded: Container[str] = ()) -> str:
     """A random string of the embedded Reber grammar, without the excluded strings."""
     while True:
         node, string = 0, ""
-        while _GRAMMAR[node]:
-            ways = list(_GRAMMAR[node].items())
+        while ways := _WAYS[node]:
             symbol, node = ways[rng.integers(2)] if len(ways) == 2 else ways[0]
             string += symbol
         if string not in excluded:
@@ -234,14 +233,12 @@ def draw_string(rng: np.random.Generator, excluded: Container[str] = ()) -> str:
 
 def encode(strings: list[str]) -> Sequences:
     """Inputs (B, T, 7) and next symbols, both one-hot; T is one less than the length of the longest string."""
-    lengths = np.array([len(string) - 1 for string in strings])
-    inputs = np.zeros((len(strings), lengths.max(), len(SYMBOLS)), np.float32)
-    targets = np.zeros_like(inputs)
-    for row, string in enumerate(strings):
-        symbols = one_hot([SYMBOLS.index(symbol) for symbol in string], len(SYMBOLS))
-        inputs[row, : len(string) - 1] = symbols[:-1]
-        targets[row, : len(string) - 1] = symbols[1:]
-    return Sequences(inputs, lengths, targets)
+    counts = np.array([len(string) for string in strings])
+    symbols = np.zeros((len(strings), counts.max(), len(SYMBOLS)), np.float32)
+    symbols[np.arange(counts.max()) < counts[:, None]] = one_hot([*map(SYMBOLS.index, "".join(strings))], len(SYMBOLS))
+    targets = symbols[:, 1:].copy()
+    symbols[np.arange(len(strings)), counts - 1] = 0  # the last symbol is only a target
+    return Sequences(symbols[:, :-1].copy(), counts - 1, targets)
 
 
 def legal_next(inputs: np.ndarray) -> np.ndarray:
@@ -281,6 +278,7 @@ def _embed() -> list[dict[str, int]]:
 
 
 _GRAMMAR = _embed()
+_WAYS = [list(_ways.items()) for _ways in _GRAMMAR]
 
 _NEXT = np.full((len(_GRAMMAR), len(SYMBOLS)), len(_GRAMMAR) - 1)
 _LEGAL = np.zeros((len(_GRAMMAR), len(SYMBOLS)), bool)
