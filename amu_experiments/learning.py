@@ -182,13 +182,14 @@ def _losses_of_answers(given: Tensor, wanted: Tensor, task: Task) -> Tensor:
 
 
 def _outputs(given: Tensor, task: Task) -> Tensor:
+    """The outputs (N, O) from the readout (N, O)."""
     if task.loss == "cross_entropy":
         return given.softmax(dim=-1)
     return torch.sigmoid(given) if task.loss == "binary_cross_entropy" or task.squash == "logistic" else given
 
 
 def _of_sequences(each: Tensor, counts: Tensor, answers: Tensor, task: Task) -> Tensor:
-    """The loss of each sequence from those of its answers, which are where `counts` is true."""
+    """The loss of each sequence from the losses `each` of its answers; `counts` marks their places."""
     losses = _in_place(counts, each).sum(dim=-1)
     return losses / 2 if task.loss == "half_squared_error" else losses / answers
 

@@ -557,8 +557,9 @@ def test_without_the_reading_of_the_abstract_the_reference_is_that_of_the_model_
     gated = {"neurons_per_unit": 3, "output_in_product": False, "writers": "gated"}  # the defaults of model=amu
     tframe = {"neurons_per_unit": 3, "output_in_product": True, "writers": "tanh"}
     models = [reading | {"output": emitted, "gradient": "truncated"} for reading in (tframe, gated)]
+    models.append(models[0] | {"gradient": "full"})
     (comparison,) = compare([write(tmp_path, "amu", [300], model=model) for model in models])
-    assert comparison.labels[comparison.reference] == "amu (reading=best_1)"
+    assert comparison.labels[comparison.reference] == "amu (reading=best_1, gradient=truncated)"
 
 
 def test_settings_of_any_text_make_different_labels_of_one_line(tmp_path):

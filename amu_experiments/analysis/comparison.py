@@ -64,8 +64,9 @@ class Comparison:
         """The rows in an order that does not depend on their results.
 
         Rows are sorted by cell, in the order of `CELLS`. The order within a cell: most trials first; then the settings
-        of the paper (`PAPER`); then, for AMUs, the reading of the abstract, that of model=amu, and the others as in
-        readings.yaml; then the fewest differences from the settings of the cell's other rows; then the label.
+        of the paper (`PAPER`); then, for AMUs, whatever they emit, the reading of the abstract, that of model=amu, and
+        the others as in readings.yaml; then the fewest differences from the settings of the cell's other rows; then the
+        label.
         """
         return sorted(range(len(self.results)), key=lambda row: _row_order(self.results, row, self.labels[row]))
 
@@ -267,9 +268,9 @@ def _row_order(results: list[Result], row: int, label: str) -> tuple:
     differences = sum(other.get(key) != own[key] for other in of_cell for key in own)
     unlike_paper = sum(own.get(f"model.{key}", value) != value for key, value in PAPER.items())
     abstract, *others = named_readings().values()
-    reading = reading_of(results[row].config["model"]) if cell == "amu" else None
-    # Where answers are numbers, every AMU emits its memory, whatever its reading.
-    order = [each._replace(output=reading.output) for each in (abstract, shipped_reading(), *others)] if reading else []
+    order = [each.emitting() for each in (abstract, shipped_reading(), *others)]
+    # A reading keeps its place if the unit emits its memory, as all AMUs do where our answers are numbers.
+    reading = reading_of(results[row].config["model"]).emitting() if cell == "amu" else None
     place = order.index(reading) if reading in order else len(order)
     return rank, cell, -len(results[row].trials), unlike_paper, place, differences, natural(label)
 

@@ -93,11 +93,11 @@ def seconds_per_sequence(row: Row) -> float:
 
 def other_forms(row: Row) -> list[str]:
     """The AMUs of the same reading and optimizer with full gradient or with another output, in words."""
-    reading = reading_of(row.model)
+    reading = reading_of(row.model).emitting()
     return [
         f"{row.comparison.name}: {other.text()}"
         for other in rows_of(row.comparison, "amu", row.optimizer)
-        if other != row and reading_of(other.model)._replace(output=reading.output) == reading
+        if other != row and reading_of(other.model).emitting() == reading
     ]
 
 

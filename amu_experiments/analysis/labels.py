@@ -46,9 +46,8 @@ def _described(result: Result) -> dict[str, object]:
     settings, model = settings_of(result), result.config["model"]
     if model["cell"] != "amu":
         return settings
-    emitted = Reading().output
-    names = {reading._replace(output=emitted): name for name, reading in named_readings().items()}
-    name = names.get(reading_of(model)._replace(output=emitted))
+    names = {reading.emitting(): name for name, reading in named_readings().items()}
+    name = names.get(reading_of(model).emitting())
     if name is None:
         return settings
     replaced = {f"model.{key}" for key in Reading._fields} - {"model.output"}

@@ -57,6 +57,10 @@ class Reading(NamedTuple):
         differences = self.unlike(nearest)
         return f"{name} with {listing(differences)}" if differences else name
 
+    def emitting(self, output: str = "neuron") -> "Reading":
+        """The same reading, but the unit emits `output`."""
+        return self._replace(output=output)
+
     def unlike(self, other: "Reading") -> list[str]:
         """The options, in words, in which this reading differs from the other."""
         return [phrase for phrase, theirs in zip(self.phrases, other.phrases, strict=True) if phrase != theirs]
@@ -69,7 +73,7 @@ def reading_of(model: Mapping) -> Reading:
 
 @functools.cache
 def named_readings() -> dict[str, Reading]:
-    """The readings that conf/readings.yaml names, in its order, which is the order of every list."""
+    """The readings that conf/readings.yaml names, in its order."""
     named = conf_files.named_readings()
     return {
         name: reading_of({key.rpartition(".")[2]: value for key, value in options.items()})

@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--reference",
         metavar="ROW",
         help="test every row against this row: a model, such as lstm, or a label in quotes, as printed in the tables "
-        "(default: the AMU with most trials, of equals amu_abstract and then amu, and of several sizes the nearest; "
+        "(default: the AMU with most trials, of equals one with the paper's settings, then amu_abstract, then amu, "
+        "and of several sizes the nearest; "
         "without an AMU, the best row)",
     )
     parser.add_argument("--only", choices=PARTS, help="write only tables or only figures, without the page")
