@@ -74,12 +74,13 @@ main() {
   compare_all "${experiments[@]}"
   finish
 
+  part "Mechanism, and the longest lag"
+  start mechanism python scripts/measure_mechanism.py --results-dir "$runs" --out "$paper/mechanism" "${mechanism[@]}"
   if ((${#few[@]} == 0)); then
-    part "The longest lag"
     longest two_sequence_3c
     longest two_sequence_3a
-    finish
   fi
+  finish
 
   part "Samples: strings, free runs, a WAV, a sheet of letters, a chorale"
   rm -rf "$paper/samples"
@@ -92,10 +93,6 @@ main() {
     sample chorales/amu --count 1
     sample chorales/lstm --count 1
   fi
-  finish
-
-  part "Mechanism"
-  start mechanism python scripts/measure_mechanism.py --results-dir "$runs" --out "$paper/mechanism" "${mechanism[@]}"
   finish
 
   part "Speed, compared with JAX if it is installed"
