@@ -21,7 +21,7 @@ from amu_experiments.files import write_bytes
 
 RC = {
     "figure.dpi": 100,
-    "savefig.dpi": 150,
+    "savefig.dpi": 130,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
