@@ -3,7 +3,7 @@
 # runs that are finished in results/runs are not trained again. Needs amu-run in the PATH (pip install -e .).
 #
 #   scripts/reproduce_paper.sh           everything, tuned as in conf/experiment: an estimated 3 hours on 2 cores
-#   scripts/reproduce_paper.sh --tune    first tunes the models and tries the readings of the unit: many hours more
+#   scripts/reproduce_paper.sh --tune    first tunes the models and tries the unit's readings: an estimated 5 hours more
 #   scripts/reproduce_paper.sh --quick   3 trials and small budgets, in results/quick: 5 minutes on 2 cores
 #
 # Ctrl-C stops it at any time. The same command continues from there and trains nothing twice. One run starts for each
