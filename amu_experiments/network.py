@@ -206,7 +206,7 @@ def squashed(net: np.ndarray, squash: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         if squash == "logistic":
             return 1 / (1 + np.exp(-net))
-        # numpy finds the largest of a few outputs ten times as fast if their axis comes first.
+        # numpy finds the largest of a few outputs much faster if their axis comes first.
         largest = np.ascontiguousarray(np.moveaxis(net, -1, 0)).max(axis=0)
         shifted = np.exp(net - largest[..., None])
     return shifted / shifted.sum(axis=-1, keepdims=True)

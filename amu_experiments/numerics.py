@@ -21,9 +21,9 @@ VERSION = 6
 1: compiled for the processor of the machine, exp and log of the C library. 2: fixed instructions, our own exp and log.
 3: steps and adjoints derived from the cells' torch form. 4: batches of 8 and more in blocks of sequences side by side;
 smaller ones in loops that LLVM makes into vectors, whose sums differ from those of 3 in the last digits.
-5: loops of fewer than 16 iterations are vectorised without masks. For some cells and sizes, results
-differ in the last digits: an AMU of three units with three neurons, an RNN of nine units, some LEMs. An LSTM of four
-units has the same results.
+5: loops of fewer than 16 iterations are vectorised without masks. For some cells and sizes, results differ in
+the last digits: an AMU of three units with three neurons, an RNN of nine units, some LEMs. An LSTM of four units has
+the same results.
 6: layers sum the gradients of groups of sequences in their order. Only runs with several layers have other digits.
 """
 
