@@ -3,11 +3,14 @@
 import importlib
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 from test_studies import READINGS, SHIPPED
 
 from amu_experiments import store, training
 from amu_experiments.analysis import claims
+from amu_experiments.analysis.historical import historical_runs
 from amu_experiments.conf_files import choices, conf_dir, experiments
 from amu_experiments.config import identity
 from amu_experiments.overrides import load
@@ -75,6 +78,16 @@ def test_another_model_trains_under_the_protocol_of_an_experiment(composed):
     chosen = {key: tuned["training"][key] for key in ("learning_rate", "clip_norm")}
     assert config["training"] | chosen == tuned["training"]
     assert (config["task"], config["trials"]) == (tuned["task"], tuned["trials"])
+
+
+def test_published_means_are_compared_only_with_the_settings_of_their_source(composed):
+    """And not with a run that was tuned, whatever the cell."""
+    results = [
+        store.Result(config["task"]["problem"], "", name, config, pd.DataFrame(), pd.DataFrame(), Path())
+        for name, config in composed.items()
+    ]
+    published = yaml.safe_load((conf_dir() / "published.yaml").read_text())
+    assert historical_runs(results, published) == {name for name in composed if name.startswith("lstm97_1997/")}
 
 
 def test_tuning_trials_are_far_from_those_that_reports_use(composed):

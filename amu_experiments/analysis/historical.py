@@ -63,7 +63,7 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
             "solved by weaker test": [_share(row, row["weaker"]) for row in rows],
             "mean here": [_text(row["mean"], sequences_text) for row in rows],
             "range": [_range(row) for row in rows],
-            "ratio": [_text(row["ratio"], "{:.2f}".format) for row in rows],
+            "ratio": [_text(row["ratio"], "{:.3f}".format) for row in rows],
             "agrees": numbers["agrees"],
         }
     )
