@@ -129,7 +129,7 @@ def test_the_page_begins_with_what_the_paper_claims_what_came_out_and_what_it_ha
     _, read = page(judged)
     top = read.text.partition("26 trials of 4 configurations")[0]
     assert "The paper claims of its unit: memory and output are separate neurons of a unit" in top
-    assert "For the paper: no claim holds. Against the paper: no claim fails. Undecided: separation, " in top
+    assert "For the paper: no claim holds. Against the paper: no claim fails. Undecided: convergence. Not run: " in top
     assert top.rstrip().endswith(
         "These verdicts hold for one reading of the unit and one training only: tframe (Adam)."
     )
@@ -146,7 +146,7 @@ def test_the_table_of_claims_has_a_column_for_each_case(judged):
         "abstract<br>Adam",
         "tframe<br>Adam",
     ]
-    assert "Memory: Undecided under every case." in read.text
+    assert "Memory: Not run in every case." in read.text
     assert "2 neurons a unit, output neuron not a factor of the product" in read.text
     assert {f"claim-{name}" for name in ("separation", "memory", "generation")} <= {
         attributes.get("id") for attributes in read.every("details")

@@ -11,6 +11,7 @@ import pytest
 from handmade import write
 
 from amu_experiments.analysis.report import write_report
+from amu_experiments.analysis.verdicts import summary
 from amu_experiments.files import UnusableError, partial_path
 from amu_experiments.stack_files import read_stack
 from amu_experiments.store import read_results
@@ -140,5 +141,11 @@ def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path):
     if (PAPER / "mechanism").exists():
         shutil.copytree(PAPER / "mechanism", tmp_path / "mechanism")
     write_report(PAPER / "runs", tmp_path, parts=["tables"])
-    for table in (PAPER / "tables").iterdir():
-        assert table.read_text(encoding="utf-8") == (tmp_path / "tables" / table.name).read_text(encoding="utf-8")
+    made, committed = tmp_path / "tables", PAPER / "tables"
+    assert {path.name for path in made.glob("*.csv")} == {path.name for path in committed.glob("*.csv")}
+    for table in committed.iterdir():
+        assert table.read_text(encoding="utf-8") == (made / table.name).read_text(encoding="utf-8")
+    report = (PAPER / "report.md").read_text(encoding="utf-8")
+    assert all(table.read_text(encoding="utf-8") in report for table in made.glob("*.md"))
+    page = (PAPER / "index.html").read_text(encoding="utf-8")
+    assert all(sentence in page for sentence in summary(pd.read_csv(committed / "claims.csv")))

@@ -76,7 +76,7 @@ def test_the_configurations_lie_in_the_ranges_and_are_the_same_each_time():
         assert high / 3 < max(values) <= high
 
 
-def test_screening_trials_come_after_those_of_tuning_which_come_after_those_of_reports():
+def test_screening_trials_come_after_those_of_tuning():
     assert TUNING["seed"] + TUNING["final_trials"] <= PLAN["seed"]
 
 

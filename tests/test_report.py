@@ -63,7 +63,7 @@ def test_claims_are_reported_only_if_runs_bear_on_them(store, tmp_path):
     assert not list((out / "tables").glob("claims*"))
     write_judged(store)
     lines, markdown, page = said()
-    assert "\ngeneration      Undecided.\n" in lines
+    assert "\ngeneration      Not run.\n" in lines
     assert lines.splitlines()[-1].startswith("Claims, tables and figures: ")
     assert all((out / "tables" / f"{name}.md").read_text() in markdown for name in ("claims", "claims-findings"))
     assert 'id="claim-generation"' in page

@@ -119,6 +119,17 @@ def test_every_model_gets_the_same_number_of_configurations_and_at_least_twelve(
     assert all(each["trials"] <= each["final_trials"] for each in searches)
 
 
+@pytest.mark.parametrize("experiment", PLAN["experiments"])
+def test_all_models_of_an_experiment_were_tuned_with_equal_budgets(experiment):
+    """By the record: as many configurations, trials and sequences at most for each model."""
+    spent = set()
+    for model in tuning.models_of(PLAN, experiment):
+        tried = pd.read_csv(PAPER / "tuning" / f"{experiment}-{model}.csv")
+        trials = tried["final_trials"].fillna(tried["trials"])
+        spent.add((len(tried), trials.sum(), tried["max_sequences"].unique().item()))
+    assert len(spent) == 1
+
+
 def test_all_models_are_tried_with_the_same_learning_rates_and_limits_of_the_gradient():
     for axis, key in ((0, "training.learning_rate"), (2, "training.clip_norm")):
         (same,) = {str(model["axes"][axis]) for model in PLAN["models"].values()}
@@ -390,8 +401,9 @@ def test_an_experiment_without_all_readings_has_no_part_in_the_choice(tmp_path):
 
 def test_the_model_and_the_layer_are_by_default_the_reading_that_the_rule_chose():
     """By the committed results of tuning, and with the truncated gradient, which is the paper's algorithm."""
-    first = shipped.candidates(PLAN, PAPER / "tuning")["reading"].iloc[0]
-    assert pd.read_csv(PAPER / "readings_shipped.csv")["reading"].iloc[0] == first
+    table = shipped.candidates(PLAN, PAPER / "tuning")
+    assert (PAPER / "readings_shipped.csv").read_text() == table.to_csv(index=False, float_format="%.3f")
+    first = table["reading"].iloc[0]
     wanted = READINGS[first] | {"gradient": "truncated"}
     arguments = inspect.signature(AMU.__init__).parameters.values()
     defaults = {argument.name: argument.default for argument in arguments}

@@ -346,6 +346,26 @@ def test_metrics_of_trials_that_stopped_at_a_criterion_are_not_read_as_quality(t
     assert words not in metrics_table(whole).caption
 
 
+def test_the_note_has_the_settings_of_each_row_that_tuning_changes_and_labels_leave_out(tmp_path):
+    rows = [("amu", {"initial_range": 0.5}, 0.01), ("lstm", {"forget_bias": 3.0}, 0.003), ("lstm", {}, 0.1)]
+    results = [
+        write(
+            tmp_path,
+            cell,
+            [300, None],
+            identity=str(place),
+            model=model,
+            training={"learning_rate": rate, "clip_norm": None},
+        )
+        for place, (cell, model, rate) in enumerate(rows)
+    ]
+    (comparison,) = compare(results)
+    caption = criteria_table(comparison).caption
+    assert "amu: learning_rate=0.01, clip_norm=none, initial_range=0.5" in caption
+    assert "lstm (forget_bias=3.0, learning_rate=0.003): clip_norm=none" in caption
+    assert "tuning changes" not in metrics_table(comparison).caption
+
+
 # Published numbers
 
 

@@ -13,6 +13,7 @@ from amu_experiments.analysis.labels import ALIKE, tuned
 from amu_experiments.analysis.mechanism_tables import of_row
 from amu_experiments.analysis.reading import reading_of
 from amu_experiments.analysis.statistics import CONFIDENCE
+from amu_experiments.analysis.text import metric_text
 from amu_experiments.analysis.verdicts import Finding, Test
 
 MOST = 2 / 3
@@ -56,7 +57,8 @@ def duel(experiment: Generated, row: Row, other: Row) -> Test:
     metric = experiment.metric
     ours, theirs = row.finals(metric), other.finals(metric)
     ahead = statistics.larger(ours, theirs) if higher_is_better(metric) else statistics.larger(theirs, ours)
-    text = f"median {np.median(ours):.3g} ({row.label}) against {np.median(theirs):.3g} ({other.label})"
+    medians = [f"{metric_text(np.median(values))} ({each.label})" for values, each in ((ours, row), (theirs, other))]
+    text = f"median {medians[0]} against {medians[1]}"
     return Test(f"{experiment.name}, {metric}", text, statistics.mann_whitney(ours, theirs), ahead)
 
 
@@ -128,7 +130,7 @@ def amu_row(
         others = rivals_of(row, rivals, parameters)
         if len(others) == len(rivals) and all(other.trials >= MIN_TRIALS for other in others):
             return row
-    return Finding(lacking(_in_words(settings), rivals, case), "missing")
+    return Finding(lacking(in_words(settings), rivals, case), "missing")
 
 
 def amu_pair(results: Results, settings: dict, case: Case, key: str, value: str) -> tuple[Row, Row] | Finding:
@@ -150,7 +152,7 @@ def _alike(row: Row, other: Row, key: str) -> bool:
 
 
 def _missing(settings: dict, rows: str) -> Finding:
-    return Finding(f"{_in_words(settings)}: needs {MIN_TRIALS} trials or more of {rows}", "missing")
+    return Finding(f"{in_words(settings)}: needs {MIN_TRIALS} trials or more of {rows}", "missing")
 
 
 def lacking(experiments: str, rivals: Iterable[str], case: Case) -> str:
@@ -159,6 +161,7 @@ def lacking(experiments: str, rivals: Iterable[str], case: Case) -> str:
     return f"{experiments}: needs {MIN_TRIALS} trials or more of each of {cells}, trained by {case.training}"
 
 
-def _in_words(settings: dict) -> str:
+def in_words(settings: dict) -> str:
+    """Task settings in a few words."""
     known = {key: value for key, value in settings.items() if value != OLDER.get(key)}
     return " ".join(str(value) if isinstance(value, str) else f"{key}={value}" for key, value in known.items())

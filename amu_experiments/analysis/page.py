@@ -17,11 +17,11 @@ from amu_experiments.analysis.sample_figures import Sound
 from amu_experiments.analysis.study_tables import Study
 from amu_experiments.analysis.tables import WORDS, Table
 from amu_experiments.analysis.text import LONGEST_CELL, printable
-from amu_experiments.analysis.verdicts import RULE, Claim, summary, verdicts_table
+from amu_experiments.analysis.verdicts import NOT_RUN, RULE, Claim, nearest, summary, verdicts_table
 from amu_experiments.selection import flat
 from amu_experiments.store import Result
 
-SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013"}
+SIGNS = {"supported": "\u2713", "contradicted": "\u2717", "undecided": "?", "missing": "\u2013", NOT_RUN: "\u2013"}
 """The sign beside each verdict."""
 
 NARROW = 28
@@ -71,6 +71,7 @@ class Section:
 def render(
     sections: list[Section],
     claims: list[Claim],
+    lags: Table | None,
     historical: Table | None,
     studies: list[Study],
     made: list[tuple[Result, dict]],
@@ -82,6 +83,7 @@ def render(
     Args:
         sections: the comparisons, in order.
         claims: judged claims; if there are none, the page has no part about claims.
+        lags: the AMU beside its rivals at each lag, if it was run.
         historical: the table of the LSTM of 1997, if it was run.
         studies: studies with tables in the report's folder.
         made: the provenance of each stack, with its result.
@@ -89,7 +91,8 @@ def render(
         notes: lines from `notices`.
     """
     results = [result for section in sections for result in section.comparison.results]
-    anchors = {table.name: f"table-{table.name}" for section in sections for table in section.tables}
+    tables = [table for section in sections for table in section.tables]
+    anchors = {table.name: f"table-{table.name}" for table in [*tables, *([lags] if lags else [])]}
     anchors |= {picture.name: f"figure-{picture.name}" for section in sections for picture in section.pictures}
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -101,8 +104,10 @@ def render(
         usual=usual,
         published=published,
         claims=claims,
+        lags=lags,
         cases=[verdict.case for verdict in claims[0].verdicts] if claims else [],
         summary=summary(verdicts_table(claims)) if claims else [],
+        nearest=nearest(verdicts_table(claims)) if claims else "",
         rule=RULE,
         explanation=EXPLANATION,
         historical=historical,

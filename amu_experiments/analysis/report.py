@@ -24,6 +24,7 @@ from amu_experiments.analysis.comparison import Comparison, against, compare
 from amu_experiments.analysis.confusions import confusion_table
 from amu_experiments.analysis.figures import pictures
 from amu_experiments.analysis.historical import historical_runs, historical_table
+from amu_experiments.analysis.lags import lags_table
 from amu_experiments.analysis.mechanism_figures import mechanism_pictures
 from amu_experiments.analysis.mechanism_tables import read_mechanism
 from amu_experiments.analysis.notices import notices
@@ -178,7 +179,10 @@ def write_report(
     notes = [_line(note) for note in notices(comparisons, made, unusable)]
     claims = judge(comparisons, mechanism) if every_run else []
     claims = claims if any(claim.has_runs for claim in claims) else []
-    verdicts = claims_tables(claims) if claims and "tables" in parts else []
+    verdicts, lags = [], None
+    if claims and "tables" in parts:
+        lags = lags_table(comparisons, [verdict.case for verdict in claims[0].verdicts])
+        verdicts = [*claims_tables(claims), *([lags] if lags else [])]
     historical = historical_table(comparisons, published) if every_run and "tables" in parts else None
     alone = [*verdicts, *([historical] if historical else [])]
     work = functools.partial(
@@ -206,7 +210,7 @@ def write_report(
     markdown_path, page_path = out_dir / "report.md", out_dir / "index.html"
     write_text(markdown_path, _markdown(sections, verdicts, historical, [*left_out, *notes]))
     known = [(result, provenance) for result, _, provenance in made if provenance is not None]
-    write_text(page_path, render(sections, claims, historical, studies, known, left_out, notes))
+    write_text(page_path, render(sections, claims, lags, historical, studies, known, left_out, notes))
     shown = "Claims, tables and figures" if claims else "Tables and figures"
     return [*lines, f"{shown}: {page_path}, and as Markdown in {markdown_path}"]
 

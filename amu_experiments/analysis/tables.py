@@ -18,7 +18,7 @@ from amu_experiments.analysis.comparison import (
     final_values,
     times_to,
 )
-from amu_experiments.analysis.labels import PROTOCOL, leaf, parameters_of
+from amu_experiments.analysis.labels import PROTOCOL, leaf, parameters_of, settings_of, tuned
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES, Estimate
 from amu_experiments.analysis.text import (
     cell_text,
@@ -156,6 +156,7 @@ def criteria_table(comparison: Comparison) -> Table | None:
         _test_note(comparison, "log-rank", "criterion"),
         CROSSING if _is_tested(comparison) else "",
         _protocol_note(comparison),
+        _settings_note(comparison),
     ]
     return Table(f"{comparison.name}-criteria", " ".join(filter(None, caption)), numbers, text)
 
@@ -198,6 +199,7 @@ def metrics_table(comparison: Comparison) -> Table | None:
         _test_note(comparison, "Mann-Whitney", "metric"),
         STOPPED if any((result.trials["status"] == "solved").any() for result in comparison.results) else "",
         _protocol_note(comparison),
+        "" if comparison.criteria else _settings_note(comparison),
     ]
     return Table(f"{comparison.name}-metrics", " ".join(filter(None, caption)), numbers, text)
 
@@ -354,6 +356,17 @@ def _protocol_note(comparison: Comparison) -> str:
         names = ", ".join(leaf(key) for key in differing)
         note += f" Rows differ in {names}, as their labels state: compare their shares and final metrics with care."
     return note.strip()
+
+
+def _settings_note(comparison: Comparison) -> str:
+    """The settings of each row that tuning chooses and its label leaves out."""
+    rows = []
+    for label, result in zip(comparison.labels, comparison.results, strict=True):
+        own = settings_of(result)
+        stated = [f"{leaf(key)}={setting_text(own[key])}" for key in tuned() if key in own]
+        stated = [text for text in stated if text not in label]
+        rows += [f"{label}: {', '.join(stated)}"] if stated else []
+    return f"Settings that tuning changes: {'; '.join(rows)}." if rows else ""
 
 
 # Text of single cells -------------------------------------------------------------------------------------

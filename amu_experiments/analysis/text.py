@@ -37,11 +37,17 @@ def sequences_text(value: float) -> str:
     return "not reached" if value == math.inf else f"{value:,.0f}"
 
 
+def outcome_text(solved: float, trials: float, median: float) -> str:
+    """Trials that met a criterion, of all trials, and their median in sequences: "5/6, 3,000", "2/6, n.r."."""
+    return f"{solved:.0f}/{trials:.0f}, {sequences_text(median).replace('not reached', 'n.r.')}"
+
+
 def metric_text(value: float) -> str:
     """A metric: "0.0123" (three significant digits), "1,234" without decimals, "diverged" for an infinity."""
     if math.isinf(value):
         return "diverged"
-    whole = float(value).is_integer() or abs(value) >= 1000
+    value = float(f"{value:.9g}")  # of two values that differ by rounding, both get the same text
+    whole = value.is_integer() or abs(value) >= 1000
     return f"{value:,.0f}" if whole else f"{value:#.3g}".removesuffix(".")
 
 

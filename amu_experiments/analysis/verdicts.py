@@ -1,9 +1,10 @@
 """Verdicts: the rule that turns findings into a verdict on a claim in a case, and sentences about all verdicts.
 
-A finding supports the claim, contradicts it or leaves it undecided, by the same threshold in both directions. A finding
-without its runs is missing. The claim is supported if more than half of its findings support it and none contradicts
-it. It is contradicted if more than half contradict it and none supports it. Otherwise, and if any finding is missing,
-it is undecided. A rule may name findings that are left out if they are missing; the verdict is then partial.
+A finding supports the claim, contradicts it or leaves it undecided. A finding without its runs is missing. The claim is
+supported if more than half of its findings support it and none contradicts it. It is contradicted if more than half
+contradict it and none supports it. Otherwise, and if a finding is missing, it is undecided. A rule may name findings
+that are left out if they are missing. A verdict with missing findings is partial. If all findings are missing, there is
+no verdict: the claim was not run.
 
 Each claim is judged in every case, that is for every reading of the unit with every training that the results have.
 """
@@ -15,21 +16,30 @@ from typing import NamedTuple
 import pandas as pd
 
 from amu_experiments.analysis import statistics
-from amu_experiments.analysis.cases import Case, case_name
+from amu_experiments.analysis.cases import OPTIMIZERS, Case, case_name
+from amu_experiments.analysis.reading import named_readings
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import listing, p_text
 
 SIGNIFICANT = 0.05
 """A test is significant if its p, Holm-corrected for all tests of the claim in all cases, is below this."""
 
-VERDICTS = ("supported", "contradicted", "undecided")
+NOT_RUN = "not run"
+
+VERDICTS = ("supported", "contradicted", "undecided", NOT_RUN)
 
 CASE = "A case is a reading of the unit with one way of training."
 
+NEAREST = (
+    "Its reading is nearest to the words of the abstract: memory and output are separate, so the output neuron does "
+    "not write to the memory, and nothing is added that the abstract does not name."
+)
+
 RULE = (
     "A claim is supported (contradicted) if more than half of its findings support (contradict) it, none says the "
-    "opposite and none is missing. Otherwise it is undecided. A verdict is partial if missing findings are left out, "
-    "as some rules say. All tests of a claim, in all cases, share one Holm correction."
+    "opposite and none is missing. Otherwise it is undecided. Some rules leave out findings that are missing. A "
+    "verdict is partial if a finding is missing; if all are, the claim was not run. All p-values of a claim, in all "
+    "cases, share one Holm correction. Intervals have no such correction."
 )
 
 
@@ -87,6 +97,8 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
+        if self.count("missing") == len(self.findings):
+            return NOT_RUN
         lacking = sum(finding.says == "missing" for finding in self.judged)
         for verdict, opposite in (VERDICTS[:2], VERDICTS[1::-1]):
             if self.count(verdict) > len(self.judged) / 2 and not self.count(opposite) + lacking:
@@ -103,7 +115,7 @@ class Verdict:
         """What would change the verdict."""
         lacking = sum(finding.says == "missing" for finding in self.judged)
         if lacking:
-            return f"{lacking} of its {len(self.judged)} findings have no runs; it stays undecided without them."
+            return f"{lacking} of its {len(self.judged)} findings have no runs; without them it cannot be decided."
         if self.count("missing"):
             return f"If the experiments that are left out are run, they add findings. {self._would_change}"
         return self._would_change
@@ -126,8 +138,9 @@ class Verdict:
         other = VERDICTS[1 - VERDICTS.index(self.verdict)]
         spare = self.count(self.verdict) - len(self.judged) // 2
         return (
-            f"It would become undecided if one finding became {other}, or if {spare} became undecided. It would become "
-            f"{other} if more than half of the findings became {other} and none stayed {self.verdict}."
+            f"The verdict would be undecided if at least one finding were {other}, or {spare} of those that are "
+            f"{self.verdict} were undecided. It would be {other} if more than half of the findings were {other} and "
+            f"none were {self.verdict}."
         )
 
 
@@ -151,21 +164,22 @@ class Claim:
         if len(self.verdicts) == 1:
             return f"{self.verdicts[0].words.capitalize()}."
         parts = []
-        for word, words in zip(VERDICTS, ("holds", "fails", "undecided"), strict=True):
+        for word, words in zip(VERDICTS, ("holds", "fails", "undecided", NOT_RUN), strict=True):
             names = [verdict.case.name for verdict in self.verdicts if verdict.verdict == word]
             if len(names) == len(self.verdicts):
-                parts.append(f"{words} under every case")
+                parts.append(f"{words} in every case")
             elif names:
                 parts.append(f"{words} under {listing(names)}")
         partial = [verdict.case.name for verdict in self.verdicts if verdict.words != verdict.verdict]
         if partial:
-            parts.append(f"partial under {listing(partial) if len(partial) < len(self.verdicts) else 'every case'}")
+            every = len(partial) == len(self.verdicts)
+            parts.append("partial in every case" if every else f"partial under {listing(partial)}")
         return _sentence(parts)
 
 
 def in_words(verdict: str, missing: int) -> str:
-    """A verdict from its word and its number of missing findings. One that is decided without them is partial."""
-    return f"{verdict} (partial)" if missing and verdict != "undecided" else verdict
+    """A verdict from its word and its number of missing findings."""
+    return f"{verdict} (partial)" if missing and verdict != NOT_RUN else verdict
 
 
 def decide(cases: Sequence[Case], evidence: Sequence[Evidence]) -> list[Verdict]:
@@ -207,7 +221,7 @@ def claims_tables(claims: list[Claim]) -> list[Table]:
         ]
     )
     said = "Claims of the abstract of Wang, Zhang, Guo & Yi 2018 [A], in our words, judged under each case."
-    caption = " ".join([said, RULE, *summary(verdicts)[1:], readings_text(verdicts)])
+    caption = " ".join([said, RULE, *summary(verdicts)[1:], nearest(verdicts), readings_text(verdicts)])
     by_case = verdicts_by_case(verdicts)
     return [
         Table("claims", caption, verdicts, by_case, words=tuple(by_case)),
@@ -220,7 +234,7 @@ def verdicts_table(claims: list[Claim]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"claim": claim.id, "statement": claim.statement, **_names(verdict.case), "verdict": verdict.verdict}
-            | {f"findings_{says}": verdict.count(says) for says in (*VERDICTS, "missing")}
+            | {f"findings_{says}": verdict.count(says) for says in (*VERDICTS[:3], "missing")}
             | {"reading_in_words": verdict.case.reading.words}
             for claim in claims
             for verdict in claim.verdicts
@@ -236,6 +250,17 @@ def verdicts_by_case(verdicts: pd.DataFrame) -> pd.DataFrame:
     for names, rows in verdicts.groupby(["reading", "training"], sort=False):
         by_case = by_case.merge(rows[["claim", "verdict"]].rename(columns={"verdict": case_name(*names)}), on="claim")
     return by_case
+
+
+def nearest(verdicts: pd.DataFrame) -> str:
+    """Why the first case stands first; empty if its reading is not the first in conf/readings.yaml."""
+    reading, training = verdicts[["reading", "training"]].iloc[0]
+    if reading != next(iter(named_readings())):
+        return ""
+    reasons = [NEAREST]
+    if training == OPTIMIZERS["adam"]:
+        reasons.append("The abstract names no training; Adam is the usual one today.")
+    return f"{case_name(reading, training)} stands first. {' '.join(reasons)}"
 
 
 def readings_text(verdicts: pd.DataFrame) -> str:
@@ -265,25 +290,29 @@ def paper_says(verdicts: pd.DataFrame) -> str:
 
 
 def speaks_for(verdicts: pd.DataFrame) -> str:
-    """The claims that hold under at least one case and fail under none, with the number of cases of each.
+    """The claims that hold in at least one case, with the number of these cases.
 
     It is the first sentence with the word case, so it is followed by what a case is.
     """
-    said = _one_side(verdicts, "For the paper", "supported", "hold", "contradicted", "fail")
+    said = _one_side(verdicts, "For the paper", "supported", "hold")
     return f"{said} {CASE}" if len(_case_names(verdicts)) > 1 else said
 
 
 def speaks_against(verdicts: pd.DataFrame) -> str:
-    """The claims that fail under at least one case and hold under none, with the number of cases of each."""
-    return _one_side(verdicts, "Against the paper", "contradicted", "fail", "supported", "hold")
+    """The claims that fail in at least one case, with the number of these cases."""
+    return _one_side(verdicts, "Against the paper", "contradicted", "fail")
 
 
 def speaks_for_neither(verdicts: pd.DataFrame) -> str:
-    """The claims that are undecided under every case; empty if there are none."""
+    """The claims that are never decided, and those without runs; empty if there are none."""
     counts = _case_counts(verdicts)
-    claims = counts.index[counts["supported"] + counts["contradicted"] == 0]
-    where = " under every case" if len(_case_names(verdicts)) > 1 else ""
-    return f"Undecided{where}: {listing(claims)}." if len(claims) else ""
+    never = counts["supported"] + counts["contradicted"] == 0
+    where = " in every case that was run" if len(_case_names(verdicts)) > 1 else ""
+    said = []
+    for words, of in ((f"Undecided{where}", counts["undecided"] > 0), ("Not run", counts["undecided"] == 0)):
+        if (never & of).any():
+            said.append(f"{words}: {listing(counts.index[never & of])}.")
+    return " ".join(said)
 
 
 def hangs_on(verdicts: pd.DataFrame) -> str:
@@ -291,8 +320,7 @@ def hangs_on(verdicts: pd.DataFrame) -> str:
 
     The reading changes the verdict on a claim if two readings with the same training have different verdicts. The
     training changes it if two trainings of the same reading have different verdicts. A verdict with missing findings is
-    not compared, because it says only that runs are missing. Claims that hold under one case and fail under another
-    come first.
+    not compared, because it rests on other findings. Claims that hold in one case and fail in another come first.
     """
     names, claims = _case_names(verdicts), _case_counts(verdicts)
     if len(names) == 1:
@@ -300,36 +328,38 @@ def hangs_on(verdicts: pd.DataFrame) -> str:
     turned = claims.index[(claims["supported"] > 0) & (claims["contradicted"] > 0)]
     parts = []
     if len(turned):
-        verbs = "holds under one case and fails" if len(turned) == 1 else "hold under one case and fail"
-        parts.append(f"{len(turned)} of {len(claims)} claims {verbs} under another ({listing(turned)})")
+        verbs = "holds in one case and fails" if len(turned) == 1 else "hold in one case and fail"
+        parts.append(f"{len(turned)} of {len(claims)} claims {verbs} in another ({listing(turned)})")
     whole = verdicts[verdicts["findings_missing"] == 0]
     for varied, fixed in (("reading", "training"), ("training", "reading")):
         groups = whole.groupby(["claim", fixed], sort=False)["verdict"]
         compared = (groups.nunique()[groups.size() > 1] > 1).groupby("claim", sort=False).any()
         changed = compared.index[compared]
         if not len(compared):
-            parts.append(f"no claim has all its runs under two cases that differ in the {varied} alone")
+            parts.append(f"no claim has all its runs in two cases that differ in the {varied} alone")
         elif not len(changed):
-            parts.append(f"the {varied} changes no verdict on the {len(compared)} claims that can be compared")
+            parts.append(f"the {varied} changes no verdict on the {len(compared)} claims with all runs")
         else:
-            of = f"{len(changed)} of {len(compared)} claims that can be compared"
+            of = f"{len(changed)} of {len(compared)} claims with all runs"
             parts.append(f"the {varied} changes the verdict on {of} ({listing(changed)})")
     return _sentence(parts)
 
 
-def _one_side(verdicts: pd.DataFrame, head: str, verdict: str, verb: str, opposite: str, contrary: str) -> str:
-    cases, claims = len(_case_names(verdicts)), _case_counts(verdicts)
-    own = claims[verdict][(claims[verdict] > 0) & (claims[opposite] == 0)]
-    if own.empty and claims[verdict].any():
-        return f"{head}: no claim {verb}s under one case and {contrary}s under none."
+def _one_side(verdicts: pd.DataFrame, head: str, verdict: str, verb: str) -> str:
+    cases, counts = len(_case_names(verdicts)), _case_counts(verdicts)
+    run = counts.drop(columns=NOT_RUN).sum(axis="columns")
+    partial = verdicts[(verdicts["verdict"] == verdict) & (verdicts["findings_missing"] > 0)]["claim"].value_counts()
+    own = counts[verdict][counts[verdict] > 0]
     if own.empty:
-        return f"{head}: no claim {verb}s{' under any case' if cases > 1 else ''}."
-    s = "s" if len(own) == 1 else ""
-    said = f"{head}: {len(own)} of {len(claims)} claims {verb}{s}"
+        return f"{head}: no claim {verb}s{' in any case' if cases > 1 else ''}."
     if cases == 1:
-        return f"{said}: {listing(own.index)}."
-    names = [f"{claim} ({count} of {cases} cases)" for claim, count in own.items()]
-    return f"{said} under at least one case and {contrary}{s} under none: {listing(names)}."
+        names = [f"{claim}{' (partial)' if claim in partial else ''}" for claim in own.index]
+        return f"{head}: {listing(names)} {verb}{'s' if len(own) == 1 else ''}."
+    names = []
+    for claim, count in own.items():
+        of_them = f" ({partial[claim]} of them partial)" if claim in partial else ""
+        names.append(f"{claim} {verb}s in {count} of {run[claim]} cases{of_them}")
+    return f"{head}: {listing(names)}."
 
 
 def _case_names(verdicts: pd.DataFrame) -> list[str]:

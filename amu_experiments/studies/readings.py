@@ -40,12 +40,14 @@ from scipy import stats
 
 from amu_experiments import files
 from amu_experiments.analysis.comparison import times_to
+from amu_experiments.analysis.labels import leaf
 from amu_experiments.analysis.statistics import CONFIDENCE, RESAMPLES
+from amu_experiments.analysis.text import outcome_text
 from amu_experiments.cells.amu import AMU
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
 from amu_experiments.studies.arguments import Options, chosen_experiments, option_parser, read_plan, start
-from amu_experiments.studies.tuning import judge, leaf, ranked, trained
+from amu_experiments.studies.tuning import judge, ranked, trained
 
 Reading = tuple
 """The values of a reading's options, in the order of the plan."""
@@ -262,16 +264,17 @@ def write(plan: dict, tried: pd.DataFrame, out: Path) -> None:
     table = scores(plan, tried)
     chosen = chosen_readings(plan, table)
     by_experiment = tried.groupby("experiment", sort=False)["max_sequences"].max()
-    caps = ", ".join(f"{name} {cap:,}" for name, cap in by_experiment.items())
+    budgets = ", ".join(f"{name} {budget:,}" for name, budget in by_experiment.items())
     budget = (
         f"{plan['configurations']} configurations of each reading (quasi-random in "
         f"{' and '.join(f'{leaf(key)} {low:g} to {high:g}' for key, (low, high) in plan['ranges'].items())}), "
-        f"{plan['trials']} trials each, from seed {plan['seed']}; caps in sequences: {caps}"
+        f"{plan['trials']} trials each, from seed {plan['seed']}; budgets in sequences: {budgets}"
     )
     captions = {
         "readings": (
-            "Screening of the readings of the auxiliary memory unit, truncated gradient. A cell has the trials that "
-            "met the criterion that ends training, and their Kaplan-Meier median in sequences (n.r.: under half), for "
+            "Screening of the readings of the auxiliary memory unit, truncated gradient, trained by Adam. A cell has "
+            "the trials that met the criterion that ends training, and their Kaplan-Meier median in sequences (n.r.: "
+            "under half), for "
             f"the best configuration of the reading. The rivals have no such search. {budget}. Score: the share of the "
             f"budget that the trials save, in the mean over the experiments. Tuned in full: {', '.join(chosen)}."
         ),
@@ -312,9 +315,7 @@ def in_words(plan: Mapping, tried: pd.DataFrame, table: pd.DataFrame, chosen: Ma
 
 
 def outcome(row: Mapping) -> str:
-    """Trials that met the criterion, of all trials, and the median in sequences: "5/6, 3,000"."""
-    median = row["median_sequences"]
-    return f"{row['solved']:.0f}/{row['trials']:.0f}, {f'{median:,.0f}' if math.isfinite(median) else 'n.r.'}"
+    return outcome_text(row["solved"], row["trials"], row["median_sequences"])
 
 
 def spelled(value: object) -> str:

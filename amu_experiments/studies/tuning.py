@@ -39,6 +39,7 @@ from scipy import stats
 
 from amu_experiments import files, store
 from amu_experiments.analysis.comparison import final_values, times_to
+from amu_experiments.analysis.labels import leaf
 from amu_experiments.analysis.statistics import median_time
 from amu_experiments.analysis.text import metric_text, sequences_text, setting_text
 from amu_experiments.conf_files import choices, named_readings
@@ -383,11 +384,6 @@ def first_points(axes: Sequence[Mapping], count: int) -> list[Point]:
         (unit,) = halton.random(1)
         found[tuple(start[index] for start, index in zip(starts, (unit * sizes).astype(int), strict=True))] = None
     return list(found)
-
-
-def leaf(key: str) -> str:
-    """The last part of a dotted key."""
-    return key.rpartition(".")[2]
 
 
 def trained(run: Run) -> store.Result:
