@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes results/paper and the results in README.md: runs, mechanism, speed, report. Uses no results of results/paper;
-# runs that are finished in results/runs are not trained again. Needs amu-run in the PATH (pip install -e .).
+# Makes results/paper and the results in README.md: runs, mechanism, speed, report. Of results/paper it uses only what
+# --tune makes: the results of tuning, and which reading is model=amu. Runs that are finished in results/runs are not
+# trained again. Needs amu-run in the PATH (pip install -e .).
 #
 #   scripts/reproduce_paper.sh           everything, tuned as in conf/experiment: an estimated 3 hours on 2 cores
 #   scripts/reproduce_paper.sh --tune    first tunes the models and tries the unit's readings: an estimated 5 hours more

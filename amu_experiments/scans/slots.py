@@ -22,7 +22,6 @@ PRODUCT = ("factors", "results", "factor_at", "result_at", "error_at", "place", 
 VECTOR = ("place", "row", "size")
 """Fields of each vector parameter that the step reads; rows of `of_vectors` sum its gradient."""
 
-SLOTS_OF_PRODUCT = len(PRODUCT)
 
 for _names in (FIELDS, PRODUCT):
     globals().update({_name.upper(): _slot for _slot, _name in enumerate(_names)})

@@ -13,7 +13,6 @@ import numpy as np
 from llvmlite import ir
 
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
-I1 = ir.IntType(1)
 TYPES = {np.float32: F32, np.float64: F64, np.int32: I32, np.int64: I64}
 
 

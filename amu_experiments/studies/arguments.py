@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from amu_experiments.command_line import whole
 from amu_experiments.conf_files import conf_dir
 from amu_experiments.interrupts import stop_on_signals
 
@@ -47,19 +48,12 @@ def option_parser(study: str, description: str, *, out: str, results_dir: str, t
     parser.add_argument("--out", type=Path, default=Path(out), help="folder to write to (%(default)s)")
     if trains:
         parser.add_argument("--config-dir", type=Path, default=conf_dir(), help="folder like conf/ (%(default)s)")
-        parser.add_argument("--threads", type=positive, help="processor threads; default: all")
+        parser.add_argument("--threads", type=whole(1), help="processor threads; default: all")
         parser.add_argument("experiment", nargs="*", help="experiments of the plan; none: all of them")
         parser.add_argument(
             "--continue", dest="go_on", action="store_true", help="use the results in the tables of --out"
         )
     return parser
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more, as argparse reads it."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number of 1 or more")
-    return int(text)
 
 
 def read_plan(path: Path, parts: Sequence[str]) -> dict:

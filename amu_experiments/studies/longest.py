@@ -11,10 +11,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from amu_experiments.command_line import whole
 from amu_experiments.conf_files import experiments
 from amu_experiments.overrides import Composer
 from amu_experiments.plan import prepare
-from amu_experiments.studies.arguments import positive, start
+from amu_experiments.studies.arguments import start
 from amu_experiments.studies.tuning import judge, ranked, trained
 
 
@@ -25,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("experiment", nargs="+", help="names of files in conf/experiment")
-    parser.add_argument("--lag", type=positive, required=True, help="T of the trials")
-    parser.add_argument("--count", type=positive, default=3, help="number of lines (%(default)s)")
+    parser.add_argument("--lag", type=whole(1), required=True, help="T of the trials")
+    parser.add_argument("--count", type=whole(1), default=3, help="number of lines (%(default)s)")
     parser.add_argument("--results-dir", type=Path, default=Path("results/runs"), help="store of runs (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that all have")
     chosen = parser.parse_args(arguments)

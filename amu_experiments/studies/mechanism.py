@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 from amu_experiments.cells.amu import AMU
 from amu_experiments.cells.cell import Cell, State
+from amu_experiments.command_line import whole
 from amu_experiments.files import write_bytes
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
 from amu_experiments.store import Result, read_results, read_weights
-from amu_experiments.studies.arguments import option_parser, positive
+from amu_experiments.studies.arguments import option_parser
 from amu_experiments.tasks import make_task
 from amu_experiments.tasks.task import Sequences, Task
 
@@ -51,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "mechanism", __doc__, out="results/paper/mechanism", results_dir="results/runs", trains=False
     )
     parser.add_argument("--task", action="append", help="only the runs of this task; may be given more than once")
-    parser.add_argument("--sequences", type=positive, default=8, help="sequences of each trial (%(default)s)")
-    parser.add_argument("--steps", type=positive, help="leave out runs whose median sequence is longer")
-    parser.add_argument("--threads", type=positive, help="processor threads; default: all")
+    parser.add_argument("--sequences", type=whole(1), default=8, help="sequences of each trial (%(default)s)")
+    parser.add_argument("--steps", type=whole(1), help="leave out runs whose median sequence is longer")
+    parser.add_argument("--threads", type=whole(1), help="processor threads; default: all")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -48,19 +48,19 @@ class EmbeddedReber(Task):
 
     Inputs are one-hot in the order BTPSXVE. Targets, at every step, are the actual next symbol, one-hot, or with
     targets="legal" all legal next symbols, which removes the random choice from the target. A trial draws its own
-    `strings` training strings, with repetition, and as many test strings, none of which is a training string. Training
-    goes through the training strings again and again, each time in a new random order. The criteria refer to these test
-    strings, so the validation data contain them, followed by the training strings, to which l97 also refers. The
-    validation loss is the mean over both. A further set without training strings is the actual test data, used once at
-    the end.
+    `strings` training strings, with repetition, and as many validation strings, none of which is a training string.
+    Training goes through the training strings again and again, each time in a new random order. The criteria refer to
+    the validation strings, which the source calls test strings. The validation data are these strings, followed by the
+    training strings, to which l97 also refers; the validation loss is the mean over both. A further set without
+    training strings is the test data, used once at the end.
 
     A position is right if the legal next symbols are the most active outputs. Metrics:
-        wrong_positions        wrong positions in all test strings
+        wrong_positions        wrong positions in all validation strings
         wrong_positions_rc     the same without the last two positions of each string
         train_wrong_positions  wrong positions in all training strings; nan if the data have none
         illegal_choices        positions of all strings, of both kinds, whose most active output is an illegal symbol;
                                a weaker demand, since a second legal symbol need not be active
-        strings_right          share of test strings with every position right
+        strings_right          share of validation strings with every position right
 
     With `samples` above 0, each trial's network also writes this many strings at the test. It begins with B, reads each
     symbol that it draws from its softmax, and ends with the second E, after `LONGEST` symbols at the latest. A string
@@ -70,7 +70,7 @@ class EmbeddedReber(Task):
         BPBTSXSET...   wrong at the ninth symbol: the second one was P
 
     Then there are also these metrics; all but the first belong to the test alone:
-        excess_nats            mean over symbols of the test strings: -ln p(symbol), less that of the grammar's own p
+        excess_nats            mean over symbols of the strings: -ln p(symbol), less that of the grammar's own p
         grammatical            share of the sampled strings that the grammar allows
         right_last_but_one     share that end in the second symbol and E
         length_distance        largest difference between the distribution functions of their lengths and of the
@@ -120,9 +120,9 @@ class EmbeddedReber(Task):
     def sets(self, rng):
         training = [draw_string(rng) for _ in range(self.strings)]
         seen = set(training)
+        validation = [draw_string(rng, seen) for _ in range(self.strings)]
         test = [draw_string(rng, seen) for _ in range(self.strings)]
-        further = [draw_string(rng, seen) for _ in range(self.strings)]
-        sets = {"train": encode(training), "validation": encode(test + training), "test": encode(further)}
+        sets = {"train": encode(training), "validation": encode(validation + training), "test": encode(test)}
         if self.targets == "legal":
             sets = {split: self._aim_at_legal(sequences) for split, sequences in sets.items()}
         return sets
