@@ -350,8 +350,8 @@ def test_each_reading_is_judged_for_itself(tmp_path):
     assert set(findings.numbers["reading"]) == {"abstract", "tframe"}
     assert hangs_on(table.numbers) == (
         "2 of 7 claims hold in one case and fail in another (generation and classification); the reading changes the "
-        "verdict on 2 of 2 claims with all runs (convergence and classification); no claim has all its runs in two "
-        "cases that differ in the training alone."
+        "verdict on 2 of 2 claims (convergence and classification); no claim has all its runs in two cases that "
+        "differ in the training alone. Verdicts with missing runs are not compared."
     )
 
 
@@ -604,12 +604,13 @@ def test_what_the_verdicts_hang_on():
         "These verdicts hold for one reading of the unit and one training only: a (Adam)."
     )
     assert hangs_on(table(good="sss", bad="ccu", open="umu")) == (
-        "The reading changes no verdict on the 2 claims with all runs; "
-        "the training changes the verdict on 1 of 3 claims with all runs (bad)."
+        "The reading changes no verdict on 2 claims; the training changes the verdict on 1 of 3 claims (bad). "
+        "Verdicts with missing runs are not compared."
     )
     assert hangs_on(table(turned="sc", other="um")) == (
         "1 of 2 claims holds in one case and fails in another (turned); the reading changes the verdict on 1 of "
-        "1 claims with all runs (turned); no claim has all its runs in two cases that differ in the training alone."
+        "1 claims (turned); no claim has all its runs in two cases that differ in the training alone. Verdicts with "
+        "missing runs are not compared."
     )
 
 

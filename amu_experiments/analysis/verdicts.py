@@ -338,11 +338,12 @@ def hangs_on(verdicts: pd.DataFrame) -> str:
         if not len(compared):
             parts.append(f"no claim has all its runs in two cases that differ in the {varied} alone")
         elif not len(changed):
-            parts.append(f"the {varied} changes no verdict on the {len(compared)} claims with all runs")
+            parts.append(f"the {varied} changes no verdict on {len(compared)} claims")
         else:
-            of = f"{len(changed)} of {len(compared)} claims with all runs"
+            of = f"{len(changed)} of {len(compared)} claims"
             parts.append(f"the {varied} changes the verdict on {of} ({listing(changed)})")
-    return _sentence(parts)
+    left_out = " Verdicts with missing runs are not compared." if len(whole) < len(verdicts) else ""
+    return f"{_sentence(parts)}{left_out}"
 
 
 def _one_side(verdicts: pd.DataFrame, head: str, verdict: str, verb: str) -> str:
