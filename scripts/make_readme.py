@@ -158,7 +158,7 @@ def historical() -> str:
         "Hochreiter & Schmidhuber 1997 have published mean numbers of training sequences of their LSTM. "
         f"[{len(run)} of its means](results/paper/tables/lstm97-published.md) were measured again, with its settings: "
         f"{counts['yes']} agree (within a factor of two, and at least nine of ten trials solved), {counts['in range']} "
-        f"more are in the range of our trials, and {counts['no']} are not reproduced ({failed}).\n"
+        f"more {'is' if counts['in range'] == 1 else 'are'} in the range of our trials, and {counts['no']} are not reproduced ({failed}).\n"
     )
 
 

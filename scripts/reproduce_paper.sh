@@ -86,7 +86,7 @@ main() {
   part "Samples: strings, free runs, a WAV, a sheet of letters, a chorale"
   rm -rf "$paper/samples"
   for experiment in embedded_reber_sampled waveform_500 pen; do sample "$experiment/amu"; done
-  sample pen/rnn # the best model of each of these
+  sample pen/rnn # models that do better than the AMU here
   sample waveform_500/clockwork
   sample mso2/cornn --primed --count 2
   for experiment in mso2 mso8 fitzhugh_nagumo mackey_glass; do sample "$experiment/amu" --primed --count 2; done
