@@ -344,7 +344,7 @@ def test_threads_are_a_whole_number_of_1_or_more(study, threads, capsys):
         study.main([f"--threads={threads}"])
     assert stopped.value.code == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.endswith(f"argument --threads: {threads}: must be a whole number of 1 or more")
+    assert message.endswith(f"argument --threads: {threads}: must be a whole number from 1 to 10000000")
 
 
 @pytest.mark.parametrize("study", [mechanism, export])
