@@ -9,10 +9,12 @@ from scipy import stats
 from amu_experiments import AMU
 from amu_experiments.analysis import comparison
 from amu_experiments.analysis.cases import Case
-from amu_experiments.analysis.claims import GENERATION, judge
+from amu_experiments.analysis.claims import FACTOR, GENERATION, LONG, judge
 from amu_experiments.analysis.comparison import compare, higher_is_better
+from amu_experiments.analysis.evidence import MOST
 from amu_experiments.analysis.reading import Reading
 from amu_experiments.analysis.verdicts import (
+    SIGNIFICANT,
     Claim,
     Finding,
     Verdict,
@@ -122,7 +124,7 @@ def test_nothing_run_judges_no_claim_and_names_what_is_missing():
     assert not any(claim.has_runs for claim in claims)
     (generation,) = claims[5].verdicts
     assert "10 trials or more of each of amu, lstm, gru, rnn, trained by Adam" in generation.findings[0].text
-    assert generation.would_change.startswith("2 of its 2 findings have no runs")
+    assert generation.would_change == "It needs the runs of all its findings; missing: 2 of 2."
 
 
 def test_a_claim_has_runs_if_a_finding_rests_on_some(tmp_path):
@@ -349,9 +351,9 @@ def test_each_reading_is_judged_for_itself(tmp_path):
     assert by_case.loc["generation"].tolist()[1:] == ["supported (partial)", "contradicted (partial)"]
     assert set(findings.numbers["reading"]) == {"abstract", "tframe"}
     assert hangs_on(table.numbers) == (
-        "2 of 7 claims hold in one case and fail in another (generation and classification); the reading changes the "
+        "1 of 2 claims holds in one case and fails in another (classification); the reading changes the "
         "verdict on 2 of 2 claims (convergence and classification); no claim has all its runs in two cases that "
-        "differ in the training alone. Verdicts with missing runs are not compared."
+        "differ in the training alone. Verdicts with missing runs have no part in this."
     )
 
 
@@ -454,7 +456,29 @@ def test_short_lags_show_no_long_memory(tmp_path):
     rows = [("amu", QUICK, task | {"T": T}, {}) for task in (NOISE_FREE, NOISY) for T in (100, 200)]
     memory = verdicts(tmp_path, rows)["memory"]
     assert memory.verdict == "not run"
-    assert "noise_free N=3 T=1000: needs 10 trials" in memory.findings[0].text
+    assert "noise_free T=1000 N=3: needs 10 trials" in memory.findings[0].text
+
+
+def test_a_case_that_was_only_run_at_the_long_lag_is_judged_on_memory(tmp_path):
+    rows = against(QUICK, [SLOW, SLOW, NEVER], [task | {"T": 1000} for task in (NOISE_FREE, NOISY)])
+    rows.append(("amu", QUICK, NOISE_FREE | {"T": [100, 1000]}, {}))  # of another task, as only a damaged file has it
+    claims = verdicts(tmp_path, rows)
+    assert (claims["memory"].verdict, claims["classification"].verdict) == ("supported", "not run")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("memory", [f"T = {LONG}", "2/3"]),
+        ("gradient", [f"1/{FACTOR} and {FACTOR}"]),
+        ("convergence", ["2/3", f"p < {SIGNIFICANT}"]),
+        ("separation", [f"p < {SIGNIFICANT}"]),
+    ],
+)
+def test_the_rules_in_words_have_the_thresholds_of_the_code(name, words):
+    (rule,) = (claim.rule for claim in judge([], {}) if claim.id == name)
+    assert MOST == 2 / 3
+    assert all(word in rule for word in words)
 
 
 # Algorithm and separation
@@ -605,12 +629,12 @@ def test_what_the_verdicts_hang_on():
     )
     assert hangs_on(table(good="sss", bad="ccu", open="umu")) == (
         "The reading changes no verdict on 2 claims; the training changes the verdict on 1 of 3 claims (bad). "
-        "Verdicts with missing runs are not compared."
+        "Verdicts with missing runs have no part in this."
     )
     assert hangs_on(table(turned="sc", other="um")) == (
         "1 of 2 claims holds in one case and fails in another (turned); the reading changes the verdict on 1 of "
-        "1 claims (turned); no claim has all its runs in two cases that differ in the training alone. Verdicts with "
-        "missing runs are not compared."
+        "1 claim (turned); no claim has all its runs in two cases that differ in the training alone. Verdicts with "
+        "missing runs have no part in this."
     )
 
 

@@ -94,6 +94,12 @@ def test_tuning_trials_are_far_from_those_that_reports_use(composed):
     assert PLAN["seed"] > max(config["seed"] + config["trials"] for config in composed.values())
 
 
+def test_sampled_strings_are_of_other_trials_than_the_grammar(composed):
+    """With the same seed, the same settings would give the same network."""
+    grammar, sampled = composed["embedded_reber/lstm"], composed["embedded_reber_sampled/lstm"]
+    assert sampled["seed"] >= grammar["seed"] + grammar["trials"]
+
+
 @pytest.mark.parametrize("experiment", PLAN["experiments"])
 def test_an_experiment_is_there_for_every_model_and_keeps_to_the_plan(experiment, composed):
     models = tuning.models_of(PLAN, experiment)

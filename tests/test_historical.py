@@ -73,11 +73,11 @@ def test_ratios_are_of_means_over_the_trials_that_solved(table):
 
 
 def test_a_run_agrees_within_a_factor_of_two_if_nearly_all_trials_solved(table, tmp_path):
-    assert table.text["agrees"].tolist() == ["yes", "yes", "no", "not run"]
+    assert table.text["agrees"].tolist() == ["yes", "yes", "no: too few", "not run"]
     half = write(tmp_path / "half", "lstm97", [600, None], training={"optimizer": "sgd", "learning_rate": 0.1})
     numbers = historical_table(compare([half]), PUBLISHED).numbers
     assert numbers["ratio"][1] == 1
-    assert numbers["agrees"][1] == "no"
+    assert numbers["agrees"][1] == "no: too few"
 
 
 def test_or_where_the_published_mean_lies_within_the_range(tmp_path):
@@ -86,6 +86,12 @@ def test_or_where_the_published_mean_lies_within_the_range(tmp_path):
     numbers = historical_table(compare([far]), PUBLISHED).numbers
     assert numbers["ratio"][1] == pytest.approx(250 / 600)
     assert numbers["agrees"].tolist()[:2] == ["in range", "in range"]
+
+
+@pytest.mark.parametrize(("times", "agrees"), [([100, 200], "no: faster"), ([3000, 4000], "no: slower")])
+def test_or_is_told_to_be_faster_or_slower(tmp_path, times, agrees):
+    other = write(tmp_path, "lstm97", times, training={"optimizer": "sgd", "learning_rate": 0.1})
+    assert historical_table(compare([other]), PUBLISHED).numbers["agrees"][1] == agrees
 
 
 def test_what_is_not_run_is_shown_and_remarks_are_told(table):
@@ -130,4 +136,4 @@ def test_a_diverged_trial_solved_nothing_whatever_it_met_before(tmp_path):
     result = write(tmp_path, "lstm97", [800, "diverged"], training=training)
     result.trials.loc[1, "st1_sequences"] = 200
     row = historical_table(compare([result]), PUBLISHED).numbers.iloc[0]
-    assert (row["solved"], row["trials"], row["mean"], row["agrees"]) == (1, 2, 700, "no")
+    assert (row["solved"], row["trials"], row["mean"], row["agrees"]) == (1, 2, 700, "no: too few")

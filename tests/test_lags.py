@@ -50,3 +50,21 @@ def test_cases_without_runs_have_no_rows(tmp_path, table):
     result = write(tmp_path / "alone", "amu", QUICK, model={"gradient": "truncated"}, training={"optimizer": "adam"})
     assert lags_table(compare([result]), [other]) is None
     assert lags_table(compare([result]), [other, TFRAME]).text["lstm"].tolist() == ["not run"]
+
+
+def test_a_rival_with_few_trials_has_no_test(tmp_path):
+    rows = {"amu": ({"gradient": "truncated"}, QUICK), "lstm": ({}, QUICK[:9])}
+    results = [
+        write(tmp_path, cell, ends, model=model, training={"optimizer": "adam"}) for cell, (model, ends) in rows.items()
+    ]
+    assert lags_table(compare(results), [TFRAME]).text["lstm"].tolist() == ["not run"]
+
+
+def test_of_two_comparisons_with_the_same_lag_the_one_with_rivals_counts(tmp_path):
+    rows = [("amu", QUICK * 2, 0.1), ("amu", QUICK, 0.2), ("lstm", SLOW, 0.2)]
+    results = []
+    for place, (cell, ends, variance) in enumerate(rows):
+        settings = {"model": {"gradient": "truncated"} if cell == "amu" else {}, "training": {"optimizer": "adam"}}
+        results.append(write(tmp_path, cell, ends, identity=f"{place:012}", task={"variance": variance}, **settings))
+    (text,) = lags_table(compare(results), [TFRAME]).text.to_dict("records")
+    assert (text["amu"], text["lstm"]) == ("10/10, 340", "10/10, 840; p < 0.001, ahead")

@@ -146,7 +146,7 @@ def test_the_table_of_claims_has_a_column_for_each_case(judged):
         "abstract<br>Adam",
         "tframe<br>Adam",
     ]
-    assert "Memory: Not run in every case." in read.text
+    assert "Memory: Run in no case." in read.text
     assert "2 neurons a unit, output neuron not a factor of the product" in read.text
     assert {f"claim-{name}" for name in ("separation", "memory", "generation")} <= {
         attributes.get("id") for attributes in read.every("details")

@@ -6,7 +6,7 @@ defines a case.
 
 In each case, the judged AMU has the case's reading and training and the truncated gradient, which is the paper's own
 algorithm. All rows that it is tested against are in the same comparison and have the same optimizer. If several
-comparisons fit an experiment, the one with most trials of the AMU counts.
+comparisons fit an experiment and have the rivals, the one with most trials of the AMU counts.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,6 +30,7 @@ from amu_experiments.analysis.evidence import (
     per_trial,
     race,
     rivals_of,
+    rows_by_lag,
     seconds_per_sequence,
     share_finding,
     test_metrics,
@@ -41,7 +42,7 @@ FACTOR = 10
 """Error flow is constant if it changes by less than this factor, up or down, over the whole lag."""
 
 LONG = 1000
-"""The lag T at which memory is judged: ten times that of the other claims. Every case has runs there."""
+"""The lag T at which memory is judged in every case: ten times that of the other claims."""
 
 RIVALS = ("lstm", "gru", "rnn")
 
@@ -96,7 +97,8 @@ def judge(comparisons: list[Comparison], mechanism: dict[str, pd.DataFrame]) -> 
         classification: f"{better} classification.",
     }
     results = Results(comparisons, mechanism)
-    cases = find_cases(comparisons, [*EXPERIMENTS, *(each.settings for each in GENERATION)])
+    far = [experiment | {"T": LONG} for experiment in CLASSIFICATION]
+    cases = find_cases(comparisons, [*EXPERIMENTS, *far, *(each.settings for each in GENERATION)])
     return [
         Claim(
             id=claim.__name__,
@@ -116,9 +118,10 @@ def separation(results: Results, case: Case) -> Evidence:
 
     The two differ only in `output`, and perhaps in tuned settings. Tests on each experiment: the log-rank test on
     sequences to the stop criterion, and the Mann-Whitney test on the gradient-conflict ratio per trial at the start of
-    training and after it; a lower ratio is better. Untrained networks can be the same in two experiments; then their
-    ratios count once. A finding supports the claim if separate neurons are ahead with Holm-corrected p < 0.05. It
-    contradicts the claim if they are behind with p < 0.05.
+    training and after it. The ratio says how far the gradients of a weight at different time steps cancel: it is 1 less
+    the absolute value of their sum, divided by the sum of their absolute values; lower is better. Untrained networks
+    can be the same in two experiments; then their ratios count once. A finding supports the claim if separate neurons
+    are ahead with Holm-corrected p < 0.05. It contradicts the claim if they are behind with p < 0.05.
     """
     evidence, known = Evidence(), []
     for experiment in EXPERIMENTS:
@@ -183,23 +186,21 @@ def algorithm(results: Results, case: Case) -> Evidence:
 def memory(results: Results, case: Case) -> Evidence:
     """The share of AMU trials that solve the two-sequence problem at the lag T = 1000, noise-free and noisy.
 
-    Settings were tuned at T = 100. A finding supports the claim if the 95 % Wilson interval of the share solved within
-    the budget lies above 2/3. It contradicts the claim if the interval lies below 2/3. Other lags are further facts:
-    at T = 3000 there are runs only of the cases that did best at T = 1000, so verdicts there could not be compared.
+    A finding supports the claim if the 95 % Wilson interval of the share solved within the budget lies above 2/3. It
+    contradicts the claim if the interval lies below 2/3. Other lags are further facts.
     """
     evidence = Evidence()
     for experiment in CLASSIFICATION:
-        family = {key: value for key, value in experiment.items() if key != "T"}
-        rows = {row.comparison.task.get("T"): row for row in reversed(amu_rows(results, family, case))}
+        rows = rows_by_lag(results, experiment, case, RIVALS)
         if LONG in rows:
             evidence.findings.append(share_finding(rows[LONG]))
         else:
-            evidence.findings.append(Finding(lacking(in_words(family | {"T": LONG}), (), case), "missing"))
-        for T in sorted(T for T in rows if isinstance(T, int)):
-            name, beside = rows[T].comparison.name, [rows[T], *rivals_of(rows[T], RIVALS)]
-            evidence.beside.append(f"{name}: {'; '.join(row.text() for row in beside)}")
+            evidence.findings.append(Finding(lacking(in_words(experiment | {"T": LONG}), (), case), "missing"))
+        for row in rows.values():
+            name, beside = row.comparison.name, [row, *rivals_of(row, RIVALS)]
+            evidence.beside.append(f"{name}: {'; '.join(each.text() for each in beside)}")
             evidence.rests_on += [f"{name}-criteria", f"{name}-traces"]
-        evidence.rests_on.append("claims-lags")
+    evidence.rests_on.append("claims-lags")
     return evidence
 
 
@@ -271,7 +272,8 @@ def generation(results: Results, case: Case) -> Evidence:
 
     Parameter counts are matched. Each experiment is one finding. On the grammar, with each kind of targets, log-rank
     tests compare sequences to the stop criterion. On each other experiment, Mann-Whitney tests compare one metric of
-    the trials on test data, chosen before the experiments were run: the grammatical share of sampled Reber strings; the
+    the trials at the test, chosen before the experiments were run (for waveforms and letters, that is how
+    well the networks generate what they were trained on): the grammatical share of sampled Reber strings; the
     normalised error (NRMSE) of the free run of two, five and eight oscillators and of FitzHugh-Nagumo, and its last
     step, the 84th, for Mackey-Glass; the normalised squared error of a waveform, with 100, 250, 500 and 1,000
     parameters; the share of letters drawn right; the nats per frame of chorales. A diverged trial has the worst rank. A

@@ -112,9 +112,24 @@ def amu_rows(results: Results, settings: dict, case: Case, parameters: int | Non
     return sorted(_of_size(rows, parameters), key=lambda row: -row.trials)
 
 
+def rows_by_lag(results: Results, settings: dict, case: Case, rivals: tuple[str, ...]) -> dict[int, Row]:
+    """The AMU's row of a case for each lag T, with these task settings otherwise; the shortest lag comes first.
+
+    Of several comparisons with the same lag, one with most of these rivals counts, then the one with most trials.
+    """
+    settings = {key: value for key, value in settings.items() if key != "T"}
+    rows = [row for row in amu_rows(results, settings, case) if isinstance(row.comparison.task.get("T"), int)]
+    rows.sort(key=lambda row: (row.comparison.task["T"], len(rivals_of(row, rivals)), row.trials))
+    return {row.comparison.task["T"]: row for row in rows}
+
+
 def rivals_of(row: Row, cells: Iterable[str], parameters: int | None = None) -> list[Row]:
-    """For each of these cells, the row with most trials in the row's comparison, trained by the same optimizer."""
-    return [other for cell in cells for other in _of_size(rows_of(row.comparison, cell, row.optimizer), parameters)[:1]]
+    """For each of these cells, the row with most trials in the row's comparison, trained by the same optimizer.
+
+    A cell without a row of at least `MIN_TRIALS` has none.
+    """
+    found = [_of_size(rows_of(row.comparison, cell, row.optimizer), parameters)[:1] for cell in cells]
+    return [other for rows in found for other in rows if other.trials >= MIN_TRIALS]
 
 
 def _of_size(rows: list[Row], parameters: int | None) -> list[Row]:
@@ -128,7 +143,7 @@ def amu_row(
     """The AMU's row of an experiment with these rivals, or a finding that names the missing runs."""
     for row in amu_rows(results, settings, case, parameters):
         others = rivals_of(row, rivals, parameters)
-        if len(others) == len(rivals) and all(other.trials >= MIN_TRIALS for other in others):
+        if len(others) == len(rivals):
             return row
     return Finding(lacking(in_words(settings), rivals, case), "missing")
 

@@ -18,6 +18,8 @@ FACTOR = 2
 SOLVED = 0.9
 """A mean can agree only if at least this share of trials met the criterion; the lowest published share is 97 %."""
 
+TOO_FEW = "no: too few"
+
 SETTINGS = {"model.cell": "lstm97", "training.optimizer": "sgd"}
 """The LSTM of 1997 with plain gradient descent."""
 
@@ -58,6 +60,7 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
             "but with": numbers["but_with"].replace("", "-"),
             "params": [f"{row['parameters_published']}" + _other_parameters(row) for row in rows],
             "criterion": numbers["criterion"],
+            "budget here": [_text(row["budget"], sequences_text) for row in rows],
             "published mean": numbers["published_mean"].map(sequences_text),
             "solved here": [_share(row, row["solved"]) if row["trials"] else "not run" for row in rows],
             "solved by weaker test": [_share(row, row["weaker"]) for row in rows],
@@ -75,6 +78,7 @@ def historical_table(comparisons: list[Comparison], published: list[dict]) -> Ta
         "Mean and range: sequences until the criterion was met, over the trials that met it. Ratio: mean here divided",
         f"by the published mean. Agrees: yes if at least {SOLVED:.0%} met it and the means differ at most by a factor",
         f"of {FACTOR}; in range if at least {SOLVED:.0%} met it and the published mean lies within the range here.",
+        "Otherwise, too few met it within the budget, or those that did are faster or slower than published.",
         *(f"Weaker test: {metric} was 0 at an evaluation." for metric in weaker),
         *(f"{problem}: {remark}" for remark, problem in remarks.items()),
     ]
@@ -123,10 +127,16 @@ def _ours(result: Result | None, criterion: str, published: float, weaker: str |
     times, count = times[solved], len(solved)
     ratio = times.mean() / published if len(times) else np.nan
     near = 1 / FACTOR <= ratio <= FACTOR
-    agrees = len(times) >= SOLVED * count and (near or times.min() <= published <= times.max())
+    if len(times) < SOLVED * count:
+        agrees = TOO_FEW
+    elif near or times.min() <= published <= times.max():
+        agrees = "yes" if near else "in range"
+    else:
+        agrees = "no: faster" if ratio < 1 else "no: slower"
     share = statistics.success(solved)
     return {
         "parameters": int(result.trials["parameters"].iloc[0]),
+        "budget": budget(result),
         "trials": count,
         "solved": len(times),
         "weaker": _met_weaker(result, weaker),
@@ -136,7 +146,7 @@ def _ours(result: Result | None, criterion: str, published: float, weaker: str |
         "least": times.min() if len(times) else np.nan,
         "most": times.max() if len(times) else np.nan,
         "ratio": ratio,
-        "agrees": "no" if not agrees else "yes" if near else "in range",
+        "agrees": agrees,
     }
 
 

@@ -9,21 +9,23 @@ from amu_experiments.analysis import statistics
 from amu_experiments.analysis.cases import Case, Row, case_name
 from amu_experiments.analysis.claims import CLASSIFICATION, RIVALS
 from amu_experiments.analysis.comparison import Comparison
-from amu_experiments.analysis.evidence import Results, amu_rows, race, rivals_of
+from amu_experiments.analysis.evidence import Results, race, rivals_of, rows_by_lag
 from amu_experiments.analysis.tables import Table
 from amu_experiments.analysis.text import outcome_text, p_text
 from amu_experiments.analysis.verdicts import SIGNIFICANT
 
 TESTED = (
     "p: two-sided log-rank test of the AMU against this rival, Holm-corrected for both problems, all lags and all "
-    f"cases. If p < {SIGNIFICANT}, the AMU is ahead or behind."
+    f"cases of this table. If p < {SIGNIFICANT}, the AMU is ahead or behind."
 )
+
+NAMES = {"noise_free": "3a (noise-free)", "noisy_target": "3c (noisy targets)"}
+"""The problems by the names that Hochreiter & Schmidhuber 1997 gave them."""
 
 CAPTION = (
     "The AMU with the truncated gradient, in each case, on the two-sequence problem, beside the LSTM, the GRU and the "
     "RNN with the same training. Each entry: the trials that met the stop criterion, of all trials, and the "
-    f"Kaplan-Meier median of the training sequences until then (n.r.: not reached). {TESTED} Settings were tuned at "
-    "T = 100. T = 3000 was run only for the cases that did best at T = 1000."
+    f"Kaplan-Meier median of the training sequences until then (n.r.: not reached). {TESTED}"
 )
 
 
@@ -44,7 +46,7 @@ def lags_text(numbers: pd.DataFrame) -> pd.DataFrame:
     rows = numbers.to_dict("records")
     return pd.DataFrame(
         {
-            "problem": numbers["problem"],
+            "problem": numbers["problem"].map(NAMES),
             "T": numbers["T"].map("{:,}".format),
             "case": [case_name(row["reading"], row["training"]) for row in rows],
             "amu": [_outcome(row, "amu") for row in rows],
@@ -55,24 +57,22 @@ def lags_text(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(results: Results, cases: list[Case]) -> Iterator[dict]:
     for experiment in CLASSIFICATION:
-        family = {key: value for key, value in experiment.items() if key != "T"}
-        found = {
-            (row.comparison.task["T"], place): row
-            for place, case in enumerate(cases)
-            for row in reversed(amu_rows(results, family, case))
-            if isinstance(row.comparison.task.get("T"), int)
-        }
-        for T, place in sorted(found):
-            row, case = found[T, place], cases[place]
-            numbers = {"problem": experiment["variant"], "T": T, "reading": case.reading.name}
-            numbers |= {"training": case.training} | _numbers(row, "amu")
-            for cell in RIVALS:
-                rivals = rivals_of(row, (cell,))
-                numbers[f"p_{cell}"] = np.nan
-                for rival in rivals:
-                    test = race("", row, rival)
-                    numbers |= _numbers(rival, cell) | {f"p_{cell}": test.p, f"ahead_of_{cell}": test.ahead}
-            yield numbers
+        by_case = [rows_by_lag(results, experiment, case, RIVALS) for case in cases]
+        for T in sorted({T for rows in by_case for T in rows}):
+            for case, rows in zip(cases, by_case, strict=True):
+                if T in rows:
+                    names = {"problem": experiment["variant"], "T": T, "reading": case.reading.name}
+                    yield names | {"training": case.training} | _beside_rivals(rows[T])
+
+
+def _beside_rivals(row: Row) -> dict:
+    numbers = _numbers(row, "amu")
+    for cell in RIVALS:
+        numbers[f"p_{cell}"] = np.nan
+        for rival in rivals_of(row, (cell,)):
+            test = race("", row, rival)
+            numbers |= _numbers(rival, cell) | {f"p_{cell}": test.p, f"ahead_of_{cell}": test.ahead}
+    return numbers
 
 
 def _numbers(row: Row, cell: str) -> dict:

@@ -1,10 +1,7 @@
 """Verdicts: the rule that turns findings into a verdict on a claim in a case, and sentences about all verdicts.
 
-A finding supports the claim, contradicts it or leaves it undecided. A finding without its runs is missing. The claim is
-supported if more than half of its findings support it and none contradicts it. It is contradicted if more than half
-contradict it and none supports it. Otherwise, and if a finding is missing, it is undecided. A rule may name findings
-that are left out if they are missing. A verdict with missing findings is partial. If all findings are missing, there is
-no verdict: the claim was not run.
+A finding supports the claim, contradicts it, leaves it undecided, or is missing because it has no runs. `RULE` says
+what verdict they make.
 
 Each claim is judged in every case, that is for every reading of the unit with every training that the results have.
 """
@@ -36,10 +33,10 @@ NEAREST = (
 )
 
 RULE = (
-    "A claim is supported (contradicted) if more than half of its findings support (contradict) it, none says the "
-    "opposite and none is missing. Otherwise it is undecided. Some rules leave out findings that are missing. A "
-    "verdict is partial if a finding is missing; if all are, the claim was not run. All p-values of a claim, in all "
-    "cases, share one Holm correction. Intervals have no such correction."
+    "A claim is supported (contradicted) if more than half of its findings support (contradict) it and none says the "
+    "opposite. Otherwise it is undecided, and also if a finding is missing, unless its rule leaves out missing "
+    "findings. A verdict is partial if a finding is missing; if all are, the claim was not run. All p-values of a "
+    "claim, in all cases, share one Holm correction. Intervals have no such correction."
 )
 
 
@@ -115,7 +112,7 @@ class Verdict:
         """What would change the verdict."""
         lacking = sum(finding.says == "missing" for finding in self.judged)
         if lacking:
-            return f"{lacking} of its {len(self.judged)} findings have no runs; without them it cannot be decided."
+            return f"It needs the runs of all its findings; missing: {lacking} of {len(self.judged)}."
         if self.count("missing"):
             return f"If the experiments that are left out are run, they add findings. {self._would_change}"
         return self._would_change
@@ -135,12 +132,14 @@ class Verdict:
                 f"Too few findings are decided: {wanted} more of {len(self.judged)} would be enough if they agreed. "
                 "More trials may decide them."
             )
+        if len(self.judged) == 1:
+            return "It rests on one finding."
         other = VERDICTS[1 - VERDICTS.index(self.verdict)]
         spare = self.count(self.verdict) - len(self.judged) // 2
         return (
-            f"The verdict would be undecided if at least one finding were {other}, or {spare} of those that are "
-            f"{self.verdict} were undecided. It would be {other} if more than half of the findings were {other} and "
-            f"none were {self.verdict}."
+            f"The verdict would be undecided if at least one finding were {other}, or if only "
+            f"{self.count(self.verdict) - spare} were {self.verdict}. It would be {other} if more than half of the "
+            f"findings were {other} and none were {self.verdict}."
         )
 
 
@@ -167,7 +166,7 @@ class Claim:
         for word, words in zip(VERDICTS, ("holds", "fails", "undecided", NOT_RUN), strict=True):
             names = [verdict.case.name for verdict in self.verdicts if verdict.verdict == word]
             if len(names) == len(self.verdicts):
-                parts.append(f"{words} in every case")
+                parts.append("run in no case" if word == NOT_RUN else f"{words} in every case")
             elif names:
                 parts.append(f"{words} under {listing(names)}")
         partial = [verdict.case.name for verdict in self.verdicts if verdict.words != verdict.verdict]
@@ -322,15 +321,15 @@ def hangs_on(verdicts: pd.DataFrame) -> str:
     training changes it if two trainings of the same reading have different verdicts. A verdict with missing findings is
     not compared, because it rests on other findings. Claims that hold in one case and fail in another come first.
     """
-    names, claims = _case_names(verdicts), _case_counts(verdicts)
+    names, whole = _case_names(verdicts), verdicts[verdicts["findings_missing"] == 0]
     if len(names) == 1:
         return f"These verdicts hold for one reading of the unit and one training only: {names[0]}."
+    claims = _case_counts(whole)
     turned = claims.index[(claims["supported"] > 0) & (claims["contradicted"] > 0)]
     parts = []
     if len(turned):
         verbs = "holds in one case and fails" if len(turned) == 1 else "hold in one case and fail"
-        parts.append(f"{len(turned)} of {len(claims)} claims {verbs} in another ({listing(turned)})")
-    whole = verdicts[verdicts["findings_missing"] == 0]
+        parts.append(f"{len(turned)} of {_claims(len(claims))} {verbs} in another ({listing(turned)})")
     for varied, fixed in (("reading", "training"), ("training", "reading")):
         groups = whole.groupby(["claim", fixed], sort=False)["verdict"]
         compared = (groups.nunique()[groups.size() > 1] > 1).groupby("claim", sort=False).any()
@@ -338,28 +337,33 @@ def hangs_on(verdicts: pd.DataFrame) -> str:
         if not len(compared):
             parts.append(f"no claim has all its runs in two cases that differ in the {varied} alone")
         elif not len(changed):
-            parts.append(f"the {varied} changes no verdict on {len(compared)} claims")
+            parts.append(f"the {varied} changes no verdict on {_claims(len(compared))}")
         else:
-            of = f"{len(changed)} of {len(compared)} claims"
+            of = f"{len(changed)} of {_claims(len(compared))}"
             parts.append(f"the {varied} changes the verdict on {of} ({listing(changed)})")
-    left_out = " Verdicts with missing runs are not compared." if len(whole) < len(verdicts) else ""
+    left_out = " Verdicts with missing runs have no part in this." if len(whole) < len(verdicts) else ""
     return f"{_sentence(parts)}{left_out}"
 
 
+def _claims(count: int) -> str:
+    return f"{count} claim{'' if count == 1 else 's'}"
+
+
 def _one_side(verdicts: pd.DataFrame, head: str, verdict: str, verb: str) -> str:
-    cases, counts = len(_case_names(verdicts)), _case_counts(verdicts)
+    several, counts = len(_case_names(verdicts)) > 1, _case_counts(verdicts)
     run = counts.drop(columns=NOT_RUN).sum(axis="columns")
     partial = verdicts[(verdicts["verdict"] == verdict) & (verdicts["findings_missing"] > 0)]["claim"].value_counts()
     own = counts[verdict][counts[verdict] > 0]
     if own.empty:
-        return f"{head}: no claim {verb}s{' in any case' if cases > 1 else ''}."
-    if cases == 1:
+        return f"{head}: no claim {verb}s{' in any case' if several else ''}."
+    if not several:
         names = [f"{claim}{' (partial)' if claim in partial else ''}" for claim in own.index]
         return f"{head}: {listing(names)} {verb}{'s' if len(own) == 1 else ''}."
     names = []
     for claim, count in own.items():
         of_them = f" ({partial[claim]} of them partial)" if claim in partial else ""
-        names.append(f"{claim} {verb}s in {count} of {run[claim]} cases{of_them}")
+        cases = "case" if run[claim] == 1 else "cases"
+        names.append(f"{claim} {verb}s in {count} of {run[claim]} {cases}{of_them}")
     return f"{head}: {listing(names)}."
 
 
