@@ -22,7 +22,6 @@ from amu_experiments.analysis.evidence import (
     Results,
     amu_pair,
     amu_row,
-    amu_rows,
     duel,
     in_words,
     lacking,
