@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from handmade import write
 
 from amu_experiments import training
 from amu_experiments.cells.amu import AMU
@@ -249,16 +250,20 @@ def test_a_memory_driven_by_the_biases_alone_grows_by_their_product():
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """What the study writes for two runs of three trials that were hardly trained; a third has too many steps."""
+    """What the study writes for two runs of three trials that were hardly trained.
+
+    A third run has too many steps, and a fourth is not asked for.
+    """
     root = tmp_path_factory.mktemp("mechanism")
-    for model, T in {"amu": 12, "lstm97": 12, "rnn": 21}.items():
+    for model, T in {"amu": 12, "lstm97": 12, "rnn": 21, "gru": 12}.items():
         training.run(
             load(
                 *("task=two_sequence", f"model={model}", "model.units=2", f"task.T={T}", "trials=3"),
                 *("training.max_sequences=20", "task.test_size=8", "backend=torch", f"results_dir={root / 'runs'}"),
             )
         )
-    main(["--results-dir", str(root / "runs"), "--out", str(root / "out"), "--sequences", "5", "--steps", "20"])
+    asked = ["--sequences", "5", "--steps", "20", "--where", "model == amu,lstm97,rnn"]
+    main(["--results-dir", str(root / "runs"), "--out", str(root / "out"), *asked])
     return {name: pd.read_csv(root / "out" / f"{name}.csv.gz") for name in ("flow", "trials", "traces")}
 
 
@@ -273,6 +278,12 @@ def test_the_flow_of_stored_runs_is_told_for_every_cell_phase_and_lag(measured):
     assert (flow.loc[flow["lag"] == 1, "relative_median"] == 1).all()
     assert flow.loc[flow["flow"] == "truncated", "relative_low"].to_numpy() == pytest.approx(1)
     assert (flow.loc[(flow["flow"] == "full") & (flow["lag"] > 1), "relative_median"] != 1).all()
+
+
+def test_a_condition_on_a_setting_that_no_run_has_is_told(tmp_path):
+    write(tmp_path, "amu", [300])
+    with pytest.raises(SystemExit, match="mechanism: --where: modl: no run has this key .did you mean model"):
+        main(["--results-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--where", "modl == amu"])
 
 
 def test_conflict_of_stored_runs_is_told_trial_by_trial_for_the_gradient_they_learned_by(measured):

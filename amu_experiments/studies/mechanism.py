@@ -1,7 +1,7 @@
 """Measures the mechanism of stored runs: error flow, gradient conflict and memory traces.
 
     python -m amu_experiments.studies.mechanism
-    python -m amu_experiments.studies.mechanism --task two_sequence --task adding --sequences 4
+    python -m amu_experiments.studies.mechanism --where "task == two_sequence,adding" --sequences 4
 
 Reads the configuration and the final weights of each run; trains nothing. Writes flow.csv.gz, trials.csv.gz and
 traces.csv.gz, whose columns `measure` explains; pandas.read_csv opens them.
@@ -27,6 +27,8 @@ from amu_experiments.command_line import whole
 from amu_experiments.files import write_bytes
 from amu_experiments.learning import loss_and_error
 from amu_experiments.network import Network, build, to_torch
+from amu_experiments.options import ConfigurationError
+from amu_experiments.selection import select
 from amu_experiments.store import Result, read_results, read_weights
 from amu_experiments.studies.arguments import option_parser
 from amu_experiments.tasks import make_task
@@ -51,7 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = option_parser(
         "mechanism", __doc__, out="results/paper/mechanism", results_dir="results/runs", trains=False
     )
-    parser.add_argument("--task", action="append", help="only the runs of this task; may be given more than once")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help='measure only the runs whose settings meet this, such as "model == lstm,gru"; may be given more than once',
+    )
     parser.add_argument("--sequences", type=whole(1), default=8, help="sequences of each trial (%(default)s)")
     parser.add_argument("--steps", type=whole(1), help="leave out runs whose median sequence is longer")
     parser.add_argument("--threads", type=whole(1), help="processor threads; default: all")
@@ -62,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = read_results(options.results_dir, left_out)
     for error in left_out:
         print(f"Left out: {error}")
-    results = [result for result in results if options.task is None or result.task in options.task]
+    try:
+        results = select(results, options.where)
+    except ConfigurationError as error:
+        raise SystemExit(f"{parser.prog}: --where: {error}") from None
     if not results:
         raise SystemExit(f"{parser.prog}: no finished runs in {options.results_dir}")
     measured = []
