@@ -43,7 +43,7 @@ Usage: amu-run task=TASK [model=MODEL] [training=TRAINING] [experiment=EXPERIMEN
   amu-run --list task=adding                       list stored runs; --remove removes them, after you confirm
   amu-report                                       compare all trained runs
   amu-export csv                                   the stored runs as tables; or parquet, tensorboard, mlflow
-  amu-sample task=embedded_reber model=lstm        let a trained network go on by itself
+  amu-sample task=embedded_reber model=lstm        let a trained network generate
   amu-tune task=adding model=mgu,lstm              tune models with equal budgets, and write experiments
 
 {groups}

@@ -1,4 +1,4 @@
-"""The command amu-sample lets a trained network go on by itself, and writes what it generates to files.
+"""The command amu-sample lets a trained network generate, without its input, and writes the result to files.
 
 RUN is the folder of a run, RESULTS/TASK/MODEL/IDENTITY, or the overrides of the command amu-run that trained it.
 """

@@ -1,4 +1,4 @@
-"""Networks that go on by themselves: the loop in both backends, symbols drawn, and how strings are judged."""
+"""Networks that generate: the loop in both backends, symbols drawn, and how strings are judged."""
 
 import time
 

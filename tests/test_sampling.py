@@ -198,7 +198,7 @@ def test_a_sample_that_is_damaged_is_left_out(runs, tmp_path):
 
 def test_the_commands_of_the_readme_work_as_typed(tmp_path, monkeypatch):
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    section = text.partition("## Networks that go on by themselves")[2].partition("\n## ")[0]
+    section = text.partition("## Networks that generate")[2].partition("\n## ")[0]
     typed = [shlex.split(line, comments=True) for line in section.splitlines() if line.startswith("    amu-")]
     assert [command[0] for command in typed] == ["amu-run", "amu-sample", "amu-sample"]
     monkeypatch.chdir(tmp_path)

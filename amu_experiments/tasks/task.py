@@ -103,7 +103,7 @@ def read_criteria(section: Mapping[str, Mapping[str, str]], metrics: Collection[
 
 
 class FreeRunner(Protocol):
-    """A network that can go on by itself; network.py has the shapes."""
+    """A network that can generate; network.py has the shapes."""
 
     def free_run(
         self,
@@ -154,11 +154,11 @@ class Task:
     """Time steps of the longest sequence, roughly; None if unknown before drawing. With the sizes above, it gives the
     estimate of the RAM that a run needs."""
     feedback: Literal["none", "value", "symbol", "bits"] | None = None
-    """What a network reads when it goes on by itself: its outputs ("value"), a symbol drawn from their softmax
+    """What a network reads when it generates: its outputs ("value"), a symbol drawn from their softmax
     ("symbol"), 0 or 1 for each logistic output, drawn with that probability of a 1 ("bits"), or inputs that do not
     depend on its outputs ("none"). None: the task cannot be continued."""
     given_steps: int = 1
-    """Steps of a true sequence that a network reads before it goes on by itself."""
+    """Steps of a true sequence that a network reads before it generates."""
     fixed: bool = False
     """Whether the first input fixes what a network has to generate. Test sequences then have the true answers."""
     shown: int = 4
