@@ -17,8 +17,9 @@ from amu_experiments.analysis.evidence import Generated
 from amu_experiments.analysis.headings import paper_experiments, titled
 from amu_experiments.analysis.historical import FACTOR, SOLVED, TOO_FEW
 from amu_experiments.analysis.lags import TESTED, lags_text
+from amu_experiments.analysis.reading import shipped_reading
 from amu_experiments.analysis.tables import Table
-from amu_experiments.analysis.text import metric_text, outcome_text
+from amu_experiments.analysis.text import listing, metric_text, outcome_text
 from amu_experiments.analysis.verdicts import nearest, readings_text, summary, verdicts_by_case
 from amu_experiments.conf_files import conf_dir
 from amu_experiments.config import identity
@@ -82,12 +83,12 @@ def readings() -> str:
         "T = 3000 is for the three models with the best results at T = 1000.\n"
     )
     lags = pd.read_csv(PAPER / "tables" / "claims-lags.csv")
-    far = lags_text(lags[lags["T"] == LONG]).drop(columns="T")
+    far = lags_text(lags[lags["T"] == LONG]).drop(columns="T").rename(columns=model_names() | {"amu": "AMU"})
     return "\n".join(
         [
             *parts,
             caption,
-            f"The AMU beside its rivals at T = {LONG:,}:\n",
+            f"The AMU beside its rivals at T = {LONG}:\n",
             markdown(far, f"{TESTED} [The page]({PAGE}) has all lags, and intervals.", ("problem", "case")),
         ]
     )
@@ -116,9 +117,9 @@ def experiments() -> str:
         }
         rows.append(row | dict(zip(map(names.get, models), values, strict=True)))
     caption = (
-        "Each entry is as in the tables above. If the answers are numbers (adding, multiplication), the AMU emits its "
-        "memory. If no model met the criterion, or the problem has none: the median of the trials' accuracy on test "
-        f"data. Intervals and p-values are on [the page]({PAGE})."
+        "Each entry is as in the tables above. In adding and multiplication, the AMU emits its memory. If no model met "
+        "the criterion, or the problem has none: the median of the trials' accuracy on test data. Intervals and "
+        f"p-values are on [the page]({PAGE})."
     )
     table = pd.DataFrame(rows)
     models = [name for name in dict.fromkeys(names.values()) if name in table]
@@ -143,7 +144,8 @@ def generation() -> str:
     if not rows:
         return "These experiments have no results yet.\n"
     caption = (
-        "Each entry: the median of the trials' metric on test data. For grammatical and letters_right, higher is "
+        "Each entry: the median of the trials' metric on test data; waveforms and letters are those of training. For "
+        "grammatical and letters_right, higher is "
         f"better; for the others, lower. All metrics, intervals and p-values are on [the page]({PAGE})."
     )
     return markdown(pd.DataFrame(rows).fillna(""), caption)
@@ -173,13 +175,13 @@ def historical() -> str:
 def speed() -> str:
     """The measurements of scripts/benchmark.py, in words."""
     measured = pd.read_csv(PAPER / "speed.csv")
-    ratios = measured[measured["meaning"].eq("times faster") & measured["against"].ne("the other checkout")]
+    ratios = measured[measured["meaning"].eq("times faster")]
     of_layers = ratios["what"].str.contains(" layer, ")
     layers, ratios = ratios[of_layers], ratios[~of_layers]
-    compared = [
-        f"{least_and_most(rows['ratio'])} times as fast as {other}"
-        for other, rows in ratios.groupby(ratios["against"].str.replace(r"torch\.nn\.\w+", "torch.nn", regex=True))
-    ]
+    compared = []
+    for other, rows in ratios.groupby(ratios["against"].str.replace(r"torch\.nn\.\w+", "torch.nn", regex=True)):
+        cells = listing(unique(rows["what"].str.split().str[0].str.rstrip(",")))
+        compared.append(f"{least_and_most(rows['ratio'])} times as fast ({cells}) as {other}")
     kinds = [
         f"{least_and_most(rows['ratio'])} times as fast for {count} {kind}{'s' if count != '1' else ''}"
         for (count, kind), rows in layers.groupby(
@@ -193,7 +195,7 @@ def speed() -> str:
     return (
         f"Of the AMU of tframe, the LSTM, the GRU and the RNN, a training step takes {least_and_most(ratios['value'])} "
         "microseconds a sequence of 100 time steps. That is "
-        f"{' and '.join(compared)} over trials, depending on cell, trials and batch. With sequences of "
+        f"{' and '.join(compared)} over trials. With sequences of "
         f"{longest['what'].split(' = ')[-1]} time steps, each time step takes {longest['ratio']:.2f} times as long as "
         f"with 100. {as_layers}A whole amu-run trains {whole:.0%} of the sequences that the step alone trains in the "
         f"same time. Commands take {commands}. All are medians, on {measured['machine'][0]}, "
@@ -220,7 +222,8 @@ def plan() -> dict:
 
 def model_names() -> dict[str, str]:
     """The names of the models in tables, by their names in tuning.yaml."""
-    return {name: model["title"].removeprefix("the ") for name, model in plan()["models"].items()}
+    titles = {name: model["title"].removeprefix("the ") for name, model in plan()["models"].items()}
+    return {name: title.replace("AMU,", f"AMU of {shipped_reading().name},") for name, title in titles.items()}
 
 
 def config_of(experiment: str, *overrides: str) -> dict:

@@ -84,7 +84,7 @@ main() {
   fi
   finish
 
-  part "Samples: strings, free runs, a WAV, a sheet of letters, a chorale"
+  part "Samples: strings, free runs, WAV files, letters, chorales"
   rm -rf "$paper/samples"
   for experiment in embedded_reber_sampled waveform_500 pen; do sample "$experiment/amu"; done
   sample pen/rnn # models that do better than the AMU here

@@ -158,7 +158,7 @@ def test_a_cell_ahead_of_all_others_is_better(tmp_path):
 def test_the_strongest_other_cell_decides(tmp_path):
     claims = verdicts(tmp_path, against(SLOW, [NEVER, QUICK, NEVER]))
     assert claims["generation"].verdict == claims["classification"].verdict == "contradicted"
-    assert "undecided if at least one finding were supported" in claims["classification"].would_change
+    assert "undecided if at least one finding said supported" in claims["classification"].would_change
 
 
 def test_equal_cells_decide_nothing(tmp_path):
@@ -177,7 +177,7 @@ def test_one_experiment_for_and_one_against_leave_it_open(tmp_path):
     rows = [*against(QUICK, [SLOW] * 3, [NOISE_FREE]), *against(SLOW, [QUICK] * 3, [NOISY])]
     classification = verdicts(tmp_path, rows)["classification"]
     assert classification.verdict == "undecided"
-    assert "Findings disagree (1 support it, 1 contradict it)" in classification.would_change
+    assert "Findings disagree (1 for it, 1 against it)" in classification.would_change
 
 
 def test_a_missing_rival_or_too_few_trials_leave_it_open(tmp_path):
@@ -353,7 +353,7 @@ def test_each_reading_is_judged_for_itself(tmp_path):
     assert hangs_on(table.numbers) == (
         "1 of 2 claims holds in one case and fails in another (classification); the reading changes the "
         "verdict on 2 of 2 claims (convergence and classification); no claim has all its runs in two cases that "
-        "differ in the training alone. Verdicts with missing runs have no part in this."
+        "differ in the training alone. Partial verdicts have no part in these comparisons of cases."
     )
 
 
@@ -629,12 +629,12 @@ def test_what_the_verdicts_hang_on():
     )
     assert hangs_on(table(good="sss", bad="ccu", open="umu")) == (
         "The reading changes no verdict on 2 claims; the training changes the verdict on 1 of 3 claims (bad). "
-        "Verdicts with missing runs have no part in this."
+        "Partial verdicts have no part in these comparisons of cases."
     )
     assert hangs_on(table(turned="sc", other="um")) == (
         "1 of 2 claims holds in one case and fails in another (turned); the reading changes the verdict on 1 of "
-        "1 claim (turned); no claim has all its runs in two cases that differ in the training alone. Verdicts with "
-        "missing runs have no part in this."
+        "1 claim (turned); no claim has all its runs in two cases that differ in the training alone. Partial "
+        "verdicts have no part in these comparisons of cases."
     )
 
 

@@ -198,7 +198,7 @@ def test_a_report_is_made_again_by_the_commands_of_its_runs_and_ours_by_its_scri
     assert "model=lstm trials=3" in html.rpartition("<details open>")[2]
     (out / "readings_shipped.csv").write_text("reading,share\nabstract,0.5\n")
     _, read = page(out)
-    assert "scripts/reproduce_paper.sh # everything" in read.text
+    assert "scripts/reproduce_paper.sh # with --tune" in read.text
     assert "Give the commands" not in read.text
 
 

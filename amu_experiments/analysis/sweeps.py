@@ -26,7 +26,7 @@ FEWEST = 3
 """Fewest rows of a sweep."""
 
 SHARE = 0.5
-"""Least share of a grid's combinations that a sweep has; an interrupted sweep lacks some."""
+"""A sweep has more than this share of a grid's combinations; an interrupted sweep lacks some."""
 
 DERIVED = ("model.units",)
 """Settings that may follow from others, as units from model.parameters. They are left out if rows have about the same
@@ -90,7 +90,7 @@ def _sweep(comparison: Comparison, model: str, rows: list[int], settings: list[d
         keys = without
     axes = {key: _in_order([s.get(key) for s in own]) for key in keys}
     full = math.prod(map(len, axes.values()))
-    if len(rows) < FEWEST or distinct(keys) < len(rows) or len(rows) < SHARE * full:
+    if len(rows) < FEWEST or distinct(keys) < len(rows) or len(rows) <= SHARE * full:
         return None
     points = [tuple(values.index(s.get(key)) for key, values in axes.items()) for s in own]
     return Sweep(comparison, model, rows, axes, points)

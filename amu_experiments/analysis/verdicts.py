@@ -123,13 +123,13 @@ class Verdict:
         supports, contradicts = self.count("supported"), self.count("contradicted")
         if supports and contradicts:
             return (
-                f"Findings disagree ({supports} support it, {contradicts} contradict it): the verdict changes only if "
+                f"Findings disagree ({supports} for it, {contradicts} against it): the verdict changes only if "
                 "every finding of one side changes."
             )
         if self.verdict == "undecided":
             wanted = len(self.judged) // 2 + 1 - max(supports, contradicts)
             return (
-                f"Too few findings are decided: {wanted} more of {len(self.judged)} would be enough if they agreed. "
+                f"Too few findings are decided: {wanted} more of {len(self.judged)} would be enough if all agreed. "
                 "More trials may decide them."
             )
         if len(self.judged) == 1:
@@ -137,9 +137,9 @@ class Verdict:
         other = VERDICTS[1 - VERDICTS.index(self.verdict)]
         spare = self.count(self.verdict) - len(self.judged) // 2
         return (
-            f"The verdict would be undecided if at least one finding were {other}, or if only "
-            f"{self.count(self.verdict) - spare} were {self.verdict}. It would be {other} if more than half of the "
-            f"findings were {other} and none were {self.verdict}."
+            f"The verdict would be undecided if at least one finding said {other}, or if only "
+            f"{self.count(self.verdict) - spare} said {self.verdict}. It would be {other} if more than half of the "
+            f"findings said {other} and none {self.verdict}."
         )
 
 
@@ -341,7 +341,7 @@ def hangs_on(verdicts: pd.DataFrame) -> str:
         else:
             of = f"{len(changed)} of {_claims(len(compared))}"
             parts.append(f"the {varied} changes the verdict on {of} ({listing(changed)})")
-    left_out = " Verdicts with missing runs have no part in this." if len(whole) < len(verdicts) else ""
+    left_out = " Partial verdicts have no part in these comparisons of cases." if len(whole) < len(verdicts) else ""
     return f"{_sentence(parts)}{left_out}"
 
 
