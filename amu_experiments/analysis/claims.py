@@ -118,9 +118,9 @@ def separation(results: Results, case: Case) -> Evidence:
     The two differ only in `output`, and perhaps in tuned settings. Tests on each experiment: the log-rank test on
     sequences to the stop criterion, and the Mann-Whitney test on the gradient-conflict ratio per trial at the start of
     training and after it. The ratio says how far the gradients of a weight at different time steps cancel:
-    1 - |their sum| / (sum of their absolute values); lower is better. Untrained networks
-    can be the same in two experiments; then their ratios count once. A finding supports the claim if separate neurons
-    are ahead with Holm-corrected p < 0.05. It contradicts the claim if they are behind with p < 0.05.
+    1 - |their sum| / (sum of their absolute values); lower is better. Untrained networks can be the same in two
+    experiments; then their ratios count once. A finding supports the claim if separate neurons are ahead with
+    Holm-corrected p < 0.05. It contradicts the claim if they are behind with p < 0.05.
     """
     evidence, known = Evidence(), []
     for experiment in EXPERIMENTS:
